@@ -1,0 +1,54 @@
+"""dalipipe: decodes and augments whole batches for PyTorch, on the GPU or the CPU, the same pixels on any number of either.
+
+    loader = dalipipe.DataLoader(dalipipe.ImageFolder("train"), 256, shuffle=True, policy=dalipipe.recipes.imagenet_train(224))
+    for images, labels in loader: ...
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dalipipe import ops, recipes
+    from dalipipe.decoders.base import DecodeError
+    from dalipipe.loader import DataLoader, StateMismatchError
+    from dalipipe.policy import OneOf, Op, Policy, SomeOf
+    from dalipipe.records import SampleError
+    from dalipipe.sources import Arrays, ImageFolder, Source
+
+# Name → module: loaded when first asked for, so that `import dalipipe` and `dalipipe --help` do not wait for torch.
+_HOMES = {
+    "Arrays": "dalipipe.sources",
+    "DataLoader": "dalipipe.loader",
+    "DecodeError": "dalipipe.decoders.base",
+    "ImageFolder": "dalipipe.sources",
+    "OneOf": "dalipipe.policy",
+    "Op": "dalipipe.policy",
+    "Policy": "dalipipe.policy",
+    "SampleError": "dalipipe.records",
+    "SomeOf": "dalipipe.policy",
+    "Source": "dalipipe.sources",
+    "StateMismatchError": "dalipipe.loader",
+}
+_MODULES = ("ops", "recipes")
+
+__all__ = ["__version__", "Arrays", "DataLoader", "DecodeError", "ImageFolder", "OneOf", "Op", "Policy", "SampleError"]
+__all__ += ["SomeOf", "Source", "StateMismatchError", "ops", "recipes"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"dalipipe.{name}")
+    else:
+        raise AttributeError(f"module 'dalipipe' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,198 @@
+"""Decoding with NVIDIA DALI, on the CPU or (mixed) on a CUDA device.
+
+DALI's readers, random operators and checkpoints are not used: they depend on the batch slot, not on the sample. Bytes
+and regions go in by index through ``external_source``, and exactly the predicted pixels come out.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dalipipe import native
+from dalipipe.decoders.base import DecodeError
+from dalipipe.decoders.pillow import decode_rgb
+from dalipipe.records import Encoded, Pictures
+
+if TYPE_CHECKING:
+    import torch
+
+_DALI_KINDS = [native.IMAGE_KINDS.index(kind) for kind in ("jpeg", "png", "webp", "bmp", "tiff", "pnm")]
+_PILLOW_FLAGS = sum(native.IMAGE_FLAGS[name] for name in ("arithmetic", "lossless", "hierarchical", "animated"))
+
+
+class MissingDaliError(ImportError):
+    """NVIDIA DALI is not installed."""
+
+
+@dataclass
+class _Flight:
+    """A batch on its way: what DALI reads from must stay alive until it comes out."""
+
+    encoded: Encoded
+    roi: np.ndarray
+    by_pillow: np.ndarray
+    fed: list[np.ndarray]
+
+
+class DaliDecoder:
+    """A `Decoder` whose pictures are on ``device``. At most ``depth`` batches may be in flight."""
+
+    def __init__(self, device: torch.device, *, batch_size: int, threads: int, depth: int) -> None:
+        self._device, self._threads = device, threads
+        self._pipeline = _make_pipeline(device, batch_size, threads, depth)
+        self._single: Any = None
+        self._in_flight: deque[_Flight] = deque()
+        # A pipeline's first run starts as many runs as its queue is deep, and dies if they find nothing to decode.
+        # Feed it pixels of no consequence now; from then on each run decodes one batch.
+        for _ in range(depth):
+            _feed(self._pipeline, [_one_pixel_jpeg()], np.array([[0, 0, 1, 1]]))
+        self._pipeline.schedule_run()
+        for _ in range(depth):
+            self._pipeline.outputs()
+
+    def submit(self, encoded: Encoded, headers: np.ndarray, roi: np.ndarray) -> None:
+        by_pillow = ~np.isin(headers["kind"], _DALI_KINDS) | ((headers["flags"] & _PILLOW_FLAGS) != 0)
+        fed = [_one_pixel_jpeg() if by_pillow[row] else encoded[row] for row in range(len(encoded))]
+        _feed(self._pipeline, fed, np.where(by_pillow[:, None], [0, 0, 1, 1], roi))
+        self._pipeline.schedule_run()
+        self._in_flight.append(_Flight(encoded, roi, by_pillow, fed))
+
+    def collect(self) -> tuple[Pictures, dict[int, Exception]]:
+        flight = self._in_flight.popleft()
+        errors: dict[int, Exception] = {}
+        try:
+            (regions,) = self._outputs(self._pipeline)
+            owners = [regions[row] for row in range(len(flight.encoded))]
+        except RuntimeError:
+            # One bad picture fails DALI's whole batch (the next is not affected): find it, and keep the others.
+            owners = [self._decode_alone(flight, row, errors) for row in range(len(flight.encoded))]
+        for row in np.flatnonzero(flight.by_pillow).tolist():
+            owners[row] = self._decode_by_pillow(flight, row, errors)
+        size = flight.roi[:, 2:].astype(np.int32)
+        pictures = Pictures(
+            address=np.array([owner.data_ptr() for owner in owners], np.uint64),
+            row_bytes=size[:, 1].astype(np.int64) * 3,
+            size_px=size,
+            origin_px=flight.roi[:, :2].astype(np.int32),
+            channels=3,
+            owner=owners,
+            on_cuda=self._device.type == "cuda",
+        )
+        return pictures, errors
+
+    def reset(self) -> None:
+        while self._in_flight:
+            self._in_flight.popleft()
+            try:
+                self._pipeline.outputs()
+            except RuntimeError:  # a batch that nobody will see had a bad picture
+                pass
+
+    def close(self) -> None:
+        self.reset()
+        self._pipeline = self._single = None
+
+    def _outputs(self, pipeline: Any) -> Any:
+        if self._device.type != "cuda":
+            return pipeline.outputs()
+        import torch
+
+        return pipeline.outputs(cuda_stream=torch.cuda.current_stream(self._device).cuda_stream)
+
+    def _decode_alone(self, flight: _Flight, row: int, errors: dict[int, Exception]) -> Any:
+        if flight.by_pillow[row]:
+            return None
+        if self._single is None:
+            self._single = _make_pipeline(self._device, 1, 1, 1)
+        _feed(self._single, [flight.fed[row]], flight.roi[row : row + 1])
+        try:
+            self._single.schedule_run()
+            (regions,) = self._outputs(self._single)
+            return regions[0]
+        except RuntimeError as error:
+            errors[row] = DecodeError(f"cannot be decoded: {_cause(error)}")
+            return self._to_device(np.zeros((*flight.roi[row, 2:].tolist(), 3), np.uint8))
+
+    def _decode_by_pillow(self, flight: _Flight, row: int, errors: dict[int, Exception]) -> Any:
+        try:
+            pixels = decode_rgb(flight.encoded[row], flight.roi[row])
+        except DecodeError as error:
+            errors[row] = error
+            pixels = np.zeros((*flight.roi[row, 2:].tolist(), 3), np.uint8)
+        return self._to_device(pixels)
+
+    def _to_device(self, pixels: np.ndarray) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(pixels).to(self._device)
+
+
+# DALI keeps the pipeline under construction in a thread-local, but its plugin loading is not thread-safe.
+_building = threading.Lock()
+
+
+def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: int) -> Any:
+    try:
+        from nvidia.dali import Pipeline, fn, types
+    except ImportError as error:
+        raise MissingDaliError(
+            "NVIDIA DALI is not installed: pip install 'dalipipe[cuda13]' (driver 580 or later) or 'dalipipe[cuda12]' "
+            "(older drivers, and machines without a GPU); decoder=\"pillow\" does without it, more slowly"
+        ) from error
+
+    on_cuda = device.type == "cuda"
+    with _building:
+        pipeline = Pipeline(
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=(device.index or 0) if on_cuda else None,
+            exec_dynamic=True,
+            prefetch_queue_depth=depth,
+        )
+        with pipeline:
+            # The sources' memory is kept alive until the batch is collected, so DALI need not copy it.
+            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
+            anchor = fn.external_source(name="anchor", dtype=types.INT32, ndim=1)
+            shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
+            regions = fn.decoders.image_slice(
+                encoded,
+                anchor,
+                shape,
+                axes=[0, 1],
+                device="mixed" if on_cuda else "cpu",
+                output_type=types.RGB,
+                adjust_orientation=False,
+            )
+            pipeline.set_outputs(regions)
+        pipeline.build()
+    return pipeline
+
+
+def _feed(pipeline: Any, encoded: list[np.ndarray], roi: np.ndarray) -> None:
+    region = np.asarray(roi, np.int32)
+    pipeline.feed_input("encoded", encoded)
+    pipeline.feed_input("anchor", np.ascontiguousarray(region[:, :2]))
+    pipeline.feed_input("shape", np.ascontiguousarray(region[:, 2:]))
+
+
+@lru_cache(maxsize=1)
+def _one_pixel_jpeg() -> np.ndarray:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(out, "JPEG")
+    return np.frombuffer(out.getvalue(), np.uint8)
+
+
+def _cause(error: RuntimeError) -> str:
+    """The telling line of one of DALI's long messages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "failure" in line or "Failed" in line]
+    return telling[-1] if telling else lines[-1]

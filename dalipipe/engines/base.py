@@ -1,0 +1,77 @@
+"""What an engine is, and what its output looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from dalipipe.plan import Draws, Plan
+from dalipipe.records import Pictures
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+
+
+@dataclass(frozen=True)
+class Output:
+    """The image tensor a loader gives: [N, C, H, W] on ``device``.
+
+    ``dtype``: float32, float16 or bfloat16, holding what `Normalize` makes of the values, else value / 255; or uint8
+    0..255. ``memory_format``: ``torch.contiguous_format`` or ``torch.channels_last``.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {self.dtype!r}")
+        if self.memory_format not in (torch.contiguous_format, torch.channels_last):
+            raise ValueError(f"memory_format must be torch.contiguous_format or torch.channels_last, got {self.memory_format!r}")
+
+    def scale_bias(self, plan: Plan, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [channels] each: out = scale·value + bias, value in 0..255."""
+        if plan.normalize is not None:
+            scale, bias = plan.normalize.scale_bias
+        else:
+            scale, bias = np.float32([1.0 if self.dtype == torch.uint8 else 1 / 255]), np.float32([0.0])
+        return np.broadcast_to(scale, channels), np.broadcast_to(bias, channels)
+
+    def check(self, plan: Plan) -> None:
+        if self.dtype == torch.uint8 and plan.normalize is not None:
+            raise ValueError(f"dtype=torch.uint8 cannot hold what {plan.normalize!r} makes: drop it, or ask for a float dtype")
+
+
+class Engine(Protocol):
+    """Applies a plan to batches."""
+
+    def roi(self, draws: Draws, size: np.ndarray) -> np.ndarray:
+        """int64 [N, 4]: the region of each picture (of ``size`` int64 [N, 2]) that `apply` wants decoded, as y, x, h, w."""
+        ...
+
+    def apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor:
+        """N decoded regions → [N, C, H, W] as `Output` says; on CUDA, queued on the current stream.
+
+        Raises ``ValueError`` where the pictures end at different sizes and cannot be stacked.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees what the engine keeps; tensors it gave out stay valid."""
+        ...
+
+
+def common_size(draws: Draws) -> tuple[int, int]:
+    """The height and width at which all pictures end, or a ``ValueError`` that names two that differ."""
+    sizes = draws.out_px
+    different = (sizes != sizes[0]).any(axis=1)
+    if different.any():
+        row = int(np.argmax(different))
+        raise ValueError(
+            f"pictures of different sizes cannot be stacked: {tuple(sizes[0].tolist())} px (height, width) and "
+            f"{tuple(sizes[row].tolist())} px in one batch; end the policy's geometry with RandomResizedCrop, Resize((h, w)) or a crop"
+        )
+    return int(sizes[0, 0]), int(sizes[0, 1])

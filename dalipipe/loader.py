@@ -1,0 +1,369 @@
+"""The loader: torch's ``DataLoader`` as users know it, over a pipeline that keeps no state worth losing."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader as TorchDataLoader
+
+from dalipipe import decoders, engines, rng
+from dalipipe.engines.base import Output
+from dalipipe.pipeline import Lane, LaneConfig, Prefetcher, StageClock
+from dalipipe.plan import Plan, lower
+from dalipipe.policy import Policy
+from dalipipe.sampler import Sampler, Sequential, Shuffled
+from dalipipe.sources import as_source
+from dalipipe.sources.base import digest
+
+_STATE_VERSION = 1
+_DEPTH = 2  # batches being decoded at one time
+
+
+class StateMismatchError(ValueError):
+    """A saved state that this loader cannot continue exactly. ``differences``: field → (saved, here)."""
+
+    def __init__(self, differences: dict[str, tuple[Any, Any]]) -> None:
+        lines = [f"  {name}: saved {saved!r}, here {here!r}" for name, (saved, here) in differences.items()]
+        super().__init__("the saved state belongs to another loader:\n" + "\n".join(lines))
+        self.differences = differences
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.differences,)
+
+
+class DataLoader(TorchDataLoader):
+    """Batches of decoded, augmented samples on the training device; a drop-in for ``torch.utils.data.DataLoader``.
+
+    The same pixels come out for (seed, epoch, sample) with any batch size, number of threads or ranks, after any resume.
+    Batches unpack in the data set's field order, ``images, labels = batch``, and are named: ``batch.image`` [N, C, H, W],
+    ``batch.label`` int64 [N]; ``batch.indices`` says which samples they are.
+
+    Args:
+        dataset: `dalipipe.ImageFolder`, `dalipipe.Arrays`, or torchvision's ``ImageFolder``, ``CIFAR10``, ``MNIST``, ….
+        batch_size: samples a batch on this rank.
+        shuffle: a new order each epoch, drawn from the seed.
+        num_workers: threads (not processes) that read, decode and augment; ``None``: as many as there are cores.
+        drop_last: leave a short last batch out.
+        policy: what happens to the pictures; ``None``: decoding only, so all must have one size.
+        device: ``"auto"`` (the current CUDA device where there is one, else the CPU), or a device.
+        dtype: float32, float16, bfloat16 (normalised as the policy says, else 0..1), or uint8 (0..255).
+        memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
+        seed: of order and augmentation; ``None`` draws it from ``generator`` or torch's default one, so ``torch.manual_seed`` works.
+        prefetch_factor: finished batches kept waiting.
+        rank, world_size: this process among those that share the data set; from ``torch.distributed`` by default.
+        decoder: ``"auto"``, ``"dali"`` or ``"pillow"``. engine: ``"auto"``, ``"native"`` or ``"reference"``.
+        pin_memory, persistent_workers, timeout, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken
+            for compatibility; there are no worker processes for them to matter to.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind or range, saying what to give instead.
+        SampleError: from ``next``, for a sample that cannot be read, decoded or augmented, with its index and path.
+        MissingDaliError: from ``iter``, where DALI is needed and not installed.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        sampler: Any = None,
+        batch_sampler: Any = None,
+        num_workers: int | None = None,
+        collate_fn: Any = None,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Any = None,
+        multiprocessing_context: Any = None,
+        generator: torch.Generator | None = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
+        policy: Policy | None = None,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        seed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        decoder: str = "auto",
+        engine: str = "auto",
+    ) -> None:
+        for name, value in (("sampler", sampler), ("batch_sampler", batch_sampler), ("collate_fn", collate_fn)):
+            if value is not None:
+                raise TypeError(f"DataLoader: {name} is not taken: order comes from shuffle, seed, rank and world_size, batches are made on the device")
+        _check_count("batch_size", batch_size, 1)
+        threads = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+        _check_count("num_workers", threads, 0)
+        _check_count("prefetch_factor", 2 if prefetch_factor is None else prefetch_factor, 1)
+        for name, value, names in (("decoder", decoder, decoders.NAMES), ("engine", engine, engines.NAMES)):
+            if value not in names:
+                raise ValueError(f"DataLoader: {name} must be one of {', '.join(names)}, got {value!r}")
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError(f"DataLoader: policy must be a dalipipe.Policy, got {type(policy).__name__}; see dalipipe.recipes")
+
+        self._source = as_source(dataset)
+        self._plan: Plan = lower(policy or Policy([]), self._source.schema)
+        self._dtype, self._memory_format, self._device_wanted = dtype, memory_format, device
+        Output(torch.device("cpu"), dtype, memory_format).check(self._plan)  # says what is wrong now, not in the first epoch
+        if device != "auto":
+            torch.device(device)
+        self._decoder_name, self._engine_name = decoder, engine
+        self._threads, self._ahead = max(1, threads), prefetch_factor or 2
+
+        rank, world_size = _rank_and_world(rank, world_size)
+        if seed is None and world_size > 1 and (shuffle or len(self._plan.policy)):
+            raise ValueError(f"DataLoader: {world_size} ranks share the data set, so give each the same seed=")
+        self._seed_given = seed is not None
+        self.seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator).item()) if seed is None else int(seed)
+        size = len(self._source)
+        order = Shuffled(size, self.seed) if shuffle else Sequential(size)
+        own_sampler = Sampler(order, batch_size, drop_last=drop_last, rank=rank, world_size=world_size)
+        if own_sampler.steps == 0:
+            raise ValueError(
+                f"DataLoader: a batch of {own_sampler.global_batch} is larger than the data set of {size} samples, and "
+                "drop_last=True would leave no batch: give a smaller batch_size or drop_last=False"
+            )
+        self._shuffle = shuffle
+
+        self._lanes: list[Lane] = []
+        self._clock = StageClock()
+        self._current: Any = lambda: None  # a weak reference to the newest iterator
+        self._position = (0, 0)  # of the newest iterator: epoch, steps given
+        self._started = False
+        self._resume: tuple[int, int] | None = None
+        super().__init__(dataset, batch_size=batch_size, sampler=own_sampler, num_workers=0, drop_last=drop_last, generator=generator)
+        self.num_workers = threads  # trainers read it; torch itself must not start processes
+
+    # Iterating ------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Batches an epoch on this rank, exactly."""
+        return self.sampler.steps
+
+    def __iter__(self) -> Iterator[Any]:
+        """An epoch: the one set by `set_epoch` or restored by `load_state_dict`, else the next."""
+        if self._resume is not None:
+            epoch, step = self._resume
+            self.sampler.set_epoch(epoch)
+            self.sampler.take_epoch()
+            self._resume = None
+        else:
+            epoch, step = self.sampler.take_epoch(), 0
+        iterator = _Epoch(self, epoch, step)
+        self._current, self._position, self._started = weakref.ref(iterator), (epoch, step), True
+        return iterator
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next ``iter`` gives; a restored position within that very epoch stays."""
+        if self._resume is not None and self._resume[0] != epoch:
+            self._resume = None
+        self.sampler.set_epoch(epoch)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches come out. ``"auto"`` is settled here, and not when the loader is made, to leave CUDA alone until then."""
+        if self._device_wanted == "auto":
+            return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        device = torch.device(self._device_wanted)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        return device
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the label values, where the data set knows them."""
+        return self._source.classes
+
+    @property
+    def plan(self) -> Plan:
+        """The policy as it will run; ``print(loader.plan.explain())``."""
+        return self._plan
+
+    def _config(self) -> LaneConfig:
+        output = Output(self.device, self._dtype, self._memory_format)
+        return LaneConfig(
+            self._source, self._plan, output, self.batch_size, self._threads, _DEPTH, self._decoder_name, self._engine_name
+        )
+
+    def _take_lane(self) -> tuple[Lane, LaneConfig]:
+        config = self._config()
+        return (self._lanes.pop() if self._lanes else Lane(config, self._clock)), config
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, counted in samples given to the user: under 1 KB, JSON- and ``weights_only``-safe."""
+        if self._resume is not None:
+            epoch, step = self._resume
+        elif self._started:
+            epoch, step = self._position
+            if self.sampler.epoch != epoch or not self.sampler._taken:  # set_epoch has been called since
+                epoch, step = self.sampler.epoch, 0
+            elif step == len(self):
+                epoch, step = epoch + 1, 0
+        else:
+            epoch, step = self.sampler.epoch, 0
+        samples = min(step * self.sampler.global_batch, self.sampler.order.size)
+        return {"version": _STATE_VERSION, "epoch": epoch, "samples": samples, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next ``iter`` continues there, exactly, on any number of ranks with the same global batch.
+
+        A loader made without a seed takes the saved one. Raises `StateMismatchError` where the rest could not be the same.
+        """
+        if not isinstance(state, dict) or state.get("version") != _STATE_VERSION:
+            version = state.get("version") if isinstance(state, dict) else type(state).__name__
+            raise StateMismatchError({"version": (version, _STATE_VERSION)})
+        here = self._identity()
+        differences = {
+            name: (state.get(name), value)
+            for name, value in here.items()
+            if state.get(name) != value and not (name == "seed" and not self._seed_given)
+        }
+        for name in ("epoch", "samples", "seed"):
+            if not isinstance(state.get(name), int) or isinstance(state.get(name), bool):
+                differences[name] = (state.get(name), "a whole number")
+        if not differences and not 0 <= state["samples"] <= self.sampler.order.size:
+            differences["samples"] = (state["samples"], f"0..{self.sampler.order.size}")
+        if differences:
+            raise StateMismatchError(differences)
+        self.seed = state["seed"]
+        if self._shuffle:
+            self.sampler.order = Shuffled(self.sampler.order.size, self.seed)
+        epoch, step = state["epoch"], -(-state["samples"] // self.sampler.global_batch)
+        self._resume = (epoch + 1, 0) if step >= len(self) else (epoch, step)
+        self.sampler.set_epoch(self._resume[0])
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a position to mean the same."""
+        policy = json.dumps(self._plan.policy.to_dict(), sort_keys=True)
+        return {
+            "seed": self.seed,
+            "global_batch": self.sampler.global_batch,
+            "shuffle": self._shuffle,
+            "drop_last": self.drop_last,
+            "dataset": self._source.fingerprint(),
+            "policy": digest([policy.encode()]),
+        }
+
+    # Looking in and cleaning up ---------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Seconds that each stage has taken so far in the loader's threads, and the batches that wait for the user now."""
+        current = self._current()
+        return {"stage_s": dict(self._clock.seconds), "ready_batches": current.ready if current is not None else 0}
+
+    def close(self) -> None:
+        """Ends the running epoch and frees what the loader holds; iterating again is fine."""
+        current = self._current()
+        if current is not None:
+            current.close()
+        while self._lanes:
+            self._lanes.pop().close()
+        self._source.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickles what was asked for and the position, not what runs."""
+        state = self.__dict__.copy()
+        state["_saved"] = self.state_dict()
+        state.update(_lanes=[], _clock=None, _current=None, _resume=None, _started=False, _position=(0, 0))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        saved = state.pop("_saved")
+        self.__dict__.update(state)
+        self._clock, self._current = StageClock(), lambda: None
+        self.load_state_dict(saved)
+
+
+class _Epoch:
+    """An epoch under way. Dropping it, or `close`, ends its thread and gives its lane back."""
+
+    def __init__(self, loader: DataLoader, epoch: int, step: int) -> None:
+        self._loader, self._epoch, self._step = loader, epoch, step
+        self._lane, config = loader._take_lane()
+        self._cuda = config.output.device if config.output.device.type == "cuda" else None
+        sampler = loader.sampler
+        steps = (sampler.indices(epoch, k) for k in range(step, len(loader)))
+        self._batches: Prefetcher | None = Prefetcher(self._lane, rng.make_key(loader.seed, epoch), steps, config, loader._ahead)
+        _running.add(self)
+
+    def __iter__(self) -> _Epoch:
+        return self
+
+    def __next__(self) -> Any:
+        if self._batches is None:
+            raise StopIteration
+        try:
+            batch = self._batches.get()
+        except BaseException:
+            self.close()
+            raise
+        if batch is None:
+            self.close()
+            raise StopIteration
+        if self._cuda is not None:
+            # The memory was allocated on the loader's stream: tell the allocator who uses it now.
+            stream = torch.cuda.current_stream(self._cuda)
+            for tensor in batch:
+                tensor.record_stream(stream)
+        self._step += 1
+        if self._loader._current() is self:
+            self._loader._position = (self._epoch, self._step)
+        return batch
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    @property
+    def ready(self) -> int:
+        return self._batches.ready if self._batches is not None else 0
+
+    def close(self) -> None:
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            batches.close()
+            self._loader._lanes.append(self._lane)
+            _running.discard(self)
+
+    def __del__(self) -> None:
+        if getattr(self, "_batches", None) is not None:
+            self.close()
+
+
+_running: weakref.WeakSet[_Epoch] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Threads must be gone before the interpreter takes down what they use."""
+    for epoch in list(_running):
+        epoch.close()
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise TypeError(f"DataLoader: {name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"DataLoader: {name} must be at least {least}, got {value}")
+
+
+def _rank_and_world(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"DataLoader: give both rank and world_size or neither, got rank={rank}, world_size={world_size}")
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

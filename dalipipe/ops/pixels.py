@@ -1,0 +1,114 @@
+"""What the image operators do to pixels, in plain numpy: the specification that ``csrc/pixel.h`` and its twins meet.
+
+Pictures are uint8 [H, W, C]. Geometry works in integers or float32, with the operations in the order written here (no
+fused multiply-add), and rounds to uint8 once at its end; so does colour.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+GREY = np.array([0.2989, 0.587, 0.114])
+"""Weights of R, G, B in luma, as torchvision has them (ITU-R BT.601)."""
+
+
+def tap_range(in_size: np.ndarray, out_size: np.ndarray, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The source pixels [first, end) that output pixel ``i`` of an antialiased resize looks at. Integers in, int64 out."""
+    scale = in_size / out_size
+    support = np.maximum(scale, 1.0)
+    centre = scale * (i + 0.5)
+    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+    end = np.minimum((centre + support + 0.5).astype(np.int64), in_size)
+    return first, end
+
+
+def resize_weights(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Fixed-point weights of torch's uint8 antialiased bilinear resize (the triangle filter, as Pillow has it).
+
+    Returns ``first`` int64 [out], ``weights`` int64 [out, taps] and their precision in bits.
+    """
+    i = np.arange(out_size)
+    first, end = tap_range(np.array(in_size), np.array(out_size), i)
+    scale = in_size / out_size
+    inverse = 1.0 / scale if scale >= 1.0 else 1.0
+    tap = np.arange(int((end - first).max()))
+    distance = np.abs((tap[None, :] + first[:, None] - (scale * (i + 0.5))[:, None] + 0.5) * inverse)
+    weights = np.where((tap[None, :] < (end - first)[:, None]) & (distance < 1.0), 1.0 - distance, 0.0)
+    total = np.zeros(out_size)
+    for k in tap:  # in order, as a loop in C adds
+        total += weights[:, k]
+    weights /= total[:, None]
+    precision = 0
+    while precision < 22 and int(0.5 + weights.max() * (1 << (precision + 1))) < (1 << 15):
+        precision += 1
+    return first, np.floor(weights * (1 << precision) + 0.5).astype(np.int64), precision
+
+
+def _resize_axis0(x: np.ndarray, out_size: int) -> np.ndarray:
+    first, weights, precision = resize_weights(x.shape[0], out_size)
+    total = np.full((out_size, *x.shape[1:]), 1 << (precision - 1), np.int64)
+    for k in range(weights.shape[1]):
+        total += weights[:, k, None, None] * x[np.minimum(first + k, x.shape[0] - 1)]
+    return np.clip(total >> precision, 0, 255).astype(np.uint8)
+
+
+def resize(x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Antialiased bilinear resize: columns, rounding to uint8, then rows. Bit-equal to torch's on uint8."""
+    if x.shape[1] != width:
+        x = _resize_axis0(x.swapaxes(0, 1), width).swapaxes(0, 1)
+    if x.shape[0] != height:
+        x = _resize_axis0(x, height)
+    return x
+
+
+def crop(x: np.ndarray, y0: int, x0: int, height: int, width: int, fill: np.ndarray) -> np.ndarray:
+    """The box at (y0, x0); where it leaves the picture, ``fill`` [C]."""
+    out = np.empty((height, width, x.shape[2]), x.dtype)
+    out[:] = fill[: x.shape[2]]
+    top, left = max(y0, 0), max(x0, 0)
+    bottom, right = min(y0 + height, x.shape[0]), min(x0 + width, x.shape[1])
+    if top < bottom and left < right:
+        out[top - y0 : bottom - y0, left - x0 : right - x0] = x[top:bottom, left:right]
+    return out
+
+
+def warp(x: np.ndarray, matrix: np.ndarray, fill: np.ndarray, *, nearest: bool) -> np.ndarray:
+    """Samples the picture through ``matrix`` float32 [2, 3], output index (x, y, 1) → input index; pixel centres at integers."""
+    h, w, channels = x.shape
+    m = matrix.astype(np.float32)
+    ys, xs = np.meshgrid(np.arange(h, dtype=np.float32), np.arange(w, dtype=np.float32), indexing="ij")
+    limit = np.float32(1 << 24)
+    u = np.clip((m[0, 0] * xs + m[0, 1] * ys) + m[0, 2], -limit, limit)
+    v = np.clip((m[1, 0] * xs + m[1, 1] * ys) + m[1, 2], -limit, limit)
+
+    def tap(iy: np.ndarray, ix: np.ndarray) -> np.ndarray:
+        inside = (iy >= 0) & (iy < h) & (ix >= 0) & (ix < w)
+        value = x[np.clip(iy, 0, h - 1), np.clip(ix, 0, w - 1)]
+        return np.where(inside[..., None], value, fill[:channels]).astype(np.float32)
+
+    if nearest:
+        half = np.float32(0.5)
+        return tap(np.floor(v + half).astype(np.int64), np.floor(u + half).astype(np.int64)).astype(np.uint8)
+    u0, v0 = np.floor(u), np.floor(v)
+    fu, fv = (u - u0)[..., None], (v - v0)[..., None]
+    iu, iv = u0.astype(np.int64), v0.astype(np.int64)
+    one = np.float32(1)
+    top = tap(iv, iu) * (one - fu) + tap(iv, iu + 1) * fu
+    bottom = tap(iv + 1, iu) * (one - fu) + tap(iv + 1, iu + 1) * fu
+    return round_to_uint8(top * (one - fv) + bottom * fv)
+
+
+def colour(x: np.ndarray, matrix: np.ndarray, mean_matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """``matrix``·rgb + (``mean_matrix``·mean(rgb) + ``offset``), the mean over the picture; grey counts as r = g = b."""
+    rgb = np.repeat(x, 3, axis=2) if x.shape[2] == 1 else x
+    mean = rgb.reshape(-1, 3).sum(axis=0, dtype=np.int64).astype(np.float32) / np.float32(rgb.shape[0] * rgb.shape[1])
+    m, k, b = matrix.astype(np.float32), mean_matrix.astype(np.float32), offset.astype(np.float32)
+    constant = ((k[:, 0] * mean[0] + k[:, 1] * mean[1]) + k[:, 2] * mean[2]) + b
+    r, g, blue = (rgb[..., i : i + 1].astype(np.float32) for i in range(3))
+    out = ((m[:, 0] * r + m[:, 1] * g) + m[:, 2] * blue) + constant
+    return round_to_uint8(out)[..., : x.shape[2]]
+
+
+def round_to_uint8(x: np.ndarray) -> np.ndarray:
+    """One clamp and one rounding, halves up."""
+    return np.floor(np.clip(x, np.float32(0), np.float32(255)) + np.float32(0.5)).astype(np.uint8)

@@ -1,0 +1,280 @@
+"""A batch's way: indices → bytes → headers → draws → decoding → augmentation → tensors, one thread ahead of the user.
+
+`Lane` is the way itself, built once and used for epoch after epoch; `Prefetcher` walks it in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from dalipipe.buffers import BufferPool
+from dalipipe.decoders import make_decoder
+from dalipipe.decoders.base import Decoder, inspect
+from dalipipe.engines import make_engine
+from dalipipe.engines.base import Output
+from dalipipe.plan import Draws, Plan
+from dalipipe.policy import DrawError
+from dalipipe.records import Encoded, Pictures, SampleError
+from dalipipe.schema import make_batch
+from dalipipe.sources import Source
+
+
+@dataclass(frozen=True)
+class LaneConfig:
+    """What a lane is built from. ``depth``: batches being decoded at one time."""
+
+    source: Source
+    plan: Plan
+    output: Output
+    batch_size: int
+    threads: int
+    depth: int
+    decoder: str
+    engine: str
+
+
+@dataclass
+class _Flight:
+    """A batch on its way through a lane."""
+
+    indices: np.ndarray
+    columns: dict[str, Any] = field(default_factory=dict)
+    draws: Draws | None = None
+    error: Exception | None = None
+    decoding: bool = False
+
+
+class StageClock:
+    """Seconds spent in each stage, added up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Any:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class Lane:
+    """Reads, decodes and augments batches in the order they were submitted.
+
+    What goes wrong with a batch is kept with it and raised when it is collected, so that the batches before it arrive.
+    """
+
+    def __init__(self, config: LaneConfig, clock: StageClock) -> None:
+        self._config, self._clock = config, clock
+        self._engine = make_engine(config.engine, config.plan, config.output, threads=config.threads)
+        self._arenas = BufferPool()
+        self._decoder: Decoder | None = None  # made for the first encoded pictures: arrays need none
+        self._in_flight: deque[_Flight] = deque()
+        self._field = config.plan.field.name
+
+    def submit(self, key: np.ndarray, indices: np.ndarray) -> None:
+        """Starts samples ``indices`` int64 [N] of the epoch with this `rng.make_key`."""
+        flight = _Flight(indices)
+        self._in_flight.append(flight)
+        try:
+            self._start(flight, key)
+        except Exception as error:  # raised again when this batch is collected
+            flight.error = error
+
+    def _start(self, flight: _Flight, key: np.ndarray) -> None:
+        config, indices = self._config, flight.indices
+        with self._clock.stage("read"):
+            records = config.source.read(indices, threads=config.threads, allocate=self._arenas.take)
+        self._raise_first(indices, records.errors)
+        flight.columns = records.columns
+        image = records.columns[self._field]
+        headers = None
+        if isinstance(image, Encoded):
+            with self._clock.stage("probe"):
+                headers, errors = inspect(image, threads=config.threads)
+            self._raise_first(indices, errors)
+            size = np.stack([headers["height"], headers["width"]], axis=1).astype(np.int64)
+        elif isinstance(image, Pictures):
+            size = image.size_px.astype(np.int64)
+        else:
+            raise TypeError(f"field {self._field!r} of {config.source!r} holds no pictures but {type(image).__name__}")
+        with self._clock.stage("draw"):
+            try:
+                flight.draws = config.plan.draw(key, indices, size)
+            except DrawError as error:
+                self._raise_first(indices, {error.row: error})
+        if isinstance(image, Encoded):
+            if self._decoder is None:
+                self._decoder = make_decoder(
+                    config.decoder,
+                    config.output.device,
+                    batch_size=config.batch_size,
+                    threads=config.threads,
+                    depth=config.depth,
+                )
+            self._decoder.submit(image, headers, self._engine.roi(flight.draws, size))
+            flight.decoding = True
+
+    def collect(self) -> tuple[dict[str, Any], np.ndarray]:
+        """The oldest batch: its columns, the image a tensor on the output's device, and its indices."""
+        flight = self._in_flight.popleft()
+        if flight.error is not None:
+            raise flight.error
+        columns = flight.columns
+        if flight.decoding:
+            assert self._decoder is not None
+            with self._clock.stage("decode"):
+                columns[self._field], errors = self._decoder.collect()
+            self._raise_first(flight.indices, errors)
+        with self._clock.stage("augment"):
+            columns[self._field] = self._engine.apply(columns[self._field], flight.draws)
+        return columns, flight.indices
+
+    def reset(self) -> None:
+        """Forgets what is in flight, for the next epoch."""
+        self._in_flight.clear()
+        if self._decoder is not None:
+            self._decoder.reset()
+
+    def close(self) -> None:
+        self.reset()
+        if self._decoder is not None:
+            self._decoder.close()
+        self._engine.close()
+        self._arenas.close()
+
+    def _raise_first(self, indices: np.ndarray, errors: dict[int, Exception]) -> None:
+        if errors:
+            row = min(errors)
+            index = int(indices[row])
+            more = f" (and {len(errors) - 1} more in this batch)" if len(errors) > 1 else ""
+            raise SampleError(index, self._config.source.describe(index), f"{errors[row]}{more}") from errors[row]
+
+
+class _Stopped(Exception):
+    """The user is gone."""
+
+
+class Prefetcher:
+    """Batches of one epoch, made by a thread, at most ``ahead`` finished ones waiting.
+
+    ``steps``: the batches to make, each int64 [N] indices. Iterate, then `close`; closing early is fine.
+    """
+
+    def __init__(self, lane: Lane, key: np.ndarray, steps: Iterable[np.ndarray], config: LaneConfig, ahead: int) -> None:
+        self._stop = threading.Event()
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+        # The thread refers to the channel, not to this object, so that dropping this object ends the thread.
+        arguments = (lane, key, iter(steps), config, _Channel(self._queue, self._stop))
+        self._thread = threading.Thread(target=_walk, args=arguments, name="dalipipe-prefetch", daemon=True)
+        self._thread.start()
+
+    def get(self) -> Any:
+        """The next batch; ``None`` at the end. Raises what went wrong with it, after which there are no more."""
+        while True:
+            try:
+                item = self._queue.get(timeout=1.0)
+                break
+            except queue.Empty:
+                if not self._thread.is_alive() and self._queue.empty():
+                    raise RuntimeError("the loader's thread has died without a word; please report this") from None
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    @property
+    def ready(self) -> int:
+        """Finished batches waiting."""
+        return self._queue.qsize()
+
+    def close(self) -> None:
+        """Ends the thread and waits for it; the lane can be used again after."""
+        self._stop.set()
+        while self._thread.is_alive():
+            try:  # it may be waiting for room
+                self._queue.get_nowait()
+            except queue.Empty:
+                self._thread.join(timeout=0.01)
+
+
+@dataclass(frozen=True)
+class _Channel:
+    queue: queue.Queue[Any]
+    stop: threading.Event
+
+    def put(self, item: Any) -> None:
+        while not self.stop.is_set():
+            try:
+                return self.queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        raise _Stopped
+
+
+def _walk(lane: Lane, key: np.ndarray, steps: Any, config: LaneConfig, channel: _Channel) -> None:
+    """The thread: keeps ``depth`` batches decoding and finishes the oldest."""
+    deliver = _deliver_cuda(config) if config.output.device.type == "cuda" else _deliver_host(config)
+    try:
+        in_flight = 0
+        while not channel.stop.is_set():
+            while in_flight < config.depth and (indices := next(steps, None)) is not None:
+                lane.submit(key, indices)
+                in_flight += 1
+            if not in_flight:
+                return channel.put(None)
+            in_flight -= 1
+            channel.put(deliver(lane))
+    except _Stopped:
+        pass
+    except Exception as error:  # the user's `next` raises it
+        try:
+            channel.put(error)
+        except _Stopped:
+            pass
+    finally:
+        lane.reset()
+
+
+def _deliver_host(config: LaneConfig) -> Callable[[Lane], Any]:
+    names = config.source.schema.names
+
+    def deliver(lane: Lane) -> Any:
+        columns, indices = lane.collect()
+        return make_batch(names, (_as_tensor(columns[name]) for name in names), indices)
+
+    return deliver
+
+
+def _deliver_cuda(config: LaneConfig) -> Callable[[Lane], Any]:
+    """Works on a stream of its own, and waits for it: what comes out is whole, and what it was made from can be freed.
+
+    The wait costs nothing: the batches behind it are being decoded meanwhile.
+    """
+    names, device = config.source.schema.names, config.output.device
+    torch.cuda.set_device(device)
+    stream = torch.cuda.Stream(device)
+
+    def deliver(lane: Lane) -> Any:
+        with torch.cuda.stream(stream):
+            columns, indices = lane.collect()
+            values = [_as_tensor(columns[name]) for name in names]
+            values = [v if v.is_cuda else v.pin_memory().to(device, non_blocking=True) for v in values]
+            stream.synchronize()
+            return make_batch(names, values, indices)
+
+    return deliver
+
+
+def _as_tensor(column: Any) -> torch.Tensor:
+    return column if isinstance(column, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(column))

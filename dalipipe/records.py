@@ -1,0 +1,95 @@
+"""What travels between the stages of a loader: encoded bytes, pictures by address, and the samples that went wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+class SampleError(RuntimeError):
+    """A sample could not be read, decoded or augmented. The cause is chained.
+
+    ``index``: its place in the data set. ``where``: a path or another name for people.
+    """
+
+    def __init__(self, index: int, where: str, reason: str) -> None:
+        super().__init__(f"sample {index} ({where}): {reason}")
+        self.index, self.where, self.reason = index, where, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.index, self.where, self.reason)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N encoded files back to back: ``arena`` uint8 [bytes], ``starts`` int64 [N+1]."""
+
+    arena: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.arena[self.starts[row] : self.starts[row + 1]]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N uint8 HWC pictures (or regions of them) by address, on one device.
+
+    ``address`` uint64 [N]; ``row_bytes`` int64 [N]; ``size_px`` int32 [N, 2] as height, width; ``origin_px`` int32 [N, 2]:
+    where a region's first pixel lies in its picture, as y, x; ``channels``: 1 or 3. ``owner`` keeps the memory alive;
+    ``on_cuda`` says whether the addresses are a CUDA device's.
+    """
+
+    address: np.ndarray
+    row_bytes: np.ndarray
+    size_px: np.ndarray
+    origin_px: np.ndarray
+    channels: int
+    owner: Any
+    on_cuda: bool = False
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+    @classmethod
+    def from_arrays(cls, arrays: list[np.ndarray], origin_px: np.ndarray | None = None) -> Pictures:
+        """N ≥ 1 host pictures: each uint8 [H, W, C] with dense pixels; rows may be strided."""
+        n = len(arrays)
+        return cls(
+            address=np.array([a.ctypes.data for a in arrays], np.uint64),
+            row_bytes=np.array([a.strides[0] for a in arrays], np.int64),
+            size_px=np.array([a.shape[:2] for a in arrays], np.int32).reshape(n, 2),
+            origin_px=np.zeros((n, 2), np.int32) if origin_px is None else origin_px,
+            channels=arrays[0].shape[2],
+            owner=arrays,
+        )
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """One host picture as an array: uint8 [H, W, C], a view."""
+        h, w = (int(v) for v in self.size_px[row])
+        row_bytes = int(self.row_bytes[row])
+        interface = {
+            "data": (int(self.address[row]), True),
+            "shape": (h, w, self.channels),
+            "strides": (row_bytes, self.channels, 1),
+            "typestr": "|u1",
+            "version": 3,
+        }
+        view = type("_View", (), {"__array_interface__": interface, "owner": self.owner})()
+        return np.asarray(view)
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a source read for N samples: a column per field, and what went wrong, by row.
+
+    A row in ``errors`` has placeholder data in its columns; one bad record never costs the others.
+    """
+
+    columns: dict[str, Encoded | Pictures | np.ndarray]
+    errors: dict[int, Exception] = field(default_factory=dict)

@@ -1,0 +1,118 @@
+"""Randomness as a function: the same numbers for (seed, epoch, sample, slot), whoever asks, wherever, in any order.
+
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised over
+samples. ``csrc/philox.h`` holds the same ten rounds for noise that is drawn per element on the device.
+
+Counter: word 0, 1: sample index; word 2: operator slot (low 16 bits) and variant (high 16 bits); word 3: draw block.
+Key: 64 bits mixed from (seed, epoch).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_WORD = np.uint64(32)
+_MASK64 = (1 << 64) - 1
+
+MAX_SLOTS = 1 << 16
+MAX_VARIANTS = 1 << 16
+
+
+def philox4x32(counters: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Ten rounds of Philox: uint32 [..., 4] counters and a uint32 [2] key give uint32 [..., 4]."""
+    c0, c1, c2, c3 = (counters[..., i].astype(np.uint64) for i in range(4))
+    k0, k1 = int(key[0]), int(key[1])
+    for _ in range(10):
+        # 32 × 32 → 64 bits never overflows a uint64, so plain products are exact.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (p1 >> _WORD) ^ c1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _WORD) ^ c3 ^ np.uint64(k1), p0 & _LOW
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def mix64(*words: int) -> int:
+    """Hashes integers of any size into 64 bits: SplitMix64's finaliser, chained (Steele, Lea, Flood, OOPSLA 2014)."""
+    state = 0
+    for word in words:
+        while True:  # 64 bits at a time, so that large seeds count in full
+            state = (state + (word & _MASK64) + 0x9E3779B97F4A7C15) & _MASK64
+            state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+            state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK64
+            state ^= state >> 31
+            word >>= 64
+            if word in (0, -1):
+                break
+    return state
+
+
+def make_key(seed: int, epoch: int) -> np.ndarray:
+    """The uint32 [2] key of an epoch."""
+    mixed = mix64(seed, epoch)
+    return np.array([mixed & 0xFFFFFFFF, mixed >> 32], np.uint32)
+
+
+def uniforms(key: np.ndarray, indices: np.ndarray, slots: np.ndarray, blocks: np.ndarray, variant: int = 0) -> np.ndarray:
+    """Uniform numbers in [0, 1), float64 [N, P, 4]: four for each sample index and each (slot, block) pair.
+
+    ``indices`` int64 [N]; ``slots``, ``blocks`` integers [P].
+    """
+    n, pairs = len(indices), len(slots)
+    counters = np.empty((n, pairs, 4), np.uint32)
+    index = np.asarray(indices).astype(np.uint64)
+    counters[:, :, 0] = (index & _LOW).astype(np.uint32)[:, None]
+    counters[:, :, 1] = (index >> _WORD).astype(np.uint32)[:, None]
+    counters[:, :, 2] = np.asarray(slots, np.uint32) | np.uint32(variant << 16)
+    counters[:, :, 3] = np.asarray(blocks, np.uint32)
+    return philox4x32(counters, key) * 2.0**-32
+
+
+class Permutation:
+    """A keyed bijection on [0, n): shuffles without an array, so that position p of any epoch costs O(1) at any n.
+
+    A Feistel network over the smallest power of two ≥ n, with cycle walking (Black, Rogaway: "Ciphers with arbitrary
+    finite domains", CT-RSA 2002): whatever lands at n or above is sent round again, fewer than two turns on average.
+    """
+
+    _ROUNDS = 8
+
+    def __init__(self, n: int, key: np.ndarray) -> None:
+        if n < 1:
+            raise ValueError(f"Permutation: n must be at least 1, got {n}")
+        self.n = n
+        bits = max(2, (n - 1).bit_length())
+        self._low_bits, self._high_bits = np.uint64(bits // 2), np.uint64(bits - bits // 2)
+        counters = np.zeros((self._ROUNDS, 4), np.uint32)
+        counters[:, 0] = np.arange(self._ROUNDS)
+        counters[:, 3] = 0xFFFFFFFF  # a block no operator draws from
+        words = philox4x32(counters, key).astype(np.uint64)
+        self._round_keys = words[:, 0] | (words[:, 1] << _WORD)
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """int64 [N] positions in [0, n) → int64 [N] indices in [0, n)."""
+        x = self._encrypt(np.asarray(positions).astype(np.uint64))
+        while (outside := x >= np.uint64(self.n)).any():
+            x[outside] = self._encrypt(x[outside])
+        return x.astype(np.int64)
+
+    def _encrypt(self, x: np.ndarray) -> np.ndarray:
+        one = np.uint64(1)
+        low_mask, high_mask = (one << self._low_bits) - one, (one << self._high_bits) - one
+        low, high = x & low_mask, x >> self._low_bits
+        for i, round_key in enumerate(self._round_keys):
+            if i % 2 == 0:
+                high ^= _scramble(low, round_key) & high_mask
+            else:
+                low ^= _scramble(high, round_key) & low_mask
+        return (high << self._low_bits) | low
+
+
+def _scramble(x: np.ndarray, round_key: np.uint64) -> np.ndarray:
+    """The Feistel round function: SplitMix64's finaliser, whose products wrap around as uint64 by intent."""
+    with np.errstate(over="ignore"):
+        x = x + round_key
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))

@@ -1,0 +1,51 @@
+"""What a source is: records by index, without state."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from dalipipe.records import Records
+from dalipipe.schema import Schema
+
+
+class Source(ABC):
+    """Random access to N records. Picklable, safe to read from several threads; it keeps no position."""
+
+    schema: Schema
+    classes: list[str] | None = None
+    """Names of the label values, where known."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
+        """Records ``indices`` int64 [N], in that order; a record that cannot be read is reported, and costs no other.
+
+        ``allocate(nbytes)`` gives uint8 memory for what is read, where a caller has some to use again.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short text that changes when the records or their order do: what a saved position is checked against."""
+
+    def describe(self, index: int) -> str:
+        """A record's name for people: its path, say."""
+        return f"record {index}"
+
+    def close(self) -> None:
+        """Frees what reading holds open; reading again opens it again."""
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """A 16-digit hash of byte strings, their lengths counted in."""
+    h = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        h.update(len(part).to_bytes(8, "little"))
+        h.update(part)
+    return h.hexdigest()
