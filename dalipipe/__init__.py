@@ -1,7 +1,8 @@
-"""dalipipe: decodes and augments whole batches for PyTorch, on the GPU or the CPU, the same pixels on any number of either.
+"""dalipipe decodes and augments whole batches for PyTorch: the same pixels on any number of GPUs, after any resume.
 
-    loader = dalipipe.DataLoader(dalipipe.ImageFolder("train"), 256, shuffle=True, policy=dalipipe.recipes.imagenet_train(224))
-    for images, labels in loader: ...
+train = dalipipe.ImageFolder("train")
+loader = dalipipe.DataLoader(train, 256, shuffle=True, policy=dalipipe.recipes.imagenet_train(224))
+for images, labels in loader: ...
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _HOMES = {
 }
 _MODULES = ("ops", "recipes")
 
-__all__ = ["__version__", "Arrays", "DataLoader", "DecodeError", "ImageFolder", "OneOf", "Op", "Policy", "SampleError"]
+__all__ = ["Arrays", "DataLoader", "DecodeError", "ImageFolder", "OneOf", "Op", "Policy", "SampleError", "__version__"]
 __all__ += ["SomeOf", "Source", "StateMismatchError", "ops", "recipes"]
 
 

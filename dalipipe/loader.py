@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from dalipipe.engines.base import Output
 from dalipipe.pipeline import Lane, LaneConfig, Prefetcher, StageClock
 from dalipipe.plan import Plan, lower
 from dalipipe.policy import Policy
-from dalipipe.sampler import Sampler, Sequential, Shuffled
+from dalipipe.sampler import Order, Sampler, Sequential, Shuffled
 from dalipipe.sources import as_source
 from dalipipe.sources.base import digest
 
@@ -42,8 +41,9 @@ class StateMismatchError(ValueError):
 class DataLoader(TorchDataLoader):
     """Batches of decoded, augmented samples on the training device; a drop-in for ``torch.utils.data.DataLoader``.
 
-    The same pixels come out for (seed, epoch, sample) with any batch size, number of threads or ranks, after any resume.
-    Batches unpack in the data set's field order, ``images, labels = batch``, and are named: ``batch.image`` [N, C, H, W],
+    The same pixels come out for (seed, epoch, sample) with any batch size, number of threads or ranks, after any
+    resume. Batches unpack in the data set's field order, ``images, labels = batch``, and are named: ``batch.image`` [N,
+    C, H, W],
     ``batch.label`` int64 [N]; ``batch.indices`` says which samples they are.
 
     Args:
@@ -56,18 +56,21 @@ class DataLoader(TorchDataLoader):
         device: ``"auto"`` (the current CUDA device where there is one, else the CPU), or a device.
         dtype: float32, float16, bfloat16 (normalised as the policy says, else 0..1), or uint8 (0..255).
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
-        seed: of order and augmentation; ``None`` draws it from ``generator`` or torch's default one, so ``torch.manual_seed`` works.
-        prefetch_factor: finished batches kept waiting.
+        seed: of order and augmentation; ``None`` draws it from ``generator`` or torch's default one, so
+        ``torch.manual_seed`` works. prefetch_factor: finished batches kept waiting.
         rank, world_size: this process among those that share the data set; from ``torch.distributed`` by default.
         decoder: ``"auto"``, ``"dali"`` or ``"pillow"``. engine: ``"auto"``, ``"native"`` or ``"reference"``.
-        pin_memory, persistent_workers, timeout, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken
-            for compatibility; there are no worker processes for them to matter to.
+        pin_memory, persistent_workers, timeout, multiprocessing_context, worker_init_fn, in_order, pin_memory_device:
+        taken for compatibility; there are no worker processes for them to matter to.
 
     Raises:
         TypeError, ValueError: an argument of another kind or range, saying what to give instead.
         SampleError: from ``next``, for a sample that cannot be read, decoded or augmented, with its index and path.
         MissingDaliError: from ``iter``, where DALI is needed and not installed.
     """
+
+    sampler: Sampler
+    batch_size: int
 
     def __init__(
         self,
@@ -101,7 +104,10 @@ class DataLoader(TorchDataLoader):
     ) -> None:
         for name, value in (("sampler", sampler), ("batch_sampler", batch_sampler), ("collate_fn", collate_fn)):
             if value is not None:
-                raise TypeError(f"DataLoader: {name} is not taken: order comes from shuffle, seed, rank and world_size, batches are made on the device")
+                raise TypeError(
+                    f"DataLoader: {name} is not taken: order comes from shuffle, seed, rank and world_size, "
+                    "and batches are made on the device"
+                )
         _check_count("batch_size", batch_size, 1)
         threads = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
         _check_count("num_workers", threads, 0)
@@ -110,12 +116,16 @@ class DataLoader(TorchDataLoader):
             if value not in names:
                 raise ValueError(f"DataLoader: {name} must be one of {', '.join(names)}, got {value!r}")
         if policy is not None and not isinstance(policy, Policy):
-            raise TypeError(f"DataLoader: policy must be a dalipipe.Policy, got {type(policy).__name__}; see dalipipe.recipes")
+            raise TypeError(
+                f"DataLoader: policy must be a dalipipe.Policy, got {type(policy).__name__}; see dalipipe.recipes"
+            )
 
         self._source = as_source(dataset)
         self._plan: Plan = lower(policy or Policy([]), self._source.schema)
         self._dtype, self._memory_format, self._device_wanted = dtype, memory_format, device
-        Output(torch.device("cpu"), dtype, memory_format).check(self._plan)  # says what is wrong now, not in the first epoch
+        Output(torch.device("cpu"), dtype, memory_format).check(
+            self._plan
+        )  # says what is wrong now, not in the first epoch
         if device != "auto":
             torch.device(device)
         self._decoder_name, self._engine_name = decoder, engine
@@ -125,9 +135,11 @@ class DataLoader(TorchDataLoader):
         if seed is None and world_size > 1 and (shuffle or len(self._plan.policy)):
             raise ValueError(f"DataLoader: {world_size} ranks share the data set, so give each the same seed=")
         self._seed_given = seed is not None
-        self.seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator).item()) if seed is None else int(seed)
+        self.seed = (
+            int(torch.empty((), dtype=torch.int64).random_(generator=generator).item()) if seed is None else int(seed)
+        )
         size = len(self._source)
-        order = Shuffled(size, self.seed) if shuffle else Sequential(size)
+        order: Order = Shuffled(size, self.seed) if shuffle else Sequential(size)
         own_sampler = Sampler(order, batch_size, drop_last=drop_last, rank=rank, world_size=world_size)
         if own_sampler.steps == 0:
             raise ValueError(
@@ -142,7 +154,9 @@ class DataLoader(TorchDataLoader):
         self._position = (0, 0)  # of the newest iterator: epoch, steps given
         self._started = False
         self._resume: tuple[int, int] | None = None
-        super().__init__(dataset, batch_size=batch_size, sampler=own_sampler, num_workers=0, drop_last=drop_last, generator=generator)
+        super().__init__(
+            dataset, batch_size=batch_size, sampler=own_sampler, num_workers=0, drop_last=drop_last, generator=generator
+        )
         self.num_workers = threads  # trainers read it; torch itself must not start processes
 
     # Iterating ------------------------------------------------------------------------------------------------------
@@ -151,7 +165,7 @@ class DataLoader(TorchDataLoader):
         """Batches an epoch on this rank, exactly."""
         return self.sampler.steps
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """An epoch: the one set by `set_epoch` or restored by `load_state_dict`, else the next."""
         if self._resume is not None:
             epoch, step = self._resume
@@ -172,9 +186,13 @@ class DataLoader(TorchDataLoader):
 
     @property
     def device(self) -> torch.device:
-        """Where batches come out. ``"auto"`` is settled here, and not when the loader is made, to leave CUDA alone until then."""
+        """Where batches come out. ``"auto"`` is settled here, and not when the loader is made, to leave CUDA alone
+        until then.
+        """
         if self._device_wanted == "auto":
-            return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+            return (
+                torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+            )
         device = torch.device(self._device_wanted)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
@@ -193,7 +211,14 @@ class DataLoader(TorchDataLoader):
     def _config(self) -> LaneConfig:
         output = Output(self.device, self._dtype, self._memory_format)
         return LaneConfig(
-            self._source, self._plan, output, self.batch_size, self._threads, _DEPTH, self._decoder_name, self._engine_name
+            self._source,
+            self._plan,
+            output,
+            self.batch_size,
+            self._threads,
+            _DEPTH,
+            self._decoder_name,
+            self._engine_name,
         )
 
     def _take_lane(self) -> tuple[Lane, LaneConfig]:
@@ -220,7 +245,8 @@ class DataLoader(TorchDataLoader):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The next ``iter`` continues there, exactly, on any number of ranks with the same global batch.
 
-        A loader made without a seed takes the saved one. Raises `StateMismatchError` where the rest could not be the same.
+        A loader made without a seed takes the saved one. Raises `StateMismatchError` where the rest could not be the
+        same.
         """
         if not isinstance(state, dict) or state.get("version") != _STATE_VERSION:
             version = state.get("version") if isinstance(state, dict) else type(state).__name__
@@ -260,7 +286,9 @@ class DataLoader(TorchDataLoader):
     # Looking in and cleaning up ---------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Seconds that each stage has taken so far in the loader's threads, and the batches that wait for the user now."""
+        """Seconds that each stage has taken so far in the loader's threads, and the batches that wait for the user
+        now.
+        """
         current = self._current()
         return {"stage_s": dict(self._clock.seconds), "ready_batches": current.ready if current is not None else 0}
 
@@ -296,7 +324,9 @@ class _Epoch:
         self._cuda = config.output.device if config.output.device.type == "cuda" else None
         sampler = loader.sampler
         steps = (sampler.indices(epoch, k) for k in range(step, len(loader)))
-        self._batches: Prefetcher | None = Prefetcher(self._lane, rng.make_key(loader.seed, epoch), steps, config, loader._ahead)
+        self._batches: Prefetcher | None = Prefetcher(
+            self._lane, rng.make_key(loader.seed, epoch), steps, config, loader._ahead
+        )
         _running.add(self)
 
     def __iter__(self) -> _Epoch:
@@ -361,7 +391,9 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 def _rank_and_world(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
-        raise ValueError(f"DataLoader: give both rank and world_size or neither, got rank={rank}, world_size={world_size}")
+        raise ValueError(
+            f"DataLoader: give both rank and world_size or neither, got rank={rank}, world_size={world_size}"
+        )
     if rank is not None and world_size is not None:
         return rank, world_size
     if torch.distributed.is_available() and torch.distributed.is_initialized():

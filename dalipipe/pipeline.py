@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +115,7 @@ class Lane:
             except DrawError as error:
                 self._raise_first(indices, {error.row: error})
         if isinstance(image, Encoded):
+            assert headers is not None and flight.draws is not None
             if self._decoder is None:
                 self._decoder = make_decoder(
                     config.decoder,
@@ -137,6 +138,7 @@ class Lane:
             with self._clock.stage("decode"):
                 columns[self._field], errors = self._decoder.collect()
             self._raise_first(flight.indices, errors)
+        assert flight.draws is not None
         with self._clock.stage("augment"):
             columns[self._field] = self._engine.apply(columns[self._field], flight.draws)
         return columns, flight.indices
@@ -172,7 +174,9 @@ class Prefetcher:
     ``steps``: the batches to make, each int64 [N] indices. Iterate, then `close`; closing early is fine.
     """
 
-    def __init__(self, lane: Lane, key: np.ndarray, steps: Iterable[np.ndarray], config: LaneConfig, ahead: int) -> None:
+    def __init__(
+        self, lane: Lane, key: np.ndarray, steps: Iterable[np.ndarray], config: LaneConfig, ahead: int
+    ) -> None:
         self._stop = threading.Event()
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         # The thread refers to the channel, not to this object, so that dropping this object ends the thread.
@@ -238,10 +242,8 @@ def _walk(lane: Lane, key: np.ndarray, steps: Any, config: LaneConfig, channel: 
     except _Stopped:
         pass
     except Exception as error:  # the user's `next` raises it
-        try:
+        with suppress(_Stopped):
             channel.put(error)
-        except _Stopped:
-            pass
     finally:
         lane.reset()
 

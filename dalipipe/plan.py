@@ -58,7 +58,10 @@ class Plan:
         """The passes and their operators, a line each."""
         lines = []
         for number, image_pass in enumerate(self.passes, 1):
-            lines.append(f"pass {number}: one sampling of the picture" + (", ending in uint8" if number < len(self.passes) else ""))
+            lines.append(
+                f"pass {number}: one sampling of the picture"
+                + (", ending in uint8" if number < len(self.passes) else "")
+            )
             lines += [f"    {op!r}" for op in image_pass.ops] or ["    (nothing to do)"]
         return "\n".join(lines)
 
@@ -79,7 +82,9 @@ def lower(policy: Policy, schema: Schema) -> Plan:
             raise ValueError(f"{op!r} applies to {op.modality}s, but the data set has only {schema.names}")
         if isinstance(op, Normalize):
             if leaf.gates:
-                raise ValueError(f"{op!r} applies to every sample: move it out of OneOf/SomeOf, to the end of the policy")
+                raise ValueError(
+                    f"{op!r} applies to every sample: move it out of OneOf/SomeOf, to the end of the policy"
+                )
             if len(op.mean) not in (1, field.channels):
                 raise ValueError(
                     f"{op!r} has {len(op.mean)} means for pictures of {field.channels} channel(s): give as many, or one"

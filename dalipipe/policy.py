@@ -7,8 +7,6 @@ random state. An operator that is not applied to a sample gets identity paramete
 from __future__ import annotations
 
 import math
-
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
@@ -23,7 +21,7 @@ _OPS: dict[str, type[Op]] = {}
 
 
 class DrawError(ValueError):
-    """An operator cannot be applied to a sample (a crop larger than the picture, say). ``row`` names it in the batch."""
+    """An operator cannot be applied to a sample (a crop larger than the picture). ``row``: its place in the batch."""
 
     def __init__(self, row: int, message: str) -> None:
         super().__init__(message)
@@ -80,7 +78,11 @@ class Op:
         shown = []
         for f in fields(self):
             value = getattr(self, f.name)
-            default = f.default if f.default is not MISSING else (f.default_factory() if f.default_factory is not MISSING else MISSING)
+            default = (
+                f.default
+                if f.default is not MISSING
+                else (f.default_factory() if f.default_factory is not MISSING else MISSING)
+            )
             if value != default:
                 shown.append(f"{f.name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
@@ -100,7 +102,8 @@ class OneOf:
             object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
             if len(self.weights) != len(self.ops) or min(self.weights) < 0 or sum(self.weights) <= 0:
                 raise ValueError(
-                    f"OneOf: weights must be {len(self.ops)} numbers ≥ 0 with a positive sum, one per operator, got {self.weights}"
+                    f"OneOf: weights must be {len(self.ops)} numbers ≥ 0 with a positive sum, "
+                    f"one per operator, got {self.weights}"
                 )
 
     @property
@@ -120,7 +123,9 @@ class OneOf:
 
 @dataclass(frozen=True, repr=False)
 class SomeOf:
-    """Applies ``n`` different operators (or from ``n[0]`` to ``n[1]`` of them), in the order listed, with probability ``p``."""
+    """Applies ``n`` different operators (or from ``n[0]`` to ``n[1]`` of them), in the order listed, with probability
+    ``p``.
+    """
 
     ops: tuple[Node, ...]
     n: int | tuple[int, int] = 1
@@ -130,7 +135,9 @@ class SomeOf:
         _check_container(self, self.ops, self.p)
         low, high = (self.n, self.n) if isinstance(self.n, int) else tuple(self.n)
         if not 0 <= low <= high <= len(self.ops):
-            raise ValueError(f"SomeOf: n must lie in [0, {len(self.ops)}], the number of operators, low before high; got {self.n}")
+            raise ValueError(
+                f"SomeOf: n must lie in [0, {len(self.ops)}], the number of operators, low before high; got {self.n}"
+            )
         object.__setattr__(self, "n", (low, high))
 
     @property
@@ -218,7 +225,10 @@ class Policy:
         ``key``: `rng.make_key`. Raises `DrawError` where an operator cannot be applied.
         """
         u_all = rng.uniforms(key, indices, self._pair_slots, self._pair_blocks, variant)
-        u = {slot: u_all[:, self._pair_slots == slot].reshape(len(indices), -1) for slot in np.unique(self._pair_slots).tolist()}
+        u = {
+            slot: u_all[:, self._pair_slots == slot].reshape(len(indices), -1)
+            for slot in np.unique(self._pair_slots).tolist()
+        }
         open_gates = {}
         for slot, container, _ in self._containers:
             chosen = container.choose(u[slot][:, 1 : 1 + container.draws])
@@ -305,7 +315,9 @@ def _check_container(container: OneOf | SomeOf, ops: Sequence[Node], p: float) -
 
 def _container_repr(container: Any) -> str:
     shown = [repr(list(container.ops))] + [
-        f"{f.name}={getattr(container, f.name)!r}" for f in fields(container) if f.name != "ops" and getattr(container, f.name) != f.default
+        f"{f.name}={getattr(container, f.name)!r}"
+        for f in fields(container)
+        if f.name != "ops" and getattr(container, f.name) != f.default
     ]
     return f"{type(container).__name__}({', '.join(shown)})"
 
@@ -331,7 +343,9 @@ def _node_from_dict(data: Any) -> Node:
     name = data["op"]
     cls = _OPS.get(name) or containers.get(name)
     if cls is None:
-        raise ValueError(f"Policy: no operator is called {name!r}; there are {', '.join(sorted(_OPS))}, OneOf and SomeOf")
+        raise ValueError(
+            f"Policy: no operator is called {name!r}; there are {', '.join(sorted(_OPS))}, OneOf and SomeOf"
+        )
     known = {f.name for f in fields(cls)}
     values: dict[str, Any] = {}
     for key, value in data.items():

@@ -20,7 +20,9 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def imagenet_train(size: int = 224) -> Policy:
-    """Random box resized to ``size`` px, mirrored half the time, ImageNet's normalisation: the recipe of ResNet and most since."""
+    """Random box resized to ``size`` px, mirrored half the time, ImageNet's normalisation: the recipe of ResNet and
+    most since.
+    """
     return Policy([RandomResizedCrop(size), HorizontalFlip(), Normalize()])
 
 

@@ -40,8 +40,9 @@ class Encoded:
 class Pictures:
     """N uint8 HWC pictures (or regions of them) by address, on one device.
 
-    ``address`` uint64 [N]; ``row_bytes`` int64 [N]; ``size_px`` int32 [N, 2] as height, width; ``origin_px`` int32 [N, 2]:
-    where a region's first pixel lies in its picture, as y, x; ``channels``: 1 or 3. ``owner`` keeps the memory alive;
+    ``address`` uint64 [N]; ``row_bytes`` int64 [N]; ``size_px`` int32 [N, 2] as height, width; ``origin_px`` int32 [N,
+    2]: where a region's first pixel lies in its picture, as y, x; ``channels``: 1 or 3. ``owner`` keeps the memory
+    alive;
     ``on_cuda`` says whether the addresses are a CUDA device's.
     """
 

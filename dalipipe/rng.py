@@ -54,7 +54,9 @@ def make_key(seed: int, epoch: int) -> np.ndarray:
     return np.array([mixed & 0xFFFFFFFF, mixed >> 32], np.uint32)
 
 
-def uniforms(key: np.ndarray, indices: np.ndarray, slots: np.ndarray, blocks: np.ndarray, variant: int = 0) -> np.ndarray:
+def uniforms(
+    key: np.ndarray, indices: np.ndarray, slots: np.ndarray, blocks: np.ndarray, variant: int = 0
+) -> np.ndarray:
     """Uniform numbers in [0, 1), float64 [N, P, 4]: four for each sample index and each (slot, block) pair.
 
     ``indices`` int64 [N]; ``slots``, ``blocks`` integers [P].

@@ -14,8 +14,10 @@ from dalipipe import rng
 class Order(Protocol):
     """An epoch's order of records, without state: any position of any epoch can be asked for at any time."""
 
-    size: int
-    """Positions in an epoch."""
+    @property
+    def size(self) -> int:
+        """Positions in an epoch."""
+        ...
 
     def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """int64 [N] positions in [0, size) → int64 [N] record indices."""
@@ -54,7 +56,9 @@ class Sampler:
     Iterating gives this rank's record indices for ``epoch``, as torch's samplers do.
     """
 
-    def __init__(self, order: Order, batch_size: int, *, drop_last: bool = False, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, order: Order, batch_size: int, *, drop_last: bool = False, rank: int = 0, world_size: int = 1
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:

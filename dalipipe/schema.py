@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -44,13 +44,15 @@ class _Batch:
     """Mixed into every batch type: what is known of a batch beyond its tensors."""
 
     indices: np.ndarray | None = None
-    """int64 [N]: which samples of the data set these are; ``None`` on a batch that was rebuilt by ``type(batch)(...)``."""
+    """int64 [N]: which samples of the data set these are; ``None`` on a batch that was rebuilt by
+    ``type(batch)(...)``.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._fields, tuple(self), self.indices)  # type: ignore[attr-defined,call-overload]
+        return _rebuild, (self._fields, tuple(self), self.indices)  # type: ignore[attr-defined,arg-type]
 
 
-@lru_cache(maxsize=None)
+@cache
 def batch_type(names: tuple[str, ...]) -> type:
     """The named tuple for batches with these fields: ``images, labels = batch`` and ``batch.image`` both work.
 

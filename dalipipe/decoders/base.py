@@ -22,11 +22,15 @@ class Decoder(Protocol):
     """Decodes batches in the order they were submitted; how many may be in flight is said when it is made."""
 
     def submit(self, encoded: Encoded, headers: np.ndarray, roi: np.ndarray) -> None:
-        """N encoded pictures, their headers (`inspect`) and regions int64 [N, 4] as y, x, h, w (px, inside the picture)."""
+        """N encoded pictures, their headers (`inspect`) and regions int64 [N, 4] as y, x, h, w (px, inside the
+        picture).
+        """
         ...
 
     def collect(self) -> tuple[Pictures, dict[int, Exception]]:
-        """The oldest batch in flight: N regions, RGB, and what could not be decoded, by row (its region is then black)."""
+        """The oldest batch in flight: N regions, RGB, and what could not be decoded, by row (its region is then
+        black).
+        """
         ...
 
     def reset(self) -> None:
@@ -57,7 +61,9 @@ def inspect(encoded: Encoded, *, threads: int) -> tuple[np.ndarray, dict[int, Ex
         errors[row] = DecodeError(f"{size} px is more than {MAX_PIXELS} pixels: refused as a decompression bomb")
     truncated = (headers["flags"] & native.IMAGE_FLAGS["truncated"]) != 0
     for row in np.flatnonzero(truncated).tolist():
-        errors.setdefault(row, DecodeError(f"the file is truncated after {len(encoded[row])} bytes; fetch it again or remove it"))
+        errors.setdefault(
+            row, DecodeError(f"the file is truncated after {len(encoded[row])} bytes; fetch it again or remove it")
+        )
     for row in errors:
         headers["height"][row] = headers["width"][row] = 1
     return headers, errors

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 _DALI_KINDS = [native.IMAGE_KINDS.index(kind) for kind in ("jpeg", "png", "webp", "bmp", "tiff", "pnm")]
-_PILLOW_FLAGS = sum(native.IMAGE_FLAGS[name] for name in ("arithmetic", "lossless", "hierarchical", "animated"))
+_JPEG = native.IMAGE_KINDS.index("jpeg")
+_RARE_JPEG = sum(native.IMAGE_FLAGS[name] for name in ("arithmetic", "lossless", "hierarchical"))
+_ANIMATED = native.IMAGE_FLAGS["animated"]
 
 
 class MissingDaliError(ImportError):
@@ -58,7 +61,10 @@ class DaliDecoder:
             self._pipeline.outputs()
 
     def submit(self, encoded: Encoded, headers: np.ndarray, roi: np.ndarray) -> None:
-        by_pillow = ~np.isin(headers["kind"], _DALI_KINDS) | ((headers["flags"] & _PILLOW_FLAGS) != 0)
+        kind, flags = headers["kind"], headers["flags"]
+        by_pillow = (
+            ~np.isin(kind, _DALI_KINDS) | ((flags & _ANIMATED) != 0) | ((kind == _JPEG) & ((flags & _RARE_JPEG) != 0))
+        )
         fed = [_one_pixel_jpeg() if by_pillow[row] else encoded[row] for row in range(len(encoded))]
         _feed(self._pipeline, fed, np.where(by_pillow[:, None], [0, 0, 1, 1], roi))
         self._pipeline.schedule_run()
@@ -90,10 +96,8 @@ class DaliDecoder:
     def reset(self) -> None:
         while self._in_flight:
             self._in_flight.popleft()
-            try:
+            with suppress(RuntimeError):  # a batch that nobody will see had a bad picture
                 self._pipeline.outputs()
-            except RuntimeError:  # a batch that nobody will see had a bad picture
-                pass
 
     def close(self) -> None:
         self.reset()
@@ -140,11 +144,12 @@ _building = threading.Lock()
 
 def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: int) -> Any:
     try:
-        from nvidia.dali import Pipeline, fn, types
+        from nvidia.dali import Pipeline, fn
+        from nvidia.dali.types import INT32, RGB, UINT8  # type: ignore[attr-defined]
     except ImportError as error:
         raise MissingDaliError(
             "NVIDIA DALI is not installed: pip install 'dalipipe[cuda13]' (driver 580 or later) or 'dalipipe[cuda12]' "
-            "(older drivers, and machines without a GPU); decoder=\"pillow\" does without it, more slowly"
+            '(older drivers, and machines without a GPU); decoder="pillow" does without it, more slowly'
         ) from error
 
     on_cuda = device.type == "cuda"
@@ -158,16 +163,16 @@ def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: i
         )
         with pipeline:
             # The sources' memory is kept alive until the batch is collected, so DALI need not copy it.
-            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
-            anchor = fn.external_source(name="anchor", dtype=types.INT32, ndim=1)
-            shape = fn.external_source(name="shape", dtype=types.INT32, ndim=1)
+            encoded = fn.external_source(name="encoded", dtype=UINT8, ndim=1, no_copy=True)
+            anchor = fn.external_source(name="anchor", dtype=INT32, ndim=1)
+            shape = fn.external_source(name="shape", dtype=INT32, ndim=1)
             regions = fn.decoders.image_slice(
                 encoded,
                 anchor,
                 shape,
                 axes=[0, 1],
                 device="mixed" if on_cuda else "cpu",
-                output_type=types.RGB,
+                output_type=RGB,
                 adjust_orientation=False,
             )
             pipeline.set_outputs(regions)

@@ -1,4 +1,4 @@
-"""Decoding with Pillow: the reference, and the way for what DALI does not decode (GIF, arithmetic JPEG, rare formats)."""
+"""Decoding with Pillow: the reference, and the way for what DALI does not decode (GIF, arithmetic JPEG)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def decode_rgb(data: np.ndarray, roi: np.ndarray) -> np.ndarray:
             if image.mode.startswith("I;16"):
                 wide = np.asarray(image)[y : y + h, x : x + w].astype(np.uint32)
                 return np.repeat(((wide * 255 + 32767) // 65535).astype(np.uint8)[:, :, None], 3, axis=2)
-            return np.ascontiguousarray(np.asarray(image.convert("RGB"))[y : y + h, x : x + w])
+            return np.array(np.asarray(image.convert("RGB"))[y : y + h, x : x + w])  # a copy: writable, rows dense
     except Exception as error:  # Pillow's parsers raise whatever a damaged file provokes
         raise DecodeError(f"cannot be decoded: {error}") from error
 
@@ -44,7 +44,8 @@ class PillowDecoder:
 
     def collect(self) -> tuple[Pictures, dict[int, Exception]]:
         jobs, roi = self._in_flight.popleft()
-        pictures, errors = [], {}
+        pictures: list[np.ndarray] = []
+        errors: dict[int, Exception] = {}
         for row, job in enumerate(jobs):
             try:
                 pictures.append(job.result())

@@ -18,7 +18,8 @@ NAMES = ("auto", "native", "reference")
 
 
 def make_engine(name: str, plan: Plan, output: Output, *, threads: int) -> Engine:
-    """``"native"`` (also ``"auto"``): the fused operator, on the output's device. ``"reference"``: plain numpy, to compare with.
+    """``"native"`` (also ``"auto"``): the fused operator, on the output's device. ``"reference"``: plain numpy, to
+    compare with.
 
     Raises ``ValueError`` for another name, or an output that the plan cannot give.
     """

@@ -30,26 +30,33 @@ class Output:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {self.dtype!r}")
         if self.memory_format not in (torch.contiguous_format, torch.channels_last):
-            raise ValueError(f"memory_format must be torch.contiguous_format or torch.channels_last, got {self.memory_format!r}")
+            raise ValueError(
+                f"memory_format must be torch.contiguous_format or torch.channels_last, got {self.memory_format!r}"
+            )
 
     def scale_bias(self, plan: Plan, channels: int) -> tuple[np.ndarray, np.ndarray]:
         """float32 [channels] each: out = scale·value + bias, value in 0..255."""
         if plan.normalize is not None:
             scale, bias = plan.normalize.scale_bias
         else:
-            scale, bias = np.float32([1.0 if self.dtype == torch.uint8 else 1 / 255]), np.float32([0.0])
+            scale = np.array([1.0 if self.dtype == torch.uint8 else 1 / 255], np.float32)
+            bias = np.zeros(1, np.float32)
         return np.broadcast_to(scale, channels), np.broadcast_to(bias, channels)
 
     def check(self, plan: Plan) -> None:
         if self.dtype == torch.uint8 and plan.normalize is not None:
-            raise ValueError(f"dtype=torch.uint8 cannot hold what {plan.normalize!r} makes: drop it, or ask for a float dtype")
+            raise ValueError(
+                f"dtype=torch.uint8 cannot hold what {plan.normalize!r} makes: drop it, or ask for a float dtype"
+            )
 
 
 class Engine(Protocol):
     """Applies a plan to batches."""
 
     def roi(self, draws: Draws, size: np.ndarray) -> np.ndarray:
-        """int64 [N, 4]: the region of each picture (of ``size`` int64 [N, 2]) that `apply` wants decoded, as y, x, h, w."""
+        """int64 [N, 4]: the region of each picture (of ``size`` int64 [N, 2]) that `apply` wants decoded, as y, x, h,
+        w.
+        """
         ...
 
     def apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor:
@@ -72,6 +79,7 @@ def common_size(draws: Draws) -> tuple[int, int]:
         row = int(np.argmax(different))
         raise ValueError(
             f"pictures of different sizes cannot be stacked: {tuple(sizes[0].tolist())} px (height, width) and "
-            f"{tuple(sizes[row].tolist())} px in one batch; end the policy's geometry with RandomResizedCrop, Resize((h, w)) or a crop"
+            f"{tuple(sizes[row].tolist())} px in one batch; "
+            "end the policy's geometry with RandomResizedCrop, Resize((h, w)) or a crop"
         )
     return int(sizes[0, 0]), int(sizes[0, 1])

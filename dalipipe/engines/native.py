@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,10 @@ class NativeEngine:
     def __init__(self, plan: Plan, output: Output, *, threads: int) -> None:
         output.check(plan)
         if output.device.type == "cuda" and not native.build_info()["cuda"]:
-            raise RuntimeError("dalipipe was built without CUDA: build it where an nvcc is found (DALIPIPE_CUDA unset), or give device=\"cpu\"")
+            raise RuntimeError(
+                "dalipipe was built without CUDA: build it where an nvcc is found (DALIPIPE_CUDA unset), "
+                'or give device="cpu"'
+            )
         self._plan, self._output, self._threads = plan, output, threads
         self._buffers = BufferPool()
 
@@ -40,7 +44,15 @@ class NativeEngine:
         shape = (n, out_h, out_w, channels) if channels_last else (n, channels, out_h, out_w)
         out = self._empty(shape, self._output.dtype)
         scale, bias = self._output.scale_bias(self._plan, channels)
-        self._run(pictures, params, out, scale, bias, "nhwc" if channels_last else "nchw", normalised=self._plan.normalize is not None)
+        self._run(
+            pictures,
+            params,
+            out,
+            scale,
+            bias,
+            "nhwc" if channels_last else "nchw",
+            normalised=self._plan.normalize is not None,
+        )
         return out.permute(0, 3, 1, 2) if channels_last else out
 
     def close(self) -> None:
@@ -123,7 +135,7 @@ def _equal_runs(sizes: np.ndarray) -> list[slice]:
     """Consecutive rows of equal size."""
     edges = np.flatnonzero((sizes[1:] != sizes[:-1]).any(axis=1)) + 1
     bounds = [0, *edges.tolist(), len(sizes)]
-    return [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(bounds)]
 
 
 def _take(pictures: Pictures, params: ImageParams, rows: slice) -> tuple[Pictures, ImageParams]:

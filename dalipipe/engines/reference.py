@@ -1,4 +1,6 @@
-"""The reference engine: every operator by itself in plain numpy, one sample after the other. Slow, and the specification."""
+"""The reference engine: every operator by itself in plain numpy, one sample after the other. Slow, and the
+specification.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ class ImageOp(Op):
 
 
 class ResizeOp(ImageOp):
-    """Cuts a box out of the picture and resizes it: ``box`` int64 [N, 4] as y, x, h, w inside it, ``resized`` int64 [N, 2]."""
+    """Cuts a box out of the picture and resizes it: ``box`` int64 [N, 4] as y, x, h, w inside it, ``resized`` int64
+    [N, 2].
+    """
 
     def output_size(self, params: Params, size: np.ndarray) -> np.ndarray:
         return params["resized"]
@@ -47,7 +49,7 @@ class ResizeOp(ImageOp):
 class CropOp(ImageOp):
     """Cuts a box that may leave the picture: ``box`` int64 [N, 4] as y, x, h, w; ``fill`` stands outside."""
 
-    fill: ClassVar[Any] = 0
+    fill: Any = 0
 
     def output_size(self, params: Params, size: np.ndarray) -> np.ndarray:
         return params["box"][:, 2:]
@@ -56,7 +58,8 @@ class CropOp(ImageOp):
         return {"box": _whole(size)}
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        return pixels.crop(x, *(int(v) for v in params["box"]), fill=fill_rgb(self.fill))
+        y, left, h, w = (int(v) for v in params["box"])
+        return pixels.crop(x, y, left, h, w, fill_rgb(self.fill))
 
 
 class FlipOp(ImageOp):
@@ -73,8 +76,8 @@ class FlipOp(ImageOp):
 class WarpOp(ImageOp):
     """``matrix`` float64 [N, 2, 3]: output index (x, y, 1) → input index, pixel centres at integers; the size stays."""
 
-    fill: ClassVar[Any] = 0
-    interpolation: ClassVar[Any] = "bilinear"
+    fill: Any = 0
+    interpolation: Any = "bilinear"
 
     def identity(self, size: np.ndarray) -> Params:
         return {"matrix": np.broadcast_to(np.eye(2, 3), (len(size), 2, 3))}
@@ -86,7 +89,9 @@ class WarpOp(ImageOp):
 
 
 class ColourOp(ImageOp):
-    """``matrix`` M and ``mean_matrix`` K float64 [N, 3, 3], ``offset`` float64 [N, 3]: out = M·rgb + K·mean(rgb) + offset."""
+    """``matrix`` M and ``mean_matrix`` K float64 [N, 3, 3], ``offset`` float64 [N, 3]: out = M·rgb + K·mean(rgb) +
+    offset.
+    """
 
     def identity(self, size: np.ndarray) -> Params:
         n = len(size)
@@ -107,9 +112,9 @@ class TableOp(ImageOp):
 
 
 class EraseOp(ImageOp):
-    """``box`` int64 [N, 4] as y, x, h, w (h = 0: none), set to ``value``: in 0..255, or normalised after `Normalize`."""
+    """``box`` int64 [N, 4] as y, x, h, w (h = 0: none), set to ``value``: 0..255, or normalised after `Normalize`."""
 
-    value: ClassVar[Any] = 0.0
+    value: Any = 0.0
 
     def identity(self, size: np.ndarray) -> Params:
         return {"box": np.zeros((len(size), 4), np.int64)}
@@ -192,7 +197,7 @@ class RandomCrop(CropOp):
     def misfits(self, size: np.ndarray) -> np.ndarray | None:
         if self.pad_if_needed:
             return None
-        return (size + 2 * self.padding < np.array(self.size)).any(axis=1)
+        return np.any(size + 2 * self.padding < np.array(self.size), axis=1)
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         want = np.array(self.size, np.int64)
@@ -282,7 +287,7 @@ class Rotate(WarpOp):
 
 @dataclass(frozen=True, repr=False)
 class Translate(WarpOp):
-    """Shifts by up to ``x`` of the width and ``y`` of the height (shares, −1..1), in whole pixels as torchvision does."""
+    """Shifts by up to ``x`` of the width and ``y`` of the height (shares, −1..1), in whole pixels as torchvision."""
 
     x: tuple[float, float] | float = (-0.1, 0.1)
     y: tuple[float, float] | float = (-0.1, 0.1)
@@ -473,8 +478,8 @@ class RandomErasing(EraseOp):
 class Normalize(ImageOp):
     """(value / 255 − ``mean``) / ``std`` per channel; ImageNet's by default. Comes last (only erasing may follow)."""
 
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: Any = IMAGENET_MEAN
+    std: Any = IMAGENET_STD
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -512,7 +517,9 @@ def check_size(op: Op, name: str, value: Any) -> tuple[int, int]:
     """An int, or (height, width); both at least 1."""
     pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
     if len(pair) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 1 << 20 for v in pair):
-        raise ValueError(f"{type(op).__name__}: {name} must be a whole number of pixels ≥ 1 or (height, width), got {value!r}")
+        raise ValueError(
+            f"{type(op).__name__}: {name} must be a whole number of pixels ≥ 1 or (height, width), got {value!r}"
+        )
     return pair
 
 
@@ -543,11 +550,13 @@ def fill_rgb(fill: Colour) -> np.ndarray:
 
 def _check_warp(op: Any) -> None:
     if op.interpolation not in ("bilinear", "nearest"):
-        raise ValueError(f'{type(op).__name__}: interpolation must be "bilinear" or "nearest", got {op.interpolation!r}')
+        raise ValueError(
+            f'{type(op).__name__}: interpolation must be "bilinear" or "nearest", got {op.interpolation!r}'
+        )
     check_fill(op)
 
 
-def _within(bounds: tuple[float, float], u: np.ndarray) -> np.ndarray:
+def _within(bounds: Any, u: np.ndarray) -> np.ndarray:
     low, high = bounds
     return low + (high - low) * u
 
@@ -568,7 +577,9 @@ def _colour(matrix: np.ndarray, mean_matrix: np.ndarray | None = None, offset: n
 def _random_box(
     u: np.ndarray, h: np.ndarray, w: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float], *, strict: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The first of ten boxes of random area and log-uniform aspect (w/h) that fits: (found [N], height [N], width [N])."""
+    """The first of ten boxes of random area and log-uniform aspect (w/h) that fits: (found [N], height [N], width
+    [N]).
+    """
     area = _within(scale, u[:, 0::2]) * (h * w)
     aspect = np.exp(_within((math.log(ratio[0]), math.log(ratio[1])), u[:, 1::2]))
     box_w = np.rint(np.sqrt(area * aspect)).astype(np.int64)
@@ -583,7 +594,14 @@ def _random_box(
 
 
 def _centred(
-    size: np.ndarray, *, angle: Any = 0.0, scale: Any = 1.0, shear_x: Any = 0.0, shear_y: Any = 0.0, dx: Any = 0.0, dy: Any = 0.0
+    size: np.ndarray,
+    *,
+    angle: Any = 0.0,
+    scale: Any = 1.0,
+    shear_x: Any = 0.0,
+    shear_y: Any = 0.0,
+    dx: Any = 0.0,
+    dy: Any = 0.0,
 ) -> np.ndarray:
     """Output index → input index of: shear, then turn and scale, about the centre, then a shift by (dx, dy) px.
 

@@ -13,7 +13,9 @@ GREY = np.array([0.2989, 0.587, 0.114])
 
 
 def tap_range(in_size: np.ndarray, out_size: np.ndarray, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The source pixels [first, end) that output pixel ``i`` of an antialiased resize looks at. Integers in, int64 out."""
+    """The source pixels [first, end) that output pixel ``i`` of an antialiased resize looks at. Integers in, int64
+    out.
+    """
     scale = in_size / out_size
     support = np.maximum(scale, 1.0)
     centre = scale * (i + 0.5)
@@ -73,7 +75,9 @@ def crop(x: np.ndarray, y0: int, x0: int, height: int, width: int, fill: np.ndar
 
 
 def warp(x: np.ndarray, matrix: np.ndarray, fill: np.ndarray, *, nearest: bool) -> np.ndarray:
-    """Samples the picture through ``matrix`` float32 [2, 3], output index (x, y, 1) → input index; pixel centres at integers."""
+    """Samples the picture through ``matrix`` float32 [2, 3], output index (x, y, 1) → input index; pixel centres at
+    integers.
+    """
     h, w, channels = x.shape
     m = matrix.astype(np.float32)
     ys, xs = np.meshgrid(np.arange(h, dtype=np.float32), np.arange(w, dtype=np.float32), indexing="ij")
@@ -99,7 +103,7 @@ def warp(x: np.ndarray, matrix: np.ndarray, fill: np.ndarray, *, nearest: bool) 
 
 
 def colour(x: np.ndarray, matrix: np.ndarray, mean_matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """``matrix``·rgb + (``mean_matrix``·mean(rgb) + ``offset``), the mean over the picture; grey counts as r = g = b."""
+    """``matrix``·rgb + (``mean_matrix``·mean(rgb) + ``offset``), the picture's mean; grey counts as r = g = b."""
     rgb = np.repeat(x, 3, axis=2) if x.shape[2] == 1 else x
     mean = rgb.reshape(-1, 3).sum(axis=0, dtype=np.int64).astype(np.float32) / np.float32(rgb.shape[0] * rgb.shape[1])
     m, k, b = matrix.astype(np.float32), mean_matrix.astype(np.float32), offset.astype(np.float32)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dalipipe.native import IMAGE_SAMPLE
-from dalipipe.ops import image as ops
+from dalipipe.ops import image as image_ops
 from dalipipe.ops.pixels import tap_range
 from dalipipe.policy import Drawn, Op
 
@@ -53,54 +53,56 @@ class ImagePass:
     ops: list[Op] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     """Where its operators stand among the policy's leaves."""
-    normalize: ops.Normalize | None = None
+    normalize: image_ops.Normalize | None = None
     fill: tuple[int, ...] | None = None
     interpolation: str | None = None
     _stage: int = _START
 
     def accepts(self, op: Op) -> bool:
         """Whether folding ``op`` in changes nothing but the number of roundings."""
-        if isinstance(op, ops.ResizeOp):
+        if isinstance(op, image_ops.ResizeOp):
             return self._stage == _START
-        if isinstance(op, ops.CropOp):
+        if isinstance(op, image_ops.CropOp):
             return self._stage in (_START, _RESIZED, _WARPED) and self._same_fill(op)
-        if isinstance(op, ops.WarpOp):
+        if isinstance(op, image_ops.WarpOp):
             return self._stage <= _WARPED and self._same_fill(op) and self.interpolation in (None, op.interpolation)
-        if isinstance(op, ops.FlipOp):  # moves pixels, changes none: commutes with colour
+        if isinstance(op, image_ops.FlipOp):  # moves pixels, changes none: commutes with colour
             return self._stage <= _TABLED
-        if isinstance(op, ops.ColourOp):
+        if isinstance(op, image_ops.ColourOp):
             return self._stage <= _COLOURED
-        if isinstance(op, ops.TableOp):
+        if isinstance(op, image_ops.TableOp):
             return self._stage <= _TABLED
-        return isinstance(op, ops.Normalize | ops.EraseOp)
+        return isinstance(op, image_ops.Normalize | image_ops.EraseOp)
 
     def add(self, op: Op, position: int) -> None:
         stage = self._stage
-        if isinstance(op, ops.ResizeOp):
+        if isinstance(op, image_ops.ResizeOp):
             stage = _RESIZED
-        elif isinstance(op, ops.CropOp):
+        elif isinstance(op, image_ops.CropOp):
             stage = _WARP_CROPPED if stage == _WARPED else _CROPPED
-        elif isinstance(op, ops.WarpOp):
+        elif isinstance(op, image_ops.WarpOp):
             stage, self.interpolation = _WARPED, op.interpolation
-        elif isinstance(op, ops.ColourOp):
+        elif isinstance(op, image_ops.ColourOp):
             stage = _COLOURED
-        elif isinstance(op, ops.TableOp):
+        elif isinstance(op, image_ops.TableOp):
             stage = _TABLED
-        elif isinstance(op, ops.Normalize):
+        elif isinstance(op, image_ops.Normalize):
             stage, self.normalize = _NORMALISED, op
-        elif isinstance(op, ops.EraseOp):
+        elif isinstance(op, image_ops.EraseOp):
             stage = max(stage, _ERASED)
-        if isinstance(op, ops.CropOp | ops.WarpOp):
-            self.fill = tuple(ops.fill_rgb(op.fill).tolist())
+        if isinstance(op, image_ops.CropOp | image_ops.WarpOp):
+            self.fill = tuple(image_ops.fill_rgb(op.fill).tolist())
         self._stage = stage
         self.ops.append(op)
         self.positions.append(position)
 
-    def _same_fill(self, op: ops.CropOp | ops.WarpOp) -> bool:
-        return self.fill in (None, tuple(ops.fill_rgb(op.fill).tolist()))
+    def _same_fill(self, op: image_ops.CropOp | image_ops.WarpOp) -> bool:
+        return self.fill in (None, tuple(image_ops.fill_rgb(op.fill).tolist()))
 
     def fold(self, drawn: Sequence[Drawn], size: np.ndarray) -> ImageParams:
-        """The pass's parameters for N incoming pictures of ``size`` int64 [N, 2], given what was drawn for its operators."""
+        """The pass's parameters for N incoming pictures of ``size`` int64 [N, 2], given what was drawn for its
+        operators.
+        """
         n = len(size)
         size = np.asarray(size, np.int64)
         geometry, colour = _Geometry(size), _Colour(n)
@@ -108,23 +110,23 @@ class ImagePass:
         erases: list[tuple[np.ndarray, np.ndarray]] = []
         scale = bias = None
         for d in drawn:
-            if isinstance(d.op, ops.ResizeOp):
+            if isinstance(d.op, image_ops.ResizeOp):
                 geometry.resize(d.params["box"], d.params["resized"])
-            elif isinstance(d.op, ops.CropOp):
+            elif isinstance(d.op, image_ops.CropOp):
                 geometry.crop(d.params["box"])
-            elif isinstance(d.op, ops.FlipOp):
+            elif isinstance(d.op, image_ops.FlipOp):
                 geometry.turn(d.params["flip"])
-            elif isinstance(d.op, ops.WarpOp):
+            elif isinstance(d.op, image_ops.WarpOp):
                 geometry.warp(d.params["matrix"])
-            elif isinstance(d.op, ops.ColourOp):
+            elif isinstance(d.op, image_ops.ColourOp):
                 colour.then(d.params["matrix"], d.params["mean_matrix"], d.params["offset"])
-            elif isinstance(d.op, ops.TableOp):
+            elif isinstance(d.op, image_ops.TableOp):
                 step = d.params["table"]
                 table = step if table is None else np.take_along_axis(step, table.astype(np.int64), axis=1)
-            elif isinstance(d.op, ops.Normalize):
+            elif isinstance(d.op, image_ops.Normalize):
                 scale, bias = d.op.scale_bias
                 erases = [(box, value * scale + bias) for box, value in erases]
-            elif isinstance(d.op, ops.EraseOp):
+            elif isinstance(d.op, image_ops.EraseOp):
                 value = np.broadcast_to(np.asarray(d.op.value, np.float32), (n, 3))
                 erases.append((d.params["box"], value))
 
@@ -186,7 +188,9 @@ class _Geometry:
         self.warped = self.warped | (matrix != np.eye(2, 3)).any(axis=(1, 2))
 
     def roi(self) -> np.ndarray:
-        """int64 [N, 4]: what the window needs of the incoming picture; at least a pixel, so that there is something to decode."""
+        """int64 [N, 4]: what the window needs of the incoming picture; at least a pixel, so that there is something to
+        decode.
+        """
         first = np.clip(self.window, 0, self.resized - 1)
         last = np.clip(self.window + self.canvas - 1, first, self.resized - 1)
         start, _ = tap_range(self.box[:, 2:], self.resized, first)
@@ -194,7 +198,12 @@ class _Geometry:
         return np.concatenate([self.box[:, :2] + start, end - start], axis=1)
 
     def store(self, samples: np.ndarray, interpolation: int) -> None:
-        for name, value in (("crop", self.box[:, 2:]), ("resized", self.resized), ("window", self.window), ("canvas", self.canvas)):
+        for name, value in (
+            ("crop", self.box[:, 2:]),
+            ("resized", self.resized),
+            ("window", self.window),
+            ("canvas", self.canvas),
+        ):
             samples[f"{name}_{'y' if name == 'window' else 'h'}"] = value[:, 0]
             samples[f"{name}_{'x' if name == 'window' else 'w'}"] = value[:, 1]
         samples["flip"] = self.flip[:, 1] | (self.flip[:, 0].astype(np.int32) << 1)
@@ -217,7 +226,11 @@ class _Colour:
         self.matrix = matrix @ self.matrix
 
     def store(self, samples: np.ndarray) -> None:
-        idle = (self.matrix == np.eye(3)).all(axis=(1, 2)) & (self.mean_matrix == 0).all(axis=(1, 2)) & (self.offset == 0).all(axis=1)
+        idle = (
+            (self.matrix == np.eye(3)).all(axis=(1, 2))
+            & (self.mean_matrix == 0).all(axis=(1, 2))
+            & (self.offset == 0).all(axis=1)
+        )
         samples["colour"] = ~idle
         samples["colour_matrix"] = self.matrix
         samples["colour_mean_matrix"] = self.mean_matrix

@@ -12,7 +12,8 @@ __all__ = ["Arrays", "ImageFolder", "Source", "as_source"]
 
 
 def as_source(dataset: Any) -> Source:
-    """A dalipipe source as it is; torchvision's ``ImageFolder``, ``CIFAR10/100`` and ``MNIST`` family by their own data.
+    """A dalipipe source as it is; torchvision's ``ImageFolder``, ``CIFAR10/100`` and ``MNIST`` family by their own
+    data.
 
     Raises ``TypeError`` for anything else, ``ValueError`` for a torchvision data set that carries transforms.
     """
@@ -29,7 +30,7 @@ def as_source(dataset: Any) -> Source:
     if hasattr(dataset, "data") and hasattr(dataset, "targets"):
         return Arrays(dataset.data, dataset.targets, classes=getattr(dataset, "classes", None))
     raise TypeError(
-        f"cannot read samples from {type(dataset).__name__}: expected dalipipe.ImageFolder(root), dalipipe.Arrays(images, labels), "
+        f"cannot read samples from {type(dataset).__name__}: expected dalipipe.ImageFolder(root), "
+        "dalipipe.Arrays(images, labels), "
         "or torchvision's ImageFolder, CIFAR10, CIFAR100, MNIST or FashionMNIST"
     )
-

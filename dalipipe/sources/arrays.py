@@ -15,20 +15,29 @@ from dalipipe.sources.base import Source, digest
 class Arrays(Source):
     """Equal-sized pictures in one array, and labels.
 
-    ``images``: uint8 [N, H, W, C] with C 1 or 3, or [N, H, W] (grey); numpy, a memory map or a torch tensor. They are not
-    copied. ``labels``: numbers [N] or [N, ...], or ``None``; whole numbers travel as int64. Raises ``TypeError`` or ``ValueError``
-    naming what came and what to do about it.
+    ``images``: uint8 [N, H, W, C] with C 1 or 3, or [N, H, W] (grey); numpy, a memory map or a torch tensor. They are
+    not copied. ``labels``: numbers [N] or [N, ...], or ``None``; whole numbers travel as int64. Raises ``TypeError`` or
+    ``ValueError`` naming what came and what to do about it.
     """
 
     def __init__(self, images: Any, labels: Any = None, *, classes: Sequence[str] | None = None) -> None:
         images = _to_numpy("images", images)
         if images.dtype != np.uint8:
-            raise TypeError(f"Arrays: images must be uint8 (0..255), got {images.dtype}; convert with (images * 255).round().astype('uint8')")
+            raise TypeError(
+                f"Arrays: images must be uint8 (0..255), got {images.dtype}; "
+                "convert with (images * 255).round().astype('uint8')"
+            )
         if images.ndim == 3:
             images = images[..., None]
         if images.ndim != 4 or images.shape[3] not in (1, 3):
-            hint = "; move the channels to the end with images.transpose(0, 2, 3, 1)" if images.ndim == 4 and images.shape[1] in (1, 3) else ""
-            raise ValueError(f"Arrays: images must be [N, H, W, C] with C 1 or 3, or [N, H, W], got shape {images.shape}{hint}")
+            hint = (
+                "; move the channels to the end with images.transpose(0, 2, 3, 1)"
+                if images.ndim == 4 and images.shape[1] in (1, 3)
+                else ""
+            )
+            raise ValueError(
+                f"Arrays: images must be [N, H, W, C] with C 1 or 3, or [N, H, W], got shape {images.shape}{hint}"
+            )
         if 0 in images.shape:
             raise ValueError(f"Arrays: expected at least one picture of at least one pixel, got shape {images.shape}")
         if images.strides[3] != 1 or images.strides[2] != images.shape[3]:
@@ -67,7 +76,8 @@ class Arrays(Source):
         return Records(columns)
 
     def fingerprint(self) -> str:
-        # All pixels of a large array would take seconds to hash; its shape, labels and a few pictures tell data sets apart.
+        # All pixels of a large array would take seconds to hash; its shape, labels and a few pictures tell data sets
+        # apart.
         some = np.linspace(0, len(self) - 1, min(len(self), 16)).astype(np.int64)
         parts = [repr(self.images.shape).encode(), *(np.ascontiguousarray(self.images[i]).tobytes() for i in some)]
         if self.labels is not None:

@@ -38,7 +38,7 @@ class Source(ABC):
         """A record's name for people: its path, say."""
         return f"record {index}"
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Frees what reading holds open; reading again opens it again."""
 
 

@@ -17,11 +17,12 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 class ImageFolder(Source):
-    """Labelled pictures: a folder per class, the classes numbered in sorted order, as torchvision's ``ImageFolder`` has them.
+    """Labelled pictures: a folder per class, the classes numbered in sorted order, as torchvision's ``ImageFolder``
+    has them.
 
     Fields: ``image`` (any format that DALI or Pillow decodes, converted to RGB; EXIF orientation is left alone, as
-    torchvision leaves it) and ``label`` (int64). Raises ``FileNotFoundError`` for a missing or empty root, a root without
-    class folders, and a class without pictures.
+    torchvision leaves it) and ``label`` (int64). Raises ``FileNotFoundError`` for a missing or empty root, a root
+    without class folders, and a class without pictures.
     """
 
     schema = Schema((Field("image", "image", channels=3), Field("label", "column")))
@@ -35,7 +36,8 @@ class ImageFolder(Source):
             loose = sum(_is_picture(entry.name) for entry in os.scandir(root))
             found = f"{loose} pictures directly in it" if loose else "nothing of the kind"
             raise FileNotFoundError(
-                f"{root!r} has no class folders ({found}): move the pictures into a sub-folder per class, {root}/<class>/*.jpg"
+                f"{root!r} has no class folders ({found}): "
+                f"move the pictures into a sub-folder per class, {root}/<class>/*.jpg"
             )
         paths: list[str] = []
         labels: list[int] = []
@@ -43,7 +45,8 @@ class ImageFolder(Source):
             found_here = _pictures_under(os.path.join(root, name))
             if not found_here:
                 raise FileNotFoundError(
-                    f"class folder {os.path.join(root, name)!r} has no pictures ({', '.join(EXTENSIONS)}): fill it or remove it"
+                    f"class folder {os.path.join(root, name)!r} has no pictures "
+                    f"({', '.join(EXTENSIONS)}): fill it or remove it"
                 )
             paths += found_here
             labels += [label] * len(found_here)

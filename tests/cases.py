@@ -1,0 +1,73 @@
+"""One table of operators: what every operator promises is tested over it, by every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dalipipe.ops import image as ops
+from dalipipe.policy import Op
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator, set to touch every sample visibly. ``tolerance``: of a uint8 value, engine against reference."""
+
+    op: Op
+    tolerance: int = 0
+    always: bool = False
+    """It cannot leave a sample alone (it sets a size, or normalises)."""
+
+    @property
+    def name(self) -> str:
+        return type(self.op).__name__
+
+
+CASES = [
+    Case(ops.Resize((20, 30)), always=True),
+    Case(ops.Resize(24), always=True),
+    Case(ops.CenterCrop(16, fill=9), always=True),
+    Case(ops.CenterCrop((61, 50), fill=(1, 2, 3)), always=True),
+    Case(ops.RandomCrop(16, padding=5, fill=(200, 100, 0)), always=True),
+    Case(ops.RandomCrop(57, pad_if_needed=True), always=True),
+    Case(ops.RandomResizedCrop(24), always=True),
+    Case(ops.RandomResizedCrop((7, 40), scale=(0.5, 0.9)), always=True),
+    Case(ops.HorizontalFlip(p=1.0)),
+    Case(ops.VerticalFlip(p=1.0)),
+    Case(ops.Rotate(40, fill=(10, 20, 30))),
+    Case(ops.Rotate((90, 90), interpolation="nearest")),
+    Case(ops.Translate((0.1, 0.4), (-0.3, -0.1), fill=77)),
+    Case(ops.Scale((0.5, 0.8))),
+    Case(ops.Scale((1.2, 2.0), interpolation="nearest")),
+    Case(ops.Shear((10, 30), 15)),
+    Case(ops.Brightness((0.3, 0.8))),
+    Case(ops.Brightness((1.2, 3.0))),
+    Case(ops.Contrast((0.2, 0.8))),
+    Case(ops.Saturation((0.0, 0.5))),
+    Case(ops.Saturation((1.5, 3.0))),
+    Case(ops.Invert()),
+    Case(ops.Solarize((60, 120))),
+    Case(ops.Posterize((2, 5))),
+    Case(ops.RandomErasing(p=1.0, value=(3.0, 99.0, 250.0))),
+    Case(ops.Normalize(), always=True),
+]
+
+IDS = [f"{case.name}-{i}" for i, case in enumerate(CASES)]
+
+SIZES = [(40, 50), (1, 1), (1, 37), (33, 1), (53, 54), (200, 13)]
+"""Heights and widths; awkward on purpose."""
+
+
+def pictures(sizes: list[tuple[int, int]], channels: int, seed: int = 0) -> list[np.ndarray]:
+    """Random uint8 pictures, strided in the rows: smooth parts, noise, and black and white."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i, (h, w) in enumerate(sizes):
+        wide = rng.integers(0, 256, (h, w + 3, channels), dtype=np.uint8)
+        if i % 3 == 1:
+            wide = (wide // 128) * 255
+        if i % 3 == 2:
+            wide[:] = np.linspace(0, 255, w + 3).astype(np.uint8)[None, :, None]
+        out.append(wide[:, 2 : 2 + w])
+    return out

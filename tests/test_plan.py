@@ -1,0 +1,160 @@
+"""Lowering: what folds folds exactly, what cannot starts a pass, what makes no sense is refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cases import pictures
+
+from dalipipe import rng
+from dalipipe.engines import make_engine
+from dalipipe.engines.base import Output
+from dalipipe.ops import image as ops
+from dalipipe.plan import Plan, lower
+from dalipipe.policy import Node, OneOf, Policy, SomeOf
+from dalipipe.records import Pictures
+from dalipipe.schema import Field, Schema
+
+RGB = Schema((Field("image", "image", channels=3), Field("label", "column")))
+KEY = rng.make_key(3, 1)
+
+
+def passes(*nodes: Node) -> list[list[str]]:
+    return [[type(op).__name__ for op in p.ops] for p in lower(Policy(nodes), RGB).passes]
+
+
+def test_what_shares_a_pass() -> None:
+    everything = [
+        ops.RandomResizedCrop(32),
+        OneOf([ops.Rotate(), ops.Translate(), ops.Shear()]),
+        ops.RandomCrop(28),
+        ops.HorizontalFlip(),
+        SomeOf([ops.Brightness(), ops.Contrast(), ops.Saturation()], 2),
+        ops.Solarize(),
+        ops.VerticalFlip(),
+        ops.Normalize(),
+        ops.RandomErasing(),
+    ]
+    assert len(passes(*everything)) == 1
+    assert len(passes(ops.Resize(256), ops.CenterCrop(224), ops.Normalize())) == 1
+    assert len(passes()) == 1
+
+
+def test_what_starts_a_pass() -> None:
+    assert passes(ops.Brightness(), ops.Resize(8)) == [["Brightness"], ["Resize"]]
+    assert passes(ops.Resize(9), ops.Resize(8)) == [["Resize"], ["Resize"]]
+    assert passes(ops.CenterCrop(30), ops.RandomCrop(30, padding=4)) == [["CenterCrop"], ["RandomCrop"]]
+    assert passes(ops.Solarize(), ops.Invert()) == [["Solarize"], ["Invert"]]
+    assert passes(ops.Rotate(fill=1), ops.Shear(fill=2)) == [["Rotate"], ["Shear"]]
+    assert passes(ops.Rotate(), ops.Shear(interpolation="nearest")) == [["Rotate"], ["Shear"]]
+    assert passes(ops.Rotate(), ops.CenterCrop(20), ops.Rotate()) == [["Rotate", "CenterCrop"], ["Rotate"]]
+    assert passes(ops.RandomErasing(), ops.HorizontalFlip()) == [["RandomErasing"], ["HorizontalFlip"]]
+
+
+def run(plan: Plan, engine: str, images: list[np.ndarray], dtype: torch.dtype = torch.uint8) -> np.ndarray:
+    output = Output(torch.device("cpu"), dtype, torch.contiguous_format)
+    size = np.array([x.shape[:2] for x in images])
+    draws = plan.draw(KEY, np.arange(len(images)), size)
+    return make_engine(engine, plan, output, threads=2).apply(Pictures.from_arrays(images), draws).float().numpy()
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (ops.Resize((30, 41)), ops.CenterCrop(24)),
+        (ops.Resize((20, 20)), ops.CenterCrop(24, fill=50)),
+        (ops.HorizontalFlip(), ops.RandomCrop((20, 25), padding=3, fill=9), ops.VerticalFlip()),
+        (
+            ops.RandomResizedCrop(24),
+            ops.HorizontalFlip(),
+            ops.VerticalFlip(),
+            ops.Solarize(),
+            ops.Posterize(),
+            ops.HorizontalFlip(),
+        ),
+        (ops.Solarize(p=0.5), ops.Resize((9, 9)), ops.Posterize(p=0.5), ops.RandomErasing(value=200)),
+        (ops.RandomErasing(value=(1, 2, 3)), ops.RandomErasing(value=99), ops.Resize((13, 13)), ops.Invert()),
+        (ops.RandomResizedCrop(24), ops.Translate(0.3, 0.3, fill=40), ops.HorizontalFlip(), ops.CenterCrop(20)),
+        (ops.RandomResizedCrop(24), ops.Rotate(30, p=0.5), ops.HorizontalFlip(), ops.RandomCrop(20)),
+        (
+            ops.HorizontalFlip(),
+            ops.Resize((24, 24)),
+            ops.Shear(15, fill=(9, 99, 199)),
+            ops.VerticalFlip(),
+            ops.CenterCrop((30, 18)),
+        ),
+    ],
+    ids=lambda nodes: "-".join(type(n).__name__ for n in nodes),
+)
+def test_folding_changes_nothing(nodes: tuple[Node, ...]) -> None:
+    """Integer geometry, tables, one warp: the folded pass equals the operators one by one, bit for bit but for a
+    warp's rounding.
+    """
+    plan = lower(Policy(nodes), RGB)
+    images = pictures([(40, 50), (33, 47), (64, 31), (40, 50), (25, 26), (30, 30)] * 3, 3)
+    folded, one_by_one = run(plan, "native", images), run(plan, "reference", images)
+    assert folded.shape == one_by_one.shape
+    assert np.abs(folded - one_by_one).max() <= 1
+    exact = not any(isinstance(leaf.op, ops.Rotate | ops.Shear) for leaf in plan.policy.leaves)
+    assert not exact or (folded == one_by_one).all()
+
+
+def test_colour_folds_without_the_clamps_between() -> None:
+    """Three colour operators fold into one rounding: on mid-tones, where nothing clips, that is within one of three
+    roundings.
+    """
+    nodes = [ops.Contrast((0.5, 0.9)), ops.Brightness((0.9, 1.2)), ops.Saturation((0.3, 1.2)), ops.Contrast((0.8, 1.1))]
+    images = [np.clip(x, 70, 180) for x in pictures([(20, 30)] * 9, 3)]
+    plan = lower(Policy(nodes), RGB)
+    assert len(plan.passes) == 1
+    difference = np.abs(run(plan, "native", images) - run(plan, "reference", images))
+    assert difference.max() <= 2 and difference.mean() < 0.4
+
+
+def test_composed_warps_sample_once() -> None:
+    """A turn and its inverse fold into the identity: one sampling has nothing left to blur."""
+    plan = lower(Policy([ops.Rotate((30, 30)), ops.Rotate((-30, -30))]), RGB)
+    x = pictures([(41, 41)], 3)
+    assert (run(plan, "native", x)[0].transpose(1, 2, 0)[8:-8, 8:-8] == x[0][8:-8, 8:-8]).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ((ops.Normalize(), ops.Rotate()), r"Rotate\(\) stands after Normalize: only erasing may follow it"),
+        ((ops.Normalize(), ops.Normalize()), "normalises twice"),
+        ((OneOf([ops.Normalize(), ops.Invert()]),), "move it out of OneOf/SomeOf"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(nodes: tuple[Node, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lower(Policy(nodes), RGB)
+
+
+def test_channels_must_fit() -> None:
+    grey = Schema((Field("image", "image", channels=1),))
+    with pytest.raises(ValueError, match="has 3 means for pictures of 1 channel"):
+        lower(Policy([ops.Normalize()]), grey)
+    lower(Policy([ops.Normalize(0.5, 0.5)]), grey)
+    with pytest.raises(ValueError, match="needs a data set with one image field"):
+        lower(Policy([]), Schema((Field("label", "column"),)))
+
+
+def test_explain_names_every_operator() -> None:
+    text = lower(Policy([ops.Brightness(), ops.Resize(8), ops.Normalize()]), RGB).explain()
+    assert text.count("pass ") == 2 and all(name in text for name in ("Brightness", "Resize", "Normalize"))
+
+
+def test_roi_is_enough_and_not_all() -> None:
+    """Decoding only the region gives the same pixels as decoding everything."""
+    plan = lower(Policy([ops.Resize((30, 30)), ops.CenterCrop(10), ops.HorizontalFlip()]), RGB)
+    images = pictures([(90, 120), (61, 45), (8, 8), (30, 30)], 3)
+    draws = plan.draw(KEY, np.arange(4), np.array([x.shape[:2] for x in images]))
+    roi = draws.roi
+    parts = [x[y : y + h, left : left + w] for x, (y, left, h, w) in zip(images, roi.tolist(), strict=True)]
+    assert parts[0].size < images[0].size / 4
+    engine = make_engine("native", plan, Output(torch.device("cpu"), torch.uint8, torch.contiguous_format), threads=1)
+    whole = engine.apply(Pictures.from_arrays(images), draws)
+    part = engine.apply(Pictures.from_arrays(parts, roi[:, :2].astype(np.int32)), draws)
+    assert (whole == part).all()

@@ -1,0 +1,77 @@
+"""Order and shards: every sample once, the same global batches on any number of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DistributedSampler
+
+from dalipipe.sampler import Sampler, Sequential, Shuffled
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    n=st.integers(1, 200),
+    batch=st.integers(1, 40),
+    epoch=st.integers(0, 5),
+    drop=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_one_rank_gives_every_sample_once(n: int, batch: int, epoch: int, drop: bool, seed: int) -> None:
+    sampler = Sampler(Shuffled(n, seed), batch, drop_last=drop)
+    batches = [sampler.indices(epoch, step) for step in range(sampler.steps)]
+    seen = np.concatenate(batches) if batches else np.array([], np.int64)
+    assert len(np.unique(seen)) == len(seen) == (n // batch * batch if drop else n) == len(sampler)
+    assert all(len(b) == batch for b in batches[: None if drop else -1])
+    sampler.set_epoch(epoch)
+    assert list(sampler) == seen.tolist()
+
+
+@settings(deadline=None, max_examples=100)
+@given(n=st.integers(1, 200), per_rank=st.integers(1, 6), world=st.integers(2, 6), drop=st.booleans())
+def test_ranks_share_the_same_global_batches(n: int, per_rank: int, world: int, drop: bool) -> None:
+    alone = Sampler(Shuffled(n, 3), per_rank * world, drop_last=drop)
+    ranks = [Sampler(Shuffled(n, 3), per_rank, drop_last=drop, rank=r, world_size=world) for r in range(world)]
+    assert {rank.steps for rank in ranks} == {alone.steps}
+    for step in range(alone.steps):
+        together = np.concatenate([rank.indices(1, step) for rank in ranks])
+        expected = alone.indices(1, step)
+        assert (together[: len(expected)] == expected).all()
+        assert len(together) == per_rank * world
+        # What fills up a short last batch comes from the epoch's beginning, as in DistributedSampler.
+        start = alone.order.at(1, np.arange(len(together) - len(expected)) % n)
+        assert (together[len(expected) :] == start).all()
+
+
+def test_steps_match_torch_distributed_sampler() -> None:
+    for n in (1, 7, 10, 64):
+        for world in (2, 3):
+            torchs = DistributedSampler(range(n), num_replicas=world, rank=0, shuffle=False)  # type: ignore[arg-type]
+            ours = Sampler(Sequential(n), 1, rank=0, world_size=world)
+            assert ours.steps == len(torchs)
+
+
+def test_epochs_differ_and_come_back() -> None:
+    sampler = Sampler(Shuffled(100, 5), 100)
+    first, second = sampler.indices(0, 0), sampler.indices(1, 0)
+    assert (first != second).any()
+    assert (first == sampler.indices(0, 0)).all()
+    assert (Shuffled(100, 6).at(0, np.arange(100)) != first).any()
+
+
+def test_epochs_advance_by_themselves_unless_set() -> None:
+    sampler = Sampler(Sequential(4), 2)
+    assert [sampler.take_epoch() for _ in range(3)] == [0, 1, 2]
+    sampler.set_epoch(9)
+    assert [sampler.take_epoch() for _ in range(2)] == [9, 10]
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        Sampler(Sequential(4), 0)
+    with pytest.raises(ValueError, match="rank=2, world_size=2"):
+        Sampler(Sequential(4), 1, rank=2, world_size=2)
+    with pytest.raises(IndexError, match="step 2 of an epoch of 2"):
+        Sampler(Sequential(4), 2).indices(0, 2)
