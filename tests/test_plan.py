@@ -109,7 +109,7 @@ def test_colour_folds_without_the_clamps_between() -> None:
     plan = lower(Policy(nodes), RGB)
     assert len(plan.passes) == 1
     difference = np.abs(run(plan, "native", images) - run(plan, "reference", images))
-    assert difference.max() <= 2 and difference.mean() < 0.4
+    assert difference.max() <= 2 and difference.mean() < 0.6
 
 
 def test_composed_warps_sample_once() -> None:

@@ -117,7 +117,7 @@ class NativeEngine:
             channels=channels,
             scale=scale,
             bias=bias,
-            tables=params.tables,
+            tables=_per_channel(params.tables, channels),
             erase_boxes=params.erase_boxes,
             erase_values=np.ascontiguousarray(values if normalised else values * scale + bias),
             threads=threads or self._threads,
@@ -129,6 +129,11 @@ class NativeEngine:
             return torch.empty(shape, dtype=dtype, device=self._output.device)
         nbytes = int(np.prod(shape)) * dtype.itemsize
         return torch.from_numpy(self._buffers.take(nbytes)).view(dtype).view(shape)
+
+
+def _per_channel(tables: np.ndarray | None, channels: int) -> np.ndarray | None:
+    """uint8 [N, 256] → [N, C, 256]."""
+    return None if tables is None else np.repeat(tables[:, None], channels, axis=1)
 
 
 def _equal_runs(sizes: np.ndarray) -> list[slice]:

@@ -36,10 +36,9 @@ class ReferenceEngine:
 
     def _apply_one(self, row: int, x: np.ndarray, draws: Draws) -> np.ndarray:
         scale, bias = self._output.scale_bias(self._plan, x.shape[2])
-        floats = False
-        for drawn in draws.drawn:
-            if isinstance(drawn.op, EraseOp | Normalize) and not floats:
-                # From here on values may be fractions: an erased box's, or normalised ones.
-                x, floats = x.astype(np.float32), True
+        at_the_end = [isinstance(drawn.op, EraseOp | Normalize) for drawn in draws.drawn]
+        for position, drawn in enumerate(draws.drawn):
+            if all(at_the_end[position:]):  # from here on values may be fractions: an erased box's, or normalised ones
+                x = x.astype(np.float32)
             x = drawn.reference(row, x)
         return x if self._plan.normalize is not None else x.astype(np.float32) * scale + bias

@@ -121,8 +121,9 @@ class EraseOp(ImageOp):
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
         y, left, h, w = params["box"]
+        value = np.broadcast_to(np.asarray(self.value, np.float32), 3)[: x.shape[2]]
         x = x.copy()
-        x[y : y + h, left : left + w] = np.broadcast_to(np.asarray(self.value, np.float32), 3)[: x.shape[2]]
+        x[y : y + h, left : left + w] = pixels.round_to_uint8(value) if x.dtype == np.uint8 else value
         return x
 
 

@@ -1,0 +1,121 @@
+"""The ways to load an image folder that dalipipe is measured against, each as its own guide would have it.
+
+All give batches of RandomResizedCrop(224) + flip + normalise as float32 [N, 3, 224, 224], with two workers or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+SIZE = 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def dalipipe_loader(root: str, batch_size: int, workers: int) -> Callable[[], int]:
+    import dalipipe
+
+    loader = dalipipe.DataLoader(
+        dalipipe.ImageFolder(root),
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        policy=dalipipe.recipes.imagenet_train(SIZE),
+        device="cpu",
+        seed=0,
+    )
+    return _epochs(loader)
+
+
+def torchvision_v2(root: str, batch_size: int, workers: int, *, batched_normalize: bool) -> Callable[[], int]:
+    """``decode_image`` and v2 on tensors in worker processes; normalising there, or on whole batches in this process."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms import v2
+
+    steps: list[Any] = [v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip()]
+    to_float = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    transform = v2.Compose(steps if batched_normalize else steps + to_float)
+
+    def load(path: str) -> torch.Tensor:
+        return decode_image(path, ImageReadMode.RGB)
+
+    loader = _torch_loader(ImageFolder(root, transform, loader=load), batch_size, workers)
+    return _epochs(loader, v2.Compose(to_float) if batched_normalize else None)
+
+
+def pil(root: str, batch_size: int, workers: int) -> Callable[[], int]:
+    """torchvision's classic: Pillow pictures and v1 transforms."""
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    return _epochs(_torch_loader(ImageFolder(root, transform), batch_size, workers))
+
+
+def dali(root: str, batch_size: int, workers: int, *, decode_only: bool = False) -> Callable[[], int]:
+    """DALI's own CPU pipeline, as its ImageNet example has it, with its dynamic executor."""
+    from nvidia.dali import Pipeline, fn, types
+
+    pipeline = Pipeline(
+        batch_size=batch_size, num_threads=workers, device_id=None, exec_dynamic=True, prefetch_queue_depth=2, seed=0
+    )
+    with pipeline:
+        encoded, labels = fn.readers.file(file_root=root, random_shuffle=True, name="reader", prefetch_queue_depth=2)
+        images = fn.decoders.image_random_crop(
+            encoded,
+            device="cpu",
+            output_type=types.RGB,
+            random_area=[0.08, 1.0],
+            random_aspect_ratio=[3 / 4, 4 / 3],
+            num_attempts=10,
+        )
+        if not decode_only:
+            images = fn.resize(images, resize_x=SIZE, resize_y=SIZE)
+            images = fn.crop_mirror_normalize(
+                images,
+                dtype=types.FLOAT,
+                output_layout="CHW",
+                mean=[255 * v for v in MEAN],
+                std=[255 * v for v in STD],
+                mirror=fn.random.coin_flip(),
+            )
+        pipeline.set_outputs(images, labels)
+    pipeline.build()
+    steps = pipeline.epoch_size("reader") // batch_size
+
+    def epoch() -> int:
+        items = 0
+        for _ in range(steps):
+            images, _labels = pipeline.run()
+            items += len(images)
+        return items
+
+    return epoch
+
+
+def _torch_loader(dataset: Any, batch_size: int, workers: int) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(
+        dataset, batch_size, shuffle=True, num_workers=workers, persistent_workers=True, prefetch_factor=4
+    )
+
+
+def _epochs(loader: Any, finish: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Callable[[], int]:
+    def epoch() -> int:
+        items = 0
+        for images, _labels in loader:
+            if finish is not None:
+                images = finish(images)
+            items += len(images)
+        return items
+
+    return epoch

@@ -1,0 +1,131 @@
+"""Contenders timed in interleaved rounds of one process, so that a noisy machine is noisy for all of them alike."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Timing:
+    """What one contender did: a value a round."""
+
+    rates: list[float] = field(default_factory=list)
+    """Items a second."""
+    cpu_ms: list[float] = field(default_factory=list)
+    """Processor milliseconds an item, of this process and its finished children."""
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "per_s": round(statistics.median(self.rates), 1),
+            "per_s_min": round(min(self.rates), 1),
+            "per_s_max": round(max(self.rates), 1),
+            "cpu_ms": round(statistics.median(self.cpu_ms), 4),
+            "rounds": [round(rate, 1) for rate in self.rates],
+        }
+
+
+def interleave(contenders: dict[str, Callable[[], int]], rounds: int, warmups: int = 1) -> dict[str, Timing]:
+    """Calls every contender once a round, each time another one first; a call returns how many items it worked
+    through.
+    """
+    timings = {name: Timing() for name in contenders}
+    names = list(contenders)
+    for number in range(-warmups, rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            gc.collect()
+            cpu, start = _cpu_s(), time.perf_counter()
+            items = contenders[name]()
+            elapsed, used = time.perf_counter() - start, _cpu_s() - cpu
+            if number >= 0:
+                timings[name].rates.append(items / elapsed)
+                timings[name].cpu_ms.append(1e3 * used / items)
+            print(
+                f"  {'warm-up' if number < 0 else f'round {number + 1}'}  {name:42s} {items / elapsed:10.1f}/s",
+                flush=True,
+            )
+    return timings
+
+
+def ratio(timings: dict[str, Timing], name: str, to: str) -> float:
+    """The median over rounds of ``name``'s rate over ``to``'s in the same round."""
+    return statistics.median(a / b for a, b in zip(timings[name].rates, timings[to].rates, strict=True))
+
+
+def _cpu_s() -> float:
+    total = 0.0
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        usage = resource.getrusage(who)
+        total += usage.ru_utime + usage.ru_stime
+    return total + _live_children_s()
+
+
+def _live_children_s() -> float:
+    """Processor seconds of worker processes that still run: they count for the loader that keeps them."""
+    import psutil
+
+    total = 0.0
+    for child in psutil.Process().children(recursive=True):
+        try:
+            times = child.cpu_times()
+            total += times.user + times.system
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and versions, for the record."""
+    import numpy
+    import torch
+    import torchvision
+
+    import dalipipe
+    from dalipipe import native
+
+    cpu = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.split(":", 1)[1].strip()
+            break
+    versions = {
+        "dalipipe": dalipipe.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+    }
+    try:
+        import nvidia.dali
+
+        versions["dali"] = nvidia.dali.__version__
+    except ImportError:
+        versions["dali"] = "absent"
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "simd": native.build_info()["cpu"],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+    }
+
+
+def write(name: str, result: dict[str, Any], folder: str | os.PathLike[str] | None = None) -> Path:
+    """``results/<name>.json``, with the machine it was measured on."""
+    target = Path(folder or Path(__file__).parent / "results")
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / f"{name}.json"
+    path.write_text(json.dumps({**result, "machine": machine()}, indent=1) + "\n")
+    return path

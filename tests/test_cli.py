@@ -1,0 +1,438 @@
+"""The command line, from help to a trained model, and its parts: digits, folders, figures, doctor, bench."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import dalipipe
+from dalipipe import bench, doctor
+from dalipipe.cli import app
+from dalipipe.demo_data import DIGITS_COUNT, write_digits
+from dalipipe.figures import draw_curves, draw_grid
+from dalipipe.finetune.classifier import make_model, open_folders
+from dalipipe.preview import preview
+
+SMALL_MODEL = [
+    "--model",
+    "shufflenet_v2_x0_5",
+    "--size",
+    "32",
+    "--batch-size",
+    "8",
+    "--workers",
+    "1",
+    "--device",
+    "cpu",
+]
+Folder = Callable[..., Path]
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120", "NO_COLOR": "1"})
+
+
+def process(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dalipipe", *map(str, arguments)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **streams, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def halves(jpeg_folder: Folder, tmp_path: Path) -> Path:
+    """A folder with train/ (24 pictures) and val/ (8) of two classes."""
+    jpeg_folder(24, name="data/train")
+    jpeg_folder(8, name="data/val")
+    return tmp_path / "data"
+
+
+# The commands ------------------------------------------------------------------------------------------------------
+
+
+def test_help_and_version_do_not_wait_for_torch() -> None:
+    code = "import sys, dalipipe.cli; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'nvidia.dali')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    shown = process("--version")
+    assert shown.communicate(timeout=60)[0] == f"dalipipe {dalipipe.__version__}\n" and shown.returncode == 0
+
+
+def test_help_names_every_command() -> None:
+    for arguments in ([], ["--help"], ["-h"]):
+        shown = call(*arguments)
+        assert all(command in shown.output for command in ("demo", "train", "preview", "bench", "doctor"))
+    assert "--val-fraction" in call("train", "--help").output
+
+
+def test_train_then_resume_then_overwrite(halves: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = call("train", halves, "--out", out, "--epochs", "2", *SMALL_MODEL)
+    assert first.exit_code == 0, first.output
+    assert "24 to train on, 8 to validate, 2 classes" in first.output
+    assert first.output.count("epoch ") == 2 and "validation accuracy" in first.output
+    assert "computing" in first.output and "waiting for data" in first.output
+    for name in ("checkpoint.pt", "metrics.jsonl", "samples.png", "curves.png"):
+        assert (out / name).is_file() and name in first.output.replace("\n", "")
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["classes"] == ["class_0", "class_1"]
+
+    again = call("train", halves, "--out", out, "--epochs", "2", *SMALL_MODEL)
+    assert again.exit_code == 2 and "--resume continues it, --overwrite replaces it" in again.output
+    resumed = call("train", halves, "--out", out, "--epochs", "2", "--resume", *SMALL_MODEL)
+    assert resumed.exit_code == 0 and "epoch " not in resumed.output  # finished already
+    other = call("train", halves, "--out", out, "--epochs", "3", "--resume", *SMALL_MODEL)
+    assert other.exit_code == 2 and "epochs was 2, is 3" in other.output
+    replaced = call("train", halves, "--out", out, "--epochs", "1", "--overwrite", *SMALL_MODEL)
+    assert replaced.exit_code == 0 and replaced.output.count("epoch ") == 1
+
+
+def test_train_splits_a_single_folder_and_starts_from_weights(jpeg_folder: Folder, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(make_model("shufflenet_v2_x0_5", 1000)[0].state_dict(), weights)
+    options = ["--val-fraction", "0.25", "--weights", weights, "--epochs", "1", "--out", tmp_path / "run"]
+    shown = call("train", jpeg_folder(16), *options, *SMALL_MODEL)
+    assert shown.exit_code == 0, shown.output
+    assert "12 to train on, 4 to validate" in shown.output
+    assert "but for fc.weight, fc.bias" in shown.output
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(halves: Path, tmp_path: Path) -> None:
+    arguments = ["train", halves, "--out", tmp_path / "run", "--epochs", "25", *SMALL_MODEL]
+    running = process(*arguments)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith("epoch"):
+            break
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGINT, errors
+    assert "the checkpoint is complete" in errors and "--resume" in errors and "Traceback" not in errors
+    step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]["step"]
+    assert f"after step {step}" in errors and step < 75
+
+    resumed = call(*arguments, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == list(range(25))
+
+
+def test_demo(tmp_path: Path) -> None:
+    """One epoch on small pictures: enough to see every part work, not enough to read digits."""
+    shown = call("demo", "--out", tmp_path, "--epochs", "1", "--min-accuracy", "0", "--seed", "1", *SMALL_MODEL[:-4])
+    assert shown.exit_code == 0, shown.output
+    for name in ("checkpoint.pt", "metrics.jsonl", "samples.png", "curves.png"):
+        assert (tmp_path / name).is_file()
+    again = call("demo", "--out", tmp_path, "--epochs", "1", "--resume", "--seed", "1", *SMALL_MODEL[:-4])
+    assert again.exit_code == 1 and "below the expected 95%" in again.output
+
+
+def test_preview(halves: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "grid.png"
+    options = ["--policy", "digits_train", "--size", "32", "--samples", "3", "--n", "2", "--out", out]
+    shown = call("preview", halves, *options)
+    assert shown.exit_code == 0, shown.output
+    assert "grid.png" in shown.output
+    with Image.open(out) as image:
+        assert image.format == "PNG" and image.width > 3 * 128 and image.height > 3 * 128
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["train", "{}/absent"], "no folder at {}/absent: give one that has train/ and val/"),
+        (["train", "{}/one"], "has no train/ and val/ folders: make them, or split it"),
+        (["train", "{}/empty"], "has no class folders"),
+        (["train", "{}/half"], "no folder at {}/half/val"),
+        (["train", "{}/one", "--val-fraction", "1.5"], "val_fraction must be in (0, 1), got 1.5"),
+        (["train", "{}/one", "--val-fraction", ".5", "--model", "resnet19"], "did you mean resnet18"),
+        (["train", "{}/one", "--val-fraction", ".5", "--policy", "imagenet"], "there are cifar10, cifar10_eval"),
+        (
+            ["train", "{}/one", "--val-fraction", ".5", "--policy", "digits_eval"],
+            "no recipe is called 'digits_eval_eval'",
+        ),
+        (["train", "{}/one", "--val-fraction", ".5", "--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N"),
+        (["train", "{}/one", "--val-fraction", ".5", "--device", "cuda:64"], "see dalipipe doctor"),
+        (["train", "{}/one", "--val-fraction", ".5", "--weights", "{}/absent.pth"], "no weights at {}/absent.pth"),
+        (["train", "{}/one", "--val-fraction", ".5", "--weights", "{}/text.pth"], "cannot be read as weights"),
+        (["train", "{}/one", "--val-fraction", ".5", "--lr", "0"], "lr must be in (0, inf), got 0"),
+        (
+            ["train", "{}/one", "--val-fraction", ".5", "--resume"],
+            "no checkpoint at {}/run/checkpoint.pt; name its folder",
+        ),
+        (["train", "{}/one", "--resume", "--overwrite"], "give one of them"),
+        (["preview", "{}/absent", "--out", "{}/p.png"], "is no folder"),
+        (["preview", "{}/one", "--policy", "nothing", "--out", "{}/p.png"], "no recipe is called 'nothing'"),
+        (["preview", "{}/one", "--out", "{}/text.pth/p.png"], "text.pth"),
+        (["bench", "{}/absent"], "is no folder"),
+    ],
+)
+def test_wrong_input_gets_one_line_and_exit_code_2(
+    jpeg_folder: Folder, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    jpeg_folder(4, name="one")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half" / "train").mkdir(parents=True)
+    (tmp_path / "text.pth").write_text("no weights")
+    filled = [argument.format(tmp_path) for argument in arguments]
+    shown = call(*filled, *(["--out", tmp_path / "run"] if arguments[0] == "train" else []))
+    assert shown.exit_code == 2
+    lines = shown.output.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), shown.output
+    assert expected.format(tmp_path) in lines[0]
+
+
+def test_a_rotten_picture_fails_the_run_by_name(halves: Path, tmp_path: Path) -> None:
+    (halves / "train" / "class_0" / "0002.jpg").write_bytes(b"no picture")
+    shown = call("train", halves, "--out", tmp_path / "run", *SMALL_MODEL)
+    assert shown.exit_code == 1
+    assert "class_0/0002.jpg" in shown.output and "Traceback" not in shown.output
+
+
+def test_traceback_on_request(tmp_path: Path) -> None:
+    shown = call("--traceback", "train", tmp_path / "absent")
+    assert isinstance(shown.exception, FileNotFoundError)
+
+
+# Doctor ------------------------------------------------------------------------------------------------------------
+
+
+def found(checks: list[doctor.Check], topic: str) -> doctor.Check:
+    return next(check for check in checks if check.topic == topic)
+
+
+def test_doctor_reports_this_machine() -> None:
+    checks = doctor.diagnose()
+    assert found(checks, "PyTorch").found.startswith(torch.__version__)
+    assert found(checks, "native core").status == "ok"
+    assert found(checks, "CPU SIMD").found in ("scalar", "avx2", "avx512")
+    assert all(check.remedy for check in checks if check.status == "missing")
+    shown = call("doctor")
+    assert shown.exit_code == int(any(check.status == "missing" for check in checks))
+    assert all(check.topic in shown.output for check in checks)
+    assert json.loads(call("doctor", "--json").output)[0]["topic"] == "dalipipe"
+
+
+def test_doctor_without_dali(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name.startswith("nvidia-"):
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    checks = doctor.diagnose()
+    assert found(checks, "DALI").status == "missing"
+    assert found(checks, "DALI").remedy.startswith("pip install 'dalipipe[cuda1")
+    assert found(checks, "decoders, CPU").found.startswith("Pillow")
+    assert found(checks, "decoders, GPU").status == "note"
+    assert call("doctor").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "module, topic",
+    [("nvidia.dali", "DALI"), ("torch", "PyTorch"), ("torchvision", "torchvision"), ("dalipipe.native", "native core")],
+)
+def test_doctor_where_a_module_is_broken(monkeypatch: pytest.MonkeyPatch, module: str, topic: str) -> None:
+    real = importlib.import_module
+
+    def broken(name: str, package: str | None = None) -> Any:
+        if name == module:
+            raise ImportError(f"{name} is broken")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    check = found(doctor.diagnose(), topic)
+    assert check.status == "missing" and check.remedy
+
+
+def test_doctor_with_a_driver_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "driver_version", lambda: "535.104.05")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    checks = doctor.diagnose()
+    assert found(checks, "NVIDIA driver").found == "535.104.05"
+    assert found(checks, "GPU").status == "missing" and "CUDA build of torch" in found(checks, "GPU").remedy
+
+
+@pytest.mark.parametrize(
+    "built, capability, status",
+    [("80,90", (9, 0), "ok"), ("80,90", (8, 6), "ok"), ("80", (12, 0), "ok"), ("80,90", (7, 5), "missing")],
+)
+def test_doctor_compares_kernels_with_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, built: str, capability: tuple[int, int], status: str
+) -> None:
+    from types import SimpleNamespace
+
+    gpu = SimpleNamespace(name="Some GPU", total_memory=80 * 2**30, major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
+    monkeypatch.setattr(
+        dalipipe.native, "build_info", lambda: {"cuda": True, "cuda_archs": built, "cuda_version": "13.0"}
+    )
+    check = found(doctor.diagnose(), "GPU 0")
+    assert check.status == status
+    assert (f"DALIPIPE_CUDA_ARCHS={capability[0]}{capability[1]}" in check.remedy) == (status == "missing")
+
+
+def test_doctor_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> str:
+        raise RuntimeError("odd machine")
+
+    monkeypatch.setattr(doctor, "driver_version", broken)
+    assert found(doctor.diagnose(), "gpu").found == "RuntimeError: odd machine"
+
+
+# Digits ------------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_a_stratified_fixed_split(tmp_path: Path) -> None:
+    root = write_digits(tmp_path / "digits", size_px=16)
+    files = sorted(root.rglob("*.jpg"))
+    assert len(files) == DIGITS_COUNT
+    for digit in range(10):
+        train, val = (len(list((root / part / str(digit)).iterdir())) for part in ("train", "val"))
+        assert val == int(0.2 * (train + val)), digit
+    with Image.open(root / "train" / "0" / "0000.jpg") as image:
+        assert image.size == (16, 16) and image.mode == "L" and image.format == "JPEG"
+
+    stamp = files[0].stat().st_mtime_ns
+    write_digits(root, size_px=16)
+    assert files[0].stat().st_mtime_ns == stamp  # complete: left alone
+    (root / "complete.txt").unlink()
+    files[3].unlink()
+    write_digits(root, size_px=16)
+    assert sorted(root.rglob("*.jpg")) == files  # broken off: written anew
+    write_digits(root, size_px=8)
+    with Image.open(files[0]) as image:
+        assert image.size == (8, 8)
+
+
+def test_digits_do_not_touch_other_folders(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cats").mkdir(parents=True)
+    (tmp_path / "train" / "cats" / "tom.jpg").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="name another folder"):
+        write_digits(tmp_path)
+    assert (tmp_path / "train" / "cats" / "tom.jpg").read_bytes() == b"precious"
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match=r"holds 'thesis\.tex'"):
+        write_digits(tmp_path)
+    for wrong in ({"size_px": 4}, {"val_fraction": 0.0}, {"quality": 100}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            write_digits(tmp_path / "new", **wrong)  # type: ignore[arg-type]
+
+
+# Folders and models ------------------------------------------------------------------------------------------------
+
+
+def test_a_split_is_stratified_and_belongs_to_the_files(jpeg_folder: Folder, tmp_path: Path) -> None:
+    root = jpeg_folder(20, classes=2)
+    train, val = open_folders(root, val_fraction=0.3)
+    assert np.bincount(train.labels).tolist() == [7, 7] and np.bincount(val.labels).tolist() == [3, 3]
+    assert not set(train.paths) & set(val.paths)
+    assert train.classes == val.classes == ["class_0", "class_1"]
+    root.rename(tmp_path / "moved")
+    moved = open_folders(tmp_path / "moved", val_fraction=0.3)[1]
+    assert [os.path.basename(path) for path in moved.paths] == [os.path.basename(path) for path in val.paths]
+
+
+def test_folder_errors(jpeg_folder: Folder, tmp_path: Path) -> None:
+    jpeg_folder(4, name="data/train")
+    jpeg_folder(4, classes=3, name="data/val")
+    with pytest.raises(ValueError, match=r"same classes; only one of them has 'class_2'"):
+        open_folders(tmp_path / "data")
+    with pytest.raises(ValueError, match="leave val_fraction out"):
+        open_folders(tmp_path / "data", val_fraction=0.2)
+    with pytest.raises(ValueError, match="'class_0' has 1 picture"):
+        open_folders(jpeg_folder(2, name="few"), val_fraction=0.5)
+
+
+def test_models_take_weights_of_their_own_kind_only(tmp_path: Path) -> None:
+    name = "shufflenet_v2_x0_5"
+    donor, fresh = make_model(name, 7)
+    assert len(fresh) == len(donor.state_dict())
+    torch.save({"model": donor.state_dict()}, tmp_path / "run.pt")
+    same, fresh = make_model(name, 7, weights=tmp_path / "run.pt")
+    assert fresh == [] and all(
+        torch.equal(a, b) for a, b in zip(same.state_dict().values(), donor.state_dict().values(), strict=True)
+    )
+    _, fresh = make_model(name, 3, weights=tmp_path / "run.pt")
+    assert fresh == ["fc.weight", "fc.bias"]
+    with pytest.raises(ValueError, match="holds no weights of a resnet18"):
+        make_model("resnet18", 7, weights=tmp_path / "run.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="no state dict"):
+        make_model(name, 7, weights=tmp_path / "list.pt")
+
+
+# Figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_preview_shows_the_original_and_different_variants(jpeg_folder: Folder, tmp_path: Path) -> None:
+    source = dalipipe.ImageFolder(jpeg_folder(2))
+    paths = [
+        preview(source, dalipipe.recipes.digits_train(28), tmp_path / f"{i}.png", variants=3, seed=i // 2)
+        for i in range(3)
+    ]
+    first, again, other_seed = (np.asarray(Image.open(path)) for path in paths)
+    assert np.array_equal(first, again) and not np.array_equal(first, other_seed)
+    with pytest.raises(ValueError, match="variants must be at least 1, got 0"):
+        preview(source, dalipipe.recipes.digits_train(28), tmp_path / "p.png", variants=0)
+
+
+def test_grid_places_images_in_their_cells(tmp_path: Path) -> None:
+    red, grey = np.zeros((10, 10, 3), np.uint8), np.full((5, 10), 90, np.uint8)
+    red[..., 0] = 255
+    drawn = np.asarray(Image.open(draw_grid([[red, grey]], tmp_path / "g.png", cell_px=40)))
+    assert drawn.shape == (40 + 40, 40 + 88, 3)
+    assert (drawn[20:60, 20:60] == (255, 0, 0)).all()
+    assert (drawn[30:50, 68:108] == 90).all()  # 5×10 in a square cell: centred, its aspect kept
+    with pytest.raises(ValueError, match="no images"):
+        draw_grid([], tmp_path / "g.png")
+    with pytest.raises(ValueError, match=r"expected uint8 .* got float64 \[4, 4\]"):
+        draw_grid([[np.zeros((4, 4))]], tmp_path / "g.png")
+
+
+def test_curves_need_something_to_draw(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match="nothing to draw yet"):
+        draw_curves(tmp_path / "metrics.jsonl", tmp_path / "c.png")
+    with pytest.raises(FileNotFoundError):
+        draw_curves(tmp_path / "absent.jsonl", tmp_path / "c.png")
+
+
+# Bench -------------------------------------------------------------------------------------------------------------
+
+
+def test_bench_compares_pipelines_that_do_the_same(jpeg_folder: Folder) -> None:
+    shown = call("bench", jpeg_folder(24), "--size", "32", "--batch-size", "8", "--workers", "1", "--rounds", "2")
+    assert shown.exit_code == 0, shown.output
+    assert "dalipipe.DataLoader" in shown.output and "torchvision v2" in shown.output and "1.00×" in shown.output
+
+
+def test_bench_times_nothing_that_differs(jpeg_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dalipipe.recipes, "imagenet_eval", lambda size: dalipipe.recipes.digits_eval(size))
+    with pytest.raises(bench.OutputsDifferError, match="nothing was timed"):
+        bench.compare(dalipipe.ImageFolder(jpeg_folder(8)), size_px=32, workers=1)
+    shown = call("bench", jpeg_folder(8, name="b"), "--size", "32", "--workers", "1")
+    assert shown.exit_code == 1 and "nothing was timed" in shown.output
