@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader as TorchDataLoader
 
 from dalipipe import decoders, engines, rng
 from dalipipe.engines.base import Output
-from dalipipe.pipeline import Lane, LaneConfig, Prefetcher, StageClock
+from dalipipe.pipeline import Lane, Prefetcher
 from dalipipe.plan import Plan, lower
 from dalipipe.policy import Policy
 from dalipipe.sampler import Order, Sampler, Sequential, Shuffled
 from dalipipe.sources import as_source
 from dalipipe.sources.base import digest
+from dalipipe.tracks.base import LaneConfig, StageClock
 
 _STATE_VERSION = 1
 _DEPTH = 2  # batches being decoded at one time

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,29 +17,10 @@ import numpy as np
 import torch
 
 from dalipipe.buffers import BufferPool
-from dalipipe.decoders import make_decoder
-from dalipipe.decoders.base import Decoder, inspect
-from dalipipe.engines import make_engine
-from dalipipe.engines.base import Output
-from dalipipe.plan import Draws, Plan
-from dalipipe.policy import DrawError
-from dalipipe.records import Encoded, Pictures, SampleError
+from dalipipe.records import SampleError
 from dalipipe.schema import make_batch
-from dalipipe.sources import Source
-
-
-@dataclass(frozen=True)
-class LaneConfig:
-    """What a lane is built from. ``depth``: batches being decoded at one time."""
-
-    source: Source
-    plan: Plan
-    output: Output
-    batch_size: int
-    threads: int
-    depth: int
-    decoder: str
-    engine: str
+from dalipipe.tracks import make_track
+from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
 
 
 @dataclass
@@ -49,38 +29,20 @@ class _Flight:
 
     indices: np.ndarray
     columns: dict[str, Any] = field(default_factory=dict)
-    draws: Draws | None = None
     error: Exception | None = None
-    decoding: bool = False
-
-
-class StageClock:
-    """Seconds spent in each stage, added up."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Any:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 class Lane:
-    """Reads, decodes and augments batches in the order they were submitted.
+    """Reads batches and sends their fields along their tracks, in the order they were submitted.
 
     What goes wrong with a batch is kept with it and raised when it is collected, so that the batches before it arrive.
     """
 
     def __init__(self, config: LaneConfig, clock: StageClock) -> None:
         self._config, self._clock = config, clock
-        self._engine = make_engine(config.engine, config.plan, config.output, threads=config.threads)
         self._arenas = BufferPool()
-        self._decoder: Decoder | None = None  # made for the first encoded pictures: arrays need none
         self._in_flight: deque[_Flight] = deque()
+        self._track = make_track(config, clock)
         self._field = config.plan.field.name
 
     def submit(self, key: np.ndarray, indices: np.ndarray) -> None:
@@ -88,80 +50,40 @@ class Lane:
         flight = _Flight(indices)
         self._in_flight.append(flight)
         try:
-            self._start(flight, key)
+            with self._clock.stage("read"):
+                records = self._config.source.read(indices, threads=self._config.threads, allocate=self._arenas.take)
+            if records.errors:
+                raise RowErrors(records.errors)
+            flight.columns = records.columns
+            self._track.submit(records.columns[self._field], key, indices)
         except Exception as error:  # raised again when this batch is collected
             flight.error = error
 
-    def _start(self, flight: _Flight, key: np.ndarray) -> None:
-        config, indices = self._config, flight.indices
-        with self._clock.stage("read"):
-            records = config.source.read(indices, threads=config.threads, allocate=self._arenas.take)
-        self._raise_first(indices, records.errors)
-        flight.columns = records.columns
-        image = records.columns[self._field]
-        headers = None
-        if isinstance(image, Encoded):
-            with self._clock.stage("probe"):
-                headers, errors = inspect(image, threads=config.threads)
-            self._raise_first(indices, errors)
-            size = np.stack([headers["height"], headers["width"]], axis=1).astype(np.int64)
-        elif isinstance(image, Pictures):
-            size = image.size_px.astype(np.int64)
-        else:
-            raise TypeError(f"field {self._field!r} of {config.source!r} holds no pictures but {type(image).__name__}")
-        with self._clock.stage("draw"):
-            try:
-                flight.draws = config.plan.draw(key, indices, size)
-            except DrawError as error:
-                self._raise_first(indices, {error.row: error})
-        if isinstance(image, Encoded):
-            assert headers is not None and flight.draws is not None
-            if self._decoder is None:
-                self._decoder = make_decoder(
-                    config.decoder,
-                    config.output.device,
-                    batch_size=config.batch_size,
-                    threads=config.threads,
-                    depth=config.depth,
-                )
-            self._decoder.submit(image, headers, self._engine.roi(flight.draws, size))
-            flight.decoding = True
-
     def collect(self) -> tuple[dict[str, Any], np.ndarray]:
-        """The oldest batch: its columns, the image a tensor on the output's device, and its indices."""
+        """The oldest batch: its columns, the augmented field a tensor on the device, and its indices."""
         flight = self._in_flight.popleft()
-        if flight.error is not None:
-            raise flight.error
-        columns = flight.columns
-        if flight.decoding:
-            assert self._decoder is not None
-            with self._clock.stage("decode"):
-                columns[self._field], errors = self._decoder.collect()
-            self._raise_first(flight.indices, errors)
-        assert flight.draws is not None
-        with self._clock.stage("augment"):
-            columns[self._field] = self._engine.apply(columns[self._field], flight.draws)
-        return columns, flight.indices
+        try:
+            if flight.error is not None:
+                raise flight.error
+            flight.columns[self._field] = self._track.collect()
+        except RowErrors as error:
+            raise self._name(flight.indices, error.errors) from error.errors[min(error.errors)]
+        return flight.columns, flight.indices
 
     def reset(self) -> None:
         """Forgets what is in flight, for the next epoch."""
         self._in_flight.clear()
-        if self._decoder is not None:
-            self._decoder.reset()
+        self._track.reset()
 
     def close(self) -> None:
-        self.reset()
-        if self._decoder is not None:
-            self._decoder.close()
-        self._engine.close()
+        self._track.close()
         self._arenas.close()
 
-    def _raise_first(self, indices: np.ndarray, errors: dict[int, Exception]) -> None:
-        if errors:
-            row = min(errors)
-            index = int(indices[row])
-            more = f" (and {len(errors) - 1} more in this batch)" if len(errors) > 1 else ""
-            raise SampleError(index, self._config.source.describe(index), f"{errors[row]}{more}") from errors[row]
+    def _name(self, indices: np.ndarray, errors: dict[int, Exception]) -> SampleError:
+        row = min(errors)
+        index = int(indices[row])
+        more = f" (and {len(errors) - 1} more in this batch)" if len(errors) > 1 else ""
+        return SampleError(index, self._config.source.describe(index), f"{errors[row]}{more}")
 
 
 class _Stopped(Exception):

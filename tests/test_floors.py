@@ -20,11 +20,12 @@ FLOORS = {
     4: ("passes", "recipes", "convert"),
     5: ("plan",),
     6: ("decoders", "engines"),
-    7: ("pipeline",),
-    8: ("loader", "figures"),
-    9: ("pack", "finetune", "explain", "demo_data", "preview", "bench", "doctor"),
-    10: ("cli",),
-    11: ("__main__",),
+    7: ("tracks",),
+    8: ("pipeline",),
+    9: ("loader", "figures"),
+    10: ("pack", "finetune", "explain", "demo_data", "preview", "bench", "doctor"),
+    11: ("cli",),
+    12: ("__main__",),
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 HIGHEST = max(FLOORS) + 1  # dalipipe/__init__.py, which only hands out names

@@ -225,7 +225,7 @@ def test_memory_comes_back_to_the_pool(folder: Any) -> None:
             pass
     del _batch
     gc.collect()
-    engine = loader._lanes[0]._engine
+    engine = loader._lanes[0]._track._engine
     free = engine._buffers.free_bytes
     assert 0 < free <= 12 * (1 << 20)
     for _ in range(3):

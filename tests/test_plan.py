@@ -137,7 +137,7 @@ def test_channels_must_fit() -> None:
     with pytest.raises(ValueError, match="has 3 means for pictures of 1 channel"):
         lower(Policy([ops.Normalize()]), grey)
     lower(Policy([ops.Normalize(0.5, 0.5)]), grey)
-    with pytest.raises(ValueError, match="needs a data set with one image field"):
+    with pytest.raises(ValueError, match="needs a data set with one field of kind image"):
         lower(Policy([]), Schema((Field("label", "column"),)))
 
 
@@ -151,7 +151,7 @@ def test_roi_is_enough_and_not_all() -> None:
     plan = lower(Policy([ops.Resize((30, 30)), ops.CenterCrop(10), ops.HorizontalFlip()]), RGB)
     images = pictures([(90, 120), (61, 45), (8, 8), (30, 30)], 3)
     draws = plan.draw(KEY, np.arange(4), np.array([x.shape[:2] for x in images]))
-    roi = draws.roi
+    roi = draws.passes[0].roi
     parts = [x[y : y + h, left : left + w] for x, (y, left, h, w) in zip(images, roi.tolist(), strict=True)]
     assert parts[0].size < images[0].size / 4
     engine = make_engine("native", plan, Output(torch.device("cpu"), torch.uint8, torch.contiguous_format), threads=1)

@@ -31,7 +31,7 @@ class NativeEngine:
         self._buffers = BufferPool()
 
     def roi(self, draws: Draws, size: np.ndarray) -> np.ndarray:
-        return draws.roi
+        return draws.passes[0].roi
 
     def apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor:
         out_h, out_w = common_size(draws)
@@ -51,7 +51,7 @@ class NativeEngine:
             scale,
             bias,
             "nhwc" if channels_last else "nchw",
-            normalised=self._plan.normalize is not None,
+            normalised=self._plan.passes[-1].normalize is not None,
         )
         return out.permute(0, 3, 1, 2) if channels_last else out
 
@@ -60,7 +60,7 @@ class NativeEngine:
 
     def _apply_to_pictures(self, pictures: Pictures, params: ImageParams) -> Pictures:
         """A pass before the last: uint8 pictures again, each of its own size."""
-        sizes = params.out_px
+        sizes = params.out_size
         scale, bias = np.ones(pictures.channels, np.float32), np.zeros(pictures.channels, np.float32)
         nbytes = sizes.prod(axis=1) * pictures.channels
         starts = np.concatenate([[0], np.cumsum(nbytes)])
@@ -157,7 +157,7 @@ def _take(pictures: Pictures, params: ImageParams, rows: slice) -> tuple[Picture
         params.samples[rows],
         params.box[rows],
         params.roi[rows],
-        params.out_px[rows],
+        params.out_size[rows],
         None if params.tables is None else params.tables[rows],
         params.erase_boxes[rows],
         params.erase_values[rows],

@@ -41,4 +41,4 @@ class ReferenceEngine:
             if all(at_the_end[position:]):  # from here on values may be fractions: an erased box's, or normalised ones
                 x = x.astype(np.float32)
             x = drawn.reference(row, x)
-        return x if self._plan.normalize is not None else x.astype(np.float32) * scale + bias
+        return x if self._plan.passes[-1].normalize is not None else x.astype(np.float32) * scale + bias

@@ -16,7 +16,8 @@ import numpy as np
 from dalipipe.native import IMAGE_SAMPLE
 from dalipipe.ops import image as image_ops
 from dalipipe.ops.pixels import tap_range
-from dalipipe.policy import Drawn, Op
+from dalipipe.policy import Drawn, Leaf, Op
+from dalipipe.schema import Field
 
 _WARPS = {"bilinear": 1, "nearest": 2}
 
@@ -30,14 +31,14 @@ class ImageParams:
 
     ``samples`` [N] of `IMAGE_SAMPLE`, all but the stored pixels filled in; ``box`` int64 [N, 4]: the crop box in the
     incoming picture as y, x, h, w; ``roi`` int64 [N, 4]: the only part of that picture the pass looks at;
-    ``out_px`` int64 [N, 2]; ``tables`` uint8 [N, 256] or ``None``; ``erase_boxes`` int32 [N, E, 4] and
+    ``out_size`` int64 [N, 2]; ``tables`` uint8 [N, 256] or ``None``; ``erase_boxes`` int32 [N, E, 4] and
     ``erase_values`` float32 [N, E, 3] in output units.
     """
 
     samples: np.ndarray
     box: np.ndarray
     roi: np.ndarray
-    out_px: np.ndarray
+    out_size: np.ndarray
     tables: np.ndarray | None
     erase_boxes: np.ndarray
     erase_values: np.ndarray
@@ -57,6 +58,10 @@ class ImagePass:
     fill: tuple[int, ...] | None = None
     interpolation: str | None = None
     _stage: int = _START
+
+    @property
+    def summary(self) -> str:
+        return "one sampling of the picture" + ("" if self.normalize else ", ending in uint8")
 
     def accepts(self, op: Op) -> bool:
         """Whether folding ``op`` in changes nothing but the number of roundings."""
@@ -141,11 +146,36 @@ class ImagePass:
             samples=samples,
             box=geometry.box,
             roi=geometry.roi(),
-            out_px=geometry.out,
+            out_size=geometry.out,
             tables=None if table is None else np.ascontiguousarray(table, np.uint8),
             erase_boxes=_stack([box for box, _ in erases], n, 4, np.int32),
             erase_values=_stack([value for _, value in erases], n, 3, np.float32),
         )
+
+
+def lower_image(leaves: Sequence[Leaf], field: Field) -> tuple[ImagePass, ...]:
+    """Cuts a policy's image operators into passes.
+
+    Raises ``ValueError`` naming the operator that stands in the wrong place or does not fit the field's channels.
+    """
+    passes = [ImagePass()]
+    for position, leaf in enumerate(leaves):
+        op, last = leaf.op, passes[-1]
+        if isinstance(op, image_ops.Normalize):
+            if leaf.gates:
+                raise ValueError(f"{op!r} applies to every sample: move it out of OneOf/SomeOf, to the policy's end")
+            if len(op.mean) not in (1, field.channels):
+                raise ValueError(
+                    f"{op!r} has {len(op.mean)} means for pictures of {field.channels} channel(s): give as many, or one"
+                )
+            if last.normalize is not None:
+                raise ValueError(f"{op!r}: the policy normalises twice; keep one Normalize")
+        elif last.normalize is not None and not isinstance(op, image_ops.EraseOp):
+            raise ValueError(f"{op!r} stands after Normalize: only erasing may follow it; move it before")
+        if not last.accepts(op):
+            passes.append(ImagePass())
+        passes[-1].add(op, position)
+    return tuple(passes)
 
 
 class _Geometry:

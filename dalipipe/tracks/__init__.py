@@ -1,0 +1,13 @@
+"""Tracks: the way of one field through a loader, a module per modality. `base` says what a track is."""
+
+from __future__ import annotations
+
+from dalipipe.tracks.base import LaneConfig, StageClock, Track
+from dalipipe.tracks.image import ImageTrack
+
+# Kind of field → its track. A new modality adds its line here.
+_TRACKS = {"image": ImageTrack}
+
+
+def make_track(config: LaneConfig, clock: StageClock) -> Track:
+    return _TRACKS[config.plan.field.kind](config, clock)

@@ -1,0 +1,77 @@
+"""What a track is, what it is made from, and how it tells which samples went wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from dalipipe.engines.base import Output
+from dalipipe.plan import Plan
+from dalipipe.sources import Source
+
+
+@dataclass(frozen=True)
+class LaneConfig:
+    """What a lane is built from. ``depth``: batches being decoded at one time."""
+
+    source: Source
+    plan: Plan
+    output: Output
+    batch_size: int
+    threads: int
+    depth: int
+    decoder: str
+    engine: str
+
+
+class StageClock:
+    """Seconds spent in each stage, added up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class RowErrors(Exception):
+    """Samples of a batch that went wrong, by row."""
+
+    def __init__(self, errors: dict[int, Exception]) -> None:
+        super().__init__(f"{len(errors)} samples of a batch went wrong")
+        self.errors = errors
+
+
+class Track(Protocol):
+    """The way of one field: from what a source read, through headers, draws and decoding, to a tensor on the device.
+
+    Batches come out in the order they went in. `submit` raises, and nothing is then in flight for that batch;
+    `collect` raises, and that batch is done with. Either way `RowErrors` names the rows.
+    """
+
+    def submit(self, column: Any, key: np.ndarray, indices: np.ndarray) -> None:
+        """Starts samples ``indices`` int64 [N] of the epoch with this `rng.make_key`; ``column``: what was read of them."""
+        ...
+
+    def collect(self) -> torch.Tensor:
+        """The oldest batch in flight."""
+        ...
+
+    def reset(self) -> None:
+        """Forgets what is in flight."""
+        ...
+
+    def close(self) -> None:
+        """Frees everything."""
+        ...
