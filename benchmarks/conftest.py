@@ -1,4 +1,4 @@
-"""`pytest benchmarks --data DIR`: DIR holds imagenet_sample_125.tar, or is itself an image folder (root/class/*.jpg)."""
+"""`pytest benchmarks --data DIR`: DIR holds imagenet_sample_125.tar, or is an image folder (root/class/*.jpg)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def dalipipe_loader(root: str, batch_size: int, workers: int) -> Callable[[], in
 
 
 def torchvision_v2(root: str, batch_size: int, workers: int, *, batched_normalize: bool) -> Callable[[], int]:
-    """``decode_image`` and v2 on tensors in worker processes; normalising there, or on whole batches in this process."""
+    """``decode_image`` and v2 on tensors in worker processes; normalising there, or by batch in this process."""
     from torchvision.datasets import ImageFolder
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import v2

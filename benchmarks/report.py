@@ -2,7 +2,7 @@
 
     python benchmarks/report.py [--check]
 
-A block begins ``<!-- results: NAME -->`` and ends ``<!-- end -->``; NAME is a function below. No figure is typed by hand.
+A block begins ``<!-- results: NAME -->`` and ends ``<!-- end -->``; NAME is a function below.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def goals_cpu(load: Load) -> str:
         goals.append(("fused operator, 315×315 → 224×224, one core", "≤ 120 µs", f"{value:.0f} µs", value <= 120))
     if memory:
         growth = memory["resident_mb"][-1] / memory["resident_mb"][1] - 1
-        goals.append(("growth of peak memory from the second epoch to the sixth", "< 3 %", f"{growth:+.1%}", growth < 0.03))
+        goals.append(("growth of peak memory, second epoch to sixth", "< 3 %", f"{growth:+.1%}", growth < 0.03))
     lines = ["| goal | wanted | measured | |", "|---|---:|---:|---|"]
     lines += [f"| {what} | {want} | {got} | {'met' if met else '**short**'} |" for what, want, got, met in goals]
     return "\n".join(lines)

@@ -155,6 +155,7 @@ class DataLoader(TorchDataLoader):
         self._position = (0, 0)  # of the newest iterator: epoch, steps given
         self._started = False
         self._resume: tuple[int, int] | None = None
+        self._fingerprints: tuple[str, str] | None = None
         super().__init__(
             dataset, batch_size=batch_size, sampler=own_sampler, num_workers=0, drop_last=drop_last, generator=generator
         )
@@ -274,14 +275,17 @@ class DataLoader(TorchDataLoader):
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a position to mean the same."""
-        policy = json.dumps(self._plan.policy.to_dict(), sort_keys=True)
+        if self._fingerprints is None:  # once: a state may be taken at every step
+            policy = json.dumps(self._plan.policy.to_dict(), sort_keys=True)
+            self._fingerprints = (self._source.fingerprint(), digest([policy.encode()]))
+        dataset, policy_digest = self._fingerprints
         return {
             "seed": self.seed,
             "global_batch": self.sampler.global_batch,
             "shuffle": self._shuffle,
             "drop_last": self.drop_last,
-            "dataset": self._source.fingerprint(),
-            "policy": digest([policy.encode()]),
+            "dataset": dataset,
+            "policy": policy_digest,
         }
 
     # Looking in and cleaning up ---------------------------------------------------------------------------------------

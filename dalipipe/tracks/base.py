@@ -61,7 +61,7 @@ class Track(Protocol):
     """
 
     def submit(self, column: Any, key: np.ndarray, indices: np.ndarray) -> None:
-        """Starts samples ``indices`` int64 [N] of the epoch with this `rng.make_key`; ``column``: what was read of them."""
+        """Starts samples ``indices`` int64 [N] of the epoch with this `rng.make_key`; ``column``: what was read."""
         ...
 
     def collect(self) -> torch.Tensor:
