@@ -29,7 +29,9 @@ def dalipipe_loader(root: str, batch_size: int, workers: int) -> Callable[[], in
     return _epochs(loader)
 
 
-def torchvision_v2(root: str, batch_size: int, workers: int, *, batched_normalize: bool) -> Callable[[], int]:
+def torchvision_v2(
+    root: str, batch_size: int, workers: int, *, batched_normalize: bool, device: str = "cpu"
+) -> Callable[[], int]:
     """``decode_image`` and v2 on tensors in worker processes; normalising there, or by batch in this process."""
     from torchvision.datasets import ImageFolder
     from torchvision.io import ImageReadMode, decode_image
@@ -42,8 +44,8 @@ def torchvision_v2(root: str, batch_size: int, workers: int, *, batched_normaliz
     def load(path: str) -> torch.Tensor:
         return decode_image(path, ImageReadMode.RGB)
 
-    loader = _torch_loader(ImageFolder(root, transform, loader=load), batch_size, workers)
-    return _epochs(loader, v2.Compose(to_float) if batched_normalize else None)
+    loader = _torch_loader(ImageFolder(root, transform, loader=load), batch_size, workers, pin_memory=device != "cpu")
+    return _epochs(loader, v2.Compose(to_float) if batched_normalize else None, device)
 
 
 def pil(root: str, batch_size: int, workers: int) -> Callable[[], int]:
@@ -103,19 +105,30 @@ def dali(root: str, batch_size: int, workers: int, *, decode_only: bool = False)
     return epoch
 
 
-def _torch_loader(dataset: Any, batch_size: int, workers: int) -> torch.utils.data.DataLoader:
+def _torch_loader(dataset: Any, batch_size: int, workers: int, *, pin_memory: bool = False) -> Any:
     return torch.utils.data.DataLoader(
-        dataset, batch_size, shuffle=True, num_workers=workers, persistent_workers=True, prefetch_factor=4
+        dataset,
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=True,
+        prefetch_factor=4,
+        pin_memory=pin_memory,
     )
 
 
-def _epochs(loader: Any, finish: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Callable[[], int]:
+def _epochs(
+    loader: Any, finish: Callable[[torch.Tensor], torch.Tensor] | None = None, device: str = "cpu"
+) -> Callable[[], int]:
     def epoch() -> int:
         items = 0
         for images, _labels in loader:
+            images = images.to(device, non_blocking=True)
             if finish is not None:
                 images = finish(images)
             items += len(images)
+        if device != "cpu":
+            torch.cuda.synchronize()
         return items
 
     return epoch
