@@ -1,0 +1,71 @@
+# Everything starts here, on a fresh clone with Python >= 3.10, a C++ compiler and a package index:
+#
+#   make demo     fine-tune a model on real images through dalipipe       make lint   style and types, as checked in
+#   make test     the fast tests           make test-slow   the others    make format brings code into that style
+#   make bench    measure                  make fuzz        for a minute  make clean  what was built; distclean: .venv too
+#
+# Set on the command line as needed: PYTHON=python3.12  VENV=dir  DALI=cuda12|cuda13  DATA=folder of real data
+#                                    ARGS="more arguments"  FUZZ_SECONDS=60
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?=
+ARGS ?=
+FUZZ_SECONDS ?= 60
+# DALI for the CUDA that the driver can run; without a driver either one works.
+DALI ?= $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1); \
+          [ "$${driver%%.*}" -ge 580 ] 2>/dev/null && echo cuda13 || echo cuda12)
+
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+CXX_FILES := $(NATIVE) $(wildcard tests/*/*.h tests/*/*.cpp)
+WITH_DATA := $(if $(DATA),--data $(DATA))
+
+.PHONY: install demo test test-slow bench lint format fuzz clean distclean
+
+install: $(INSTALLED)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v < (3, 14) or \
+	  sys.exit("dalipipe needs Python 3.10 to 3.13, $(PYTHON) is %d.%d: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml setup.py $(NATIVE) | $(PY)
+	@echo "== installing into $(VENV): the extension is built, torch and DALI ($(DALI)) are fetched where missing"
+	$(PY) -m pip install --upgrade "pip>=23"
+	$(PY) -m pip install --editable ".[$(DALI),demo,test,bench,lint]"
+	@touch $@
+
+demo: $(INSTALLED)
+	$(VENV)/bin/dalipipe demo $(ARGS)
+
+test: $(INSTALLED)
+	$(PY) -m pytest -m "not slow" $(WITH_DATA) $(ARGS)
+
+test-slow: $(INSTALLED)
+	$(PY) -m pytest -m slow $(WITH_DATA) $(ARGS)
+
+bench: $(INSTALLED)
+	$(PY) -m pytest benchmarks $(WITH_DATA) $(ARGS)
+
+lint: $(INSTALLED)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: $(INSTALLED)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CXX_FILES)
+
+fuzz: $(INSTALLED)
+	$(PY) tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(ARGS)
+
+clean:
+	rm -rf build dist *.egg-info dalipipe/*.so $(INSTALLED) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find dalipipe tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

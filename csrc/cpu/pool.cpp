@@ -1,0 +1,115 @@
+#include "cpu/pool.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace dalipipe {
+namespace {
+
+// One call of parallel_for. It lives on the caller's stack: the caller leaves only when no helper is inside.
+struct Job {
+  const std::function<void(int64_t)>& body;
+  const int64_t n;
+  std::atomic<int64_t> next{0};
+  int32_t wanted;      // helpers still welcome; guarded by the pool's mutex, as are the next two
+  int32_t inside = 0;  // helpers at work
+  std::exception_ptr error;
+
+  // Takes indices until none is left.
+  void work(std::mutex& mutex) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) {
+      try {
+        body(i);
+      } catch (...) {
+        next.store(n, std::memory_order_relaxed);
+        std::lock_guard<std::mutex> lock(mutex);
+        if (!error) error = std::current_exception();
+      }
+    }
+  }
+};
+
+class Pool {
+ public:
+  void run(Job& job) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    grow(job.wanted);
+    const int32_t wake = job.wanted = std::min(job.wanted, size_);
+    if (wake > 0) jobs_.push_back(&job);
+    lock.unlock();
+    for (int32_t i = 0; i < wake; ++i) work_.notify_one();
+    job.work(mutex_);
+    lock.lock();
+    jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
+    done_.wait(lock, [&] { return job.inside == 0; });
+  }
+
+ private:
+  void grow(int32_t wanted) {
+    for (; size_ < wanted; ++size_) {
+      try {
+        std::thread([this] { help(); }).detach();
+      } catch (const std::system_error&) {
+        return;  // the system grants no more threads: those there are, and the caller, do the work
+      }
+    }
+  }
+
+  void help() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      work_.wait(lock, [&] { return !jobs_.empty(); });
+      Job& job = *jobs_.front();
+      if (--job.wanted == 0) jobs_.pop_front();
+      ++job.inside;
+      lock.unlock();
+      job.work(mutex_);
+      lock.lock();
+      if (--job.inside == 0) done_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable work_, done_;
+  std::deque<Job*> jobs_;  // those that still want helpers
+  int32_t size_ = 0;
+};
+
+// Never destroyed: its threads may outlive every static object. A child of fork() has none of them, and perhaps a mutex
+// that one of them held, so it forgets the parent's pool and makes its own.
+std::atomic<Pool*> current{nullptr};
+
+Pool& pool() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { current.store(nullptr); });
+  static_cast<void>(registered);
+  Pool* found = current.load();
+  if (found == nullptr) {
+    std::unique_ptr<Pool> fresh(new Pool);
+    if (current.compare_exchange_strong(found, fresh.get())) found = fresh.release();
+  }
+  return *found;
+}
+
+}  // namespace
+
+void parallel_for(int64_t n, int32_t threads, const std::function<void(int64_t)>& body) {
+  const int32_t helpers = static_cast<int32_t>(std::min<int64_t>(threads, n)) - 1;
+  if (helpers <= 0) {
+    for (int64_t i = 0; i < n; ++i) body(i);
+    return;
+  }
+  Job job{body, n, {}, helpers, 0, {}};
+  pool().run(job);
+  if (job.error) std::rethrow_exception(job.error);
+}
+
+}  // namespace dalipipe
