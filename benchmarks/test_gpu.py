@@ -153,7 +153,7 @@ def test_gpu(photographs: Path, pytestconfig: pytest.Config) -> None:
         "loader over torch's DataLoader": f"{factor:.2f}×",
     }
     result = {
-        "what": f"batches of {BATCH}; fused operator {STORED_PX}×{STORED_PX} → {OUT_PX}×{OUT_PX} bf16 NHWC; loader from JPEG files",
+        "what": f"batches of {BATCH}; fused operator {STORED_PX} → {OUT_PX} px, bf16 NHWC; loader from JPEG files",
         "figures": figures,
         "copy_gb_per_s": copy,
         "fused": kernels,

@@ -96,10 +96,13 @@ def warp(x: np.ndarray, matrix: np.ndarray, fill: np.ndarray, *, nearest: bool) 
     u0, v0 = np.floor(u), np.floor(v)
     fu, fv = (u - u0)[..., None], (v - v0)[..., None]
     iu, iv = u0.astype(np.int64), v0.astype(np.int64)
-    one = np.float32(1)
-    top = tap(iv, iu) * (one - fu) + tap(iv, iu + 1) * fu
-    bottom = tap(iv + 1, iu) * (one - fu) + tap(iv + 1, iu + 1) * fu
-    return round_to_uint8(top * (one - fv) + bottom * fv)
+
+    def between(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return a + (b - a) * t
+
+    top = between(tap(iv, iu), tap(iv, iu + 1), fu)
+    bottom = between(tap(iv + 1, iu), tap(iv + 1, iu + 1), fu)
+    return round_to_uint8(between(top, bottom, fv))
 
 
 def colour(x: np.ndarray, matrix: np.ndarray, mean_matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
