@@ -1,0 +1,392 @@
+// The fused image operator on the CPU. Samples are shared out among threads; a sample goes row by row, so that what is
+// in flight stays in cache: eight input rows → horizontal pass → a ring of half-resized rows → vertical pass → one
+// uint8 row → the finished output row. A warp, or colour that needs the sample's mean, keeps the sample's uint8 pixels
+// first.
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/image_kernels.h"
+#include "cpu/pool.h"
+
+namespace dalipipe {
+namespace {
+
+const ImageKernels* best_kernels() {
+  if (const ImageKernels* k = avx512_kernels()) return k;
+  if (const ImageKernels* k = avx2_kernels()) return k;
+  return &scalar_kernels;
+}
+
+std::atomic<const ImageKernels*>& kernels() {
+  static std::atomic<const ImageKernels*> chosen{best_kernels()};
+  return chosen;
+}
+
+// An output row's taps as pairs of half-resized rows, (2m, 2m + 1) counted from the first row drawn on.
+struct PairSpan {
+  int32_t first, count;  // pairs
+  int64_t weights;       // where its [count, 2] weights begin
+};
+
+// A thread's scratch, kept between calls.
+struct Workspace {
+  Buffer<double> exact;
+  Taps columns, rows;
+  Gather gather;
+  Buffer<int16_t> ring;
+  Buffer<PairSpan> pair_spans;
+  Buffer<int16_t> pair_weights;
+  Buffer<const int16_t*> pairs;
+  Buffer<uint8_t> narrow, row, canvas, sample;
+  Buffer<uint32_t> column_sums;
+
+  // One giant picture must not pin its scratch for good.
+  void trim() {
+    constexpr int64_t kKeep_bytes = 16 << 20;
+    const auto drop = [](auto&... buffers) { ((buffers.bytes() > kKeep_bytes ? buffers.release() : void()), ...); };
+    drop(exact, columns.spans, columns.weights, rows.spans, rows.weights, gather.start, gather.base, gather.index,
+         gather.weight, ring, pair_spans, pair_weights, pairs, narrow, row, canvas, sample, column_sums);
+  }
+};
+
+// What `view` shows of an axis → its taps.
+void plan_taps(const Axis& axis, const View& view, Buffer<double>& exact, Taps& taps) {
+  taps.count = view.end - view.begin;
+  taps.input = view_span(axis, view);
+  double greatest = 0.0;  // over the whole axis, shown or not: a window sees the weights the whole picture would
+  Span* spans = taps.spans.need(taps.count);
+  double* values = exact.need(static_cast<int64_t>(taps.count) * axis.taps);
+  int64_t total = 0;
+  for (int32_t k = 0; k < taps.count; ++k) {
+    const int32_t i = view.at(view.begin + k);
+    const Span at = span(axis, i);
+    const double middle = centre(axis, i);
+    double sum = 0.0;
+    for (int32_t j = 0; j < at.count; ++j) sum += values[total + j] = height(axis, middle, at.first + j);
+    for (int32_t j = 0; j < at.count; ++j) {
+      values[total + j] = weight(values[total + j], sum);
+      greatest = std::max(greatest, values[total + j]);
+    }
+    spans[k] = {at.first - taps.input.first, at.count};
+    total += at.count;
+  }
+  for (int32_t i = 0; i < axis.out; ++i) {
+    if (i == std::min(view.at(view.begin), view.at(view.end - 1))) i += taps.count;
+    if (i < axis.out) greatest = std::max(greatest, greatest_weight(axis, i));
+  }
+  taps.precision = weight_precision(greatest);
+  int16_t* weights = taps.weights.need(total);
+  for (int64_t j = 0; j < total; ++j) weights[j] = fixed_weight(values[j], taps.precision);
+}
+
+// Taps → Gather. Where one window shows a group's lanes all their taps, its steps share it; else a step's window begins
+// at the first tap still to come. In each step a lane takes its next two taps, if the window holds them. `row_bytes`
+// may be read of a row, at least a window.
+void plan_gather(const ImageKernels& k, const Taps& taps, int32_t channels, int64_t row_bytes, Gather& g) {
+  constexpr int32_t kMostLanes = 16;
+  const int32_t lanes = k.lanes / k.windows, window = 4 * lanes;
+  const int32_t elements = taps.count * channels;
+  g.groups = (elements + 4 * k.lanes - 1) / (4 * k.lanes) * 4;  // `vertical` takes four at a time
+  int32_t* start = g.start.need(g.groups + 1);
+  const int16_t* weights = taps.weights.data();  // of pixel x
+  int32_t steps = 0, x = 0, c = 0;
+  for (int32_t group = 0; group < g.groups; ++group) {
+    start[group] = steps;
+    const int32_t first_step = steps;
+    for (int32_t w = 0; w < k.windows; ++w) {
+      int64_t position[kMostLanes], first = row_bytes, end = 0;
+      const int16_t* weight[kMostLanes];
+      int32_t left[kMostLanes];
+      for (int32_t l = 0; l < lanes; ++l) {
+        left[l] = x < taps.count ? taps.spans.data()[x].count : 0;
+        if (left[l] == 0) continue;
+        position[l] = static_cast<int64_t>(taps.spans.data()[x].first) * channels + c;
+        weight[l] = weights;
+        first = std::min(first, position[l]);
+        end = std::max(end, position[l] + static_cast<int64_t>(left[l] - 1) * channels + 1);
+        if (++c == channels) {
+          weights += left[l];
+          ++x;
+          c = 0;
+        }
+      }
+      const bool one_window = end - first <= window;
+      for (int64_t next = first, step = first_step; next < row_bytes; ++step) {
+        if (step == steps) {
+          ++steps;
+          std::fill_n(g.base.need(steps * k.windows) + step * k.windows, k.windows, 0);
+          std::fill_n(g.index.need(int64_t{4} * steps * k.lanes) + 4 * step * k.lanes, 4 * k.lanes, uint8_t{0x80});
+          std::fill_n(g.weight.need(int64_t{2} * steps * k.lanes) + 2 * step * k.lanes, 2 * k.lanes, int16_t{0});
+        }
+        const int64_t base = std::min(one_window ? first : next, row_bytes - window);
+        g.base.data()[step * k.windows + w] = static_cast<int32_t>(base);
+        uint8_t* index = g.index.data() + (step * k.windows + w) * 4 * lanes;
+        int16_t* out = g.weight.data() + (step * k.windows + w) * 2 * lanes;
+        next = row_bytes;
+        for (int32_t l = 0; l < lanes; ++l) {
+          for (int32_t t = 0; t < 2 && left[l] > 0 && position[l] < base + window; ++t) {
+            index[4 * l + 2 * t] = static_cast<uint8_t>(position[l] - base);
+            out[2 * l + t] = *weight[l]++;
+            position[l] += channels;
+            --left[l];
+          }
+          if (left[l] > 0) next = std::min(next, position[l]);
+        }
+      }
+    }
+  }
+  start[g.groups] = steps;
+}
+
+// Row taps → pairs. Returns the most pairs an output row draws on.
+int32_t plan_pairs(const Taps& taps, Workspace& ws) {
+  PairSpan* spans = ws.pair_spans.need(taps.count);
+  int64_t total = 0;
+  int32_t reach = 0;
+  for (int32_t i = 0; i < taps.count; ++i) {
+    const Span at = taps.spans.data()[i];
+    const int32_t first = at.first / 2, count = (at.first + at.count - 1) / 2 - first + 1;
+    spans[i] = {first, count, total};
+    total += 2 * count;
+    reach = std::max(reach, count);
+  }
+  int16_t* out = ws.pair_weights.need(total);
+  std::fill_n(out, total, int16_t{0});
+  const int16_t* weights = taps.weights.data();
+  for (int32_t i = 0; i < taps.count; ++i) {
+    const Span at = taps.spans.data()[i];
+    std::copy_n(weights, at.count, out + spans[i].weights + at.first % 2);
+    weights += at.count;
+  }
+  return reach;
+}
+
+// What one row is made of, before the vertical pass.
+struct Halfway {
+  const int16_t* const* pairs;
+  const int16_t* weights;
+  int32_t n, precision;
+};
+
+// A sink that wants rows of pixels, always.
+struct NeverHalfway {
+  bool operator()(int32_t, const Halfway&) const { return false; }
+};
+
+void fill_pixels(uint8_t* to, int64_t n, const uint8_t* fill, int32_t channels) {
+  if (n <= 0) return;
+  memcpy(to, fill, channels);
+  for (int64_t done = 1; done < n; done *= 2) memcpy(to + done * channels, to, std::min(done, n - done) * channels);
+}
+
+// Crop, resize, window, flip: calls sink(y, row) once for every canvas row, in no promised order; the sink may write to
+// the row, and past its end. A row without fill is first offered half resized, to `direct`.
+template <typename Sink, typename Direct>
+void resize(const ImageSample& s, int32_t channels, const ImageKernels& k, Workspace& ws, const Sink& sink,
+            const Direct& direct) {
+  const Axis across = make_axis(s.crop_w, s.resized_w), down = make_axis(s.crop_h, s.resized_h);
+  const View columns = make_view(s.resized_w, s.window_x, s.canvas_w, s.flip & 1);
+  const View rows = make_view(s.resized_h, s.window_y, s.canvas_h, s.flip & 2);
+  const int32_t shown = columns.end - columns.begin;
+  const auto put_fill = [&](uint8_t* row, int32_t begin, int32_t end) {
+    fill_pixels(row + static_cast<int64_t>(begin) * channels, end - begin, s.fill, channels);
+  };
+  uint8_t* row = ws.row.need(static_cast<int64_t>(s.canvas_w) * channels + kRowPadding);
+  uint8_t* shown_row = row + static_cast<int64_t>(columns.begin) * channels;
+  const auto give = [&](int32_t y) {  // with the shown pixels in place
+    put_fill(row, 0, columns.begin);
+    put_fill(row, columns.end, s.canvas_w);
+    sink(y, row);
+  };
+  const auto stored = [&](int32_t y, int32_t x) {  // crop coordinates
+    return reinterpret_cast<const uint8_t*>(s.data) + static_cast<int64_t>(y - s.origin_y) * s.row_bytes +
+           static_cast<int64_t>(x - s.origin_x) * channels;
+  };
+
+  for (int32_t y = 0; y < s.canvas_h; ++y) {
+    if (shown > 0 && rows.holds(y)) continue;
+    put_fill(row, 0, s.canvas_w);
+    sink(y, row);
+  }
+  if (shown == 0) return;
+
+  if (s.crop_w == s.resized_w && s.crop_h == s.resized_h && columns.step == 1) {  // nothing to resize
+    for (int32_t y = rows.begin; y < rows.end; ++y) {
+      memcpy(shown_row, stored(rows.at(y), columns.start + columns.begin), static_cast<int64_t>(shown) * channels);
+      give(y);
+    }
+    return;
+  }
+
+  plan_taps(across, columns, ws.exact, ws.columns);
+  plan_taps(down, rows, ws.exact, ws.rows);
+  const Span input = ws.rows.input;
+  const int64_t row_bytes = static_cast<int64_t>(ws.columns.input.count) * channels;
+  const int32_t window = k.lanes ? 4 * k.lanes / k.windows : 0;
+  const bool narrow = row_bytes < window;  // too narrow for a look-up: rows are copied to where they can be over-read
+  if (k.lanes) plan_gather(k, ws.columns, channels, std::max<int64_t>(row_bytes, window), ws.gather);
+  uint8_t* const copies = narrow ? ws.narrow.need(kBlockRows * window) : nullptr;
+
+  constexpr int32_t kBlockPairs = kBlockRows / 2;
+  const int32_t reach = plan_pairs(ws.rows, ws);
+  int32_t slots = 1;
+  while (slots < reach + kBlockPairs) slots *= 2;
+  const int32_t elements = shown * channels;
+  const int64_t stride = ((elements + 63) / 64 + 1) * 128;  // int16 of a ring row; kernels read a bit too much
+  int16_t* ring = ws.ring.need(slots * stride);
+  const auto slot = [&](int32_t pair) { return ring + (pair & (slots - 1)) * stride; };
+  const int16_t** pairs = ws.pairs.need(reach);
+
+  int32_t ready = 0;                             // pairs
+  for (int32_t i = 0; i < ws.rows.count; ++i) {  // from the picture's top to its bottom, whatever the flip
+    const int32_t y = rows.step > 0 ? i : ws.rows.count - 1 - i;
+    const PairSpan at = ws.pair_spans.data()[y];
+    while (ready < at.first + at.count) {
+      const uint8_t* in[kBlockRows];
+      int16_t* out[kBlockPairs];
+      for (int32_t r = 0; r < kBlockRows; ++r) {
+        in[r] = stored(input.first + std::min(2 * ready + r, input.count - 1), ws.columns.input.first);
+        if (narrow) in[r] = static_cast<const uint8_t*>(memcpy(copies + r * window, in[r], row_bytes));
+      }
+      for (int32_t m = 0; m < kBlockPairs; ++m) out[m] = slot(ready + m);
+      k.horizontal(ws.columns, ws.gather, channels, in, kBlockRows * s.row_bytes, out);
+      ready += kBlockPairs;
+    }
+    for (int32_t m = 0; m < at.count; ++m) pairs[m] = slot(at.first + m);
+    const Halfway halfway{pairs, ws.pair_weights.data() + at.weights, at.count, ws.rows.precision};
+    if (shown == s.canvas_w && direct(rows.begin + y, halfway)) continue;
+    k.vertical(pairs, halfway.weights, at.count, elements, halfway.precision, shown_row);
+    give(rows.begin + y);
+  }
+}
+
+// The whole of the geometry: calls sink(y, row), or direct, once for every output row.
+template <typename Sink, typename Direct>
+void geometry(const ImageSample& s, int32_t channels, int32_t out_h, int32_t out_w, const ImageKernels& k,
+              Workspace& ws, const Sink& sink, const Direct& direct) {
+  if (s.warp == static_cast<int32_t>(Warp::none)) return resize(s, channels, k, ws, sink, direct);
+  const int64_t stride = static_cast<int64_t>(s.canvas_w + 3) * channels;
+  uint8_t* framed = ws.canvas.need(stride * (s.canvas_h + 3) + 4);
+  uint8_t* origin = framed + stride + channels;
+  fill_pixels(framed, s.canvas_w + 4, s.fill, channels);  // the frame, as far as pixel (0, 0)
+  for (int32_t y = 0; y < s.canvas_h; ++y) {
+    fill_pixels(origin + y * stride + static_cast<int64_t>(s.canvas_w) * channels, 3, s.fill, channels);
+  }
+  fill_pixels(origin + s.canvas_h * stride - channels, 2 * (s.canvas_w + 3), s.fill, channels);
+  const auto keep = [&](int32_t y, const uint8_t* row) {
+    memcpy(origin + y * stride, row, static_cast<int64_t>(s.canvas_w) * channels);
+  };
+  resize(s, channels, k, ws, keep, NeverHalfway());
+  const Canvas canvas{origin, static_cast<int32_t>(stride), s.canvas_h, s.canvas_w};
+  uint8_t* row = ws.row.need(static_cast<int64_t>(out_w) * channels + kRowPadding);
+  for (int32_t y = 0; y < out_h; ++y) {
+    k.warp(canvas, s, channels, y, 0, out_w, row);
+    sink(y, row);
+  }
+}
+
+void erase_row(const FusedImageParams& p, int32_t i, int32_t y, uint8_t* out) {
+  for (int32_t e = 0; e < p.erases; ++e) {
+    const int32_t* box = p.erase_boxes + (static_cast<int64_t>(i) * p.erases + e) * 4;
+    const float* values = p.erase_values + (static_cast<int64_t>(i) * p.erases + e) * p.channels;
+    const int32_t begin = std::max(box[1], 0);
+    const int32_t end = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(box[1]) + box[3], p.out_w));
+    if (y < box[0] || y >= static_cast<int64_t>(box[0]) + box[2]) continue;
+    const bool planes = p.layout == Layout::nchw;
+    with_cast(p.dtype, [&](auto cast) {
+      using C = decltype(cast);
+      for (int32_t c = 0; c < p.channels; ++c) {
+        auto* to =
+            reinterpret_cast<typename C::type*>(out) + (planes ? c * static_cast<int64_t>(p.out_h) * p.out_w : c);
+        for (int64_t x = begin; x < end; ++x) to[x * (planes ? 1 : p.channels)] = C::from(values[c]);
+      }
+    });
+  }
+}
+
+void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
+  const FusedImageParams& p = f.p;
+  thread_local Workspace scratch;
+  Workspace& ws = scratch;
+  const ImageSample& s = p.samples[i];
+  const int32_t elements = p.out_w * p.channels;
+  const int64_t pixels = static_cast<int64_t>(p.out_h) * p.out_w;
+  const int64_t row_step = static_cast<int64_t>(p.out_w) * (p.layout == Layout::nchw ? 1 : p.channels);
+  uint8_t* out = static_cast<uint8_t*>(p.out) + i * pixels * p.channels * dtype_bytes(p.dtype);
+
+  float mean[3] = {0, 0, 0}, constant[3];
+  const auto set_constant = [&] {
+    for (int32_t c = 0; c < 3; ++c) {
+      constant[c] = colour_constant(s.colour_mean_matrix + 3 * c, mean, s.colour_offset[c]);
+    }
+  };
+  const auto finish = [&](int32_t y, uint8_t* row) {
+    uint8_t* to = out + y * row_step * dtype_bytes(p.dtype);
+    if (s.colour) k.colour(s.colour_matrix, constant, p.channels, 0, p.out_w, row);
+    if (s.table) k.look_up(p.tables + static_cast<int64_t>(i) * p.channels * 256, p.channels, elements, row);
+    k.finish(f, row, to);
+    if (p.erases) erase_row(p, i, y, to);
+  };
+  // The common case, in fewer steps.
+  const auto finish_halfway = [&](int32_t y, const Halfway& h) {
+    if (s.colour || s.table || k.vertical_finish == nullptr) return false;
+    uint8_t* to = out + y * row_step * dtype_bytes(p.dtype);
+    k.vertical_finish(f, h.pairs, h.weights, h.n, h.precision, to);
+    if (p.erases) erase_row(p, i, y, to);
+    return true;
+  };
+
+  set_constant();
+  if (!needs_mean(s)) {
+    geometry(s, p.channels, p.out_h, p.out_w, k, ws, finish, finish_halfway);
+  } else {
+    uint8_t* sample = ws.sample.need(pixels * p.channels + kRowPadding);
+    uint32_t* sums = ws.column_sums.need(elements);
+    std::fill_n(sums, elements, 0u);
+    const auto keep = [&](int32_t y, const uint8_t* row) {
+      memcpy(sample + static_cast<int64_t>(y) * elements, row, elements);
+      for (int32_t e = 0; e < elements; ++e) sums[e] += row[e];
+    };
+    geometry(s, p.channels, p.out_h, p.out_w, k, ws, keep, NeverHalfway());
+    uint64_t total[3] = {0, 0, 0};
+    for (int32_t e = 0; e < elements; ++e) total[e % p.channels] += sums[e];
+    for (int32_t c = 0; c < 3; ++c) mean[c] = mean_byte(total[p.channels == 1 ? 0 : c], pixels);
+    set_constant();
+    for (int32_t y = 0; y < p.out_h; ++y) finish(y, sample + static_cast<int64_t>(y) * elements);
+  }
+  ws.trim();
+  if (f.stream) std::atomic_thread_fence(std::memory_order_seq_cst);  // no other order holds for streamed stores
+}
+
+}  // namespace
+
+const char* cpu_target() { return kernels().load()->name; }
+
+void set_cpu_target(const char* name) {
+  const std::string wanted = name == nullptr ? "" : name;
+  for (const ImageKernels* k : {best_kernels(), avx2_kernels(), &scalar_kernels}) {
+    if (k != nullptr && (wanted.empty() || wanted == k->name)) {
+      kernels().store(k);
+      return;
+    }
+  }
+  throw std::invalid_argument(
+      "cpu_target: expected \"scalar\", \"avx2\" or \"avx512\" where the machine has it, got \"" + wanted +
+      "\" (the best here is \"" + best_kernels()->name + "\")");
+}
+
+void fused_image_cpu(const FusedImageParams& p, int32_t threads) {
+  check_fused_image(p);
+  const ImageKernels& k = *kernels().load();
+  constexpr int64_t kStream_bytes = 1 << 20;  // an output that outgrows the second cache is not worth keeping in it
+  const int64_t row_bytes =
+      static_cast<int64_t>(p.out_w) * dtype_bytes(p.dtype) * (p.layout == Layout::nchw ? 1 : p.channels);
+  const bool aligned = reinterpret_cast<uintptr_t>(p.out) % 64 == 0 && row_bytes % 64 == 0;
+  const int64_t bytes = static_cast<int64_t>(p.n) * p.out_h * p.out_w * p.channels * dtype_bytes(p.dtype);
+  const Finish finish(p, k.lanes, aligned && bytes > kStream_bytes);
+  parallel_for(p.n, threads, [&](int64_t i) { run_sample(finish, static_cast<int32_t>(i), k); });
+}
+
+}  // namespace dalipipe

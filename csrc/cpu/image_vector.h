@@ -1,0 +1,167 @@
+// The row loops that vector targets share. A target's .cpp defines, before it includes this, in its anonymous
+// namespace: DP_TARGET and DP_INLINE (attributes), kLanes, Ints and Floats (registers of kLanes int32 or float) and the
+// small functions used below. Each loop is pixel.h's formula with every scalar made a register.
+
+DP_INLINE Floats lerp(Floats a, Floats b, Floats t) { return add(a, mul(sub(b, a), t)); }
+DP_INLINE Floats clamp(Floats v, float low, float high) { return min(max(v, floats(low)), floats(high)); }  // NaN → low
+DP_INLINE Ints round_byte(Floats v) { return truncate(add(v, floats(0.5f))); }
+DP_INLINE Floats level(Ints rgbx, int c) { return to_floats(byte_of(rgbx, c)); }
+
+DP_TARGET void vertical(const int16_t* const* pairs, const int16_t* weights, int32_t n, int32_t elements,
+                        int32_t precision, uint8_t* row) {
+  const Ints half = ints(half_unit(precision));
+  for (int32_t e = 0; e < elements; e += 4 * kLanes) {
+    Ints a = half, b = half, c = half, d = half;
+    for (int32_t m = 0; m < n; ++m) {
+      const Ints weight = ints(load_pair(weights + 2 * m));
+      const int16_t* in = pairs[m] + 2 * static_cast<int64_t>(e);
+      a = add_dot(a, weight, load(in));
+      b = add_dot(b, weight, load(in + 2 * kLanes));
+      c = add_dot(c, weight, load(in + 4 * kLanes));
+      d = add_dot(d, weight, load(in + 6 * kLanes));
+    }
+    store_bytes(row + e, shift_right(a, precision), shift_right(b, precision), shift_right(c, precision),
+                shift_right(d, precision));
+  }
+}
+
+// kLanes pixels' taps around `at` (bytes from the canvas's origin), in all channels.
+DP_INLINE void sample_bilinear(const Canvas& canvas, int32_t channels, Ints at, Floats tx, Floats ty, Ints (&out)[3]) {
+  const uint8_t* upper = canvas.origin;
+  const uint8_t* lower = canvas.origin + canvas.stride;
+  const Ints a = gather(upper, at), b = gather(upper + channels, at);
+  const Ints c = gather(lower, at), d = gather(lower + channels, at);
+  for (int k = 0; k < channels; ++k) {
+    out[k] = round_byte(lerp(lerp(level(a, k), level(b, k), tx), lerp(level(c, k), level(d, k), tx), ty));
+  }
+}
+
+DP_TARGET void warp(const Canvas& canvas, const ImageSample& s, int32_t channels, int32_t y, int32_t from,
+                    int32_t width, uint8_t* row) {
+  const float* m = s.matrix;
+  const bool nearest = s.warp == static_cast<int32_t>(Warp::nearest);
+  const float right = static_cast<float>(canvas.width), bottom = static_cast<float>(canvas.height);
+  const Floats fy = floats(static_cast<float>(y));
+  const Floats add_x = mul(floats(m[1]), fy), add_y = mul(floats(m[4]), fy);
+  int32_t x = from;
+  for (; x + kLanes <= width; x += kLanes) {
+    const Floats fx = add(floats(static_cast<float>(x)), lane_numbers());
+    Floats at_x = clamp(add(add(mul(floats(m[0]), fx), add_x), floats(m[2])), -1.0f, right);
+    Floats at_y = clamp(add(add(mul(floats(m[3]), fx), add_y), floats(m[5])), -1.0f, bottom);
+    if (nearest) {
+      at_x = add(at_x, floats(0.5f));
+      at_y = add(at_y, floats(0.5f));
+    }
+    const Floats left = floor(at_x), top = floor(at_y);
+    const Ints at = add(mul(truncate(top), ints(canvas.stride)), mul(truncate(left), ints(channels)));
+    Ints out[3] = {};
+    if (nearest) {
+      const Ints rgbx = gather(canvas.origin, at);
+      for (int k = 0; k < channels; ++k) out[k] = byte_of(rgbx, k);
+    } else {
+      sample_bilinear(canvas, channels, at, sub(at_x, left), sub(at_y, top), out);
+    }
+    uint8_t* to = row + static_cast<int64_t>(x) * channels;
+    if (channels == 3) {
+      store_rgb(to, out[0], out[1], out[2]);
+    } else {
+      store_bytes(to, out[0]);
+    }
+  }
+  scalar_kernels.warp(canvas, s, channels, y, x, width, row);
+}
+
+DP_INLINE Ints colour(const float* m, float constant, Floats r, Floats g, Floats b) {
+  const Floats rg = add(mul(floats(m[0]), r), mul(floats(m[1]), g));
+  return round_byte(clamp(add(add(rg, mul(floats(m[2]), b)), floats(constant)), 0.0f, 255.0f));
+}
+
+DP_TARGET void colour_row(const float* m, const float* constant, int32_t channels, int32_t from, int32_t width,
+                          uint8_t* row) {
+  int32_t x = from;
+  for (; x + kLanes <= width; x += kLanes) {
+    uint8_t* at = row + static_cast<int64_t>(x) * channels;
+    if (channels == 3) {
+      const Ints rgb = load_rgb(at);
+      const Floats r = to_floats(pick(rgb, 0)), g = to_floats(pick(rgb, 1)), b = to_floats(pick(rgb, 2));
+      store_rgb(at, colour(m, constant[0], r, g, b), colour(m + 3, constant[1], r, g, b),
+                colour(m + 6, constant[2], r, g, b));
+    } else {
+      const Floats v = to_floats(widen(at));
+      store_bytes(at, colour(m, constant[0], v, v, v));
+    }
+  }
+  scalar_kernels.colour(m, constant, channels, x, width, row);
+}
+
+// Elements e ... e + 3 * kLanes - 1 of a row, as far as there are, on their way out.
+template <typename C>
+DP_INLINE void write(const Finish& f, int32_t e, const Ints (&v)[3], typename C::type* out) {
+  const int32_t elements = f.p.out_w * f.p.channels;
+  for (int q = 0; q < 3; ++q) {
+    const Floats value = add(mul(to_floats(v[q]), load(f.scale + kLanes * q)), load(f.bias + kLanes * q));
+    typename C::type* to = f.plane ? out + q * f.plane + e / 3 : out + e + kLanes * q;
+    const int32_t left = f.plane ? (elements - e) / 3 : elements - e - kLanes * q;
+    if (left >= kLanes) {
+      put(C{}, to, value, f.stream);
+    } else if (left > 0) {
+      alignas(64) typename C::type last[kLanes];
+      put(C{}, last, value, false);
+      memcpy(to, last, left * sizeof last[0]);
+    }
+  }
+}
+
+template <typename C>
+DP_TARGET void finish_as(const Finish& f, const uint8_t* row, typename C::type* out) {
+  const int32_t elements = f.p.out_w * f.p.channels;
+  for (int32_t e = 0; e < elements; e += 3 * kLanes) {
+    if (f.plane) {
+      const Ints rgb = load_rgb(row + e);
+      write<C>(f, e, {pick(rgb, 0), pick(rgb, 1), pick(rgb, 2)}, out);
+    } else {
+      write<C>(f, e, {widen(row + e), widen(row + e + kLanes), widen(row + e + 2 * kLanes)}, out);
+    }
+  }
+}
+
+template <typename C>
+DP_TARGET void vertical_finish_as(const Finish& f, const int16_t* const* pairs, const int16_t* weights, int32_t n,
+                                  int32_t precision, typename C::type* out) {
+  const int32_t elements = f.p.out_w * f.p.channels;
+  const Ints half = ints(half_unit(precision)), most = ints(255);
+  for (int32_t e = 0; e < elements; e += 3 * kLanes) {
+    Ints a = half, b = half, c = half;
+    for (int32_t m = 0; m < n; ++m) {
+      const Ints weight = ints(load_pair(weights + 2 * m));
+      const int16_t* in = pairs[m] + 2 * static_cast<int64_t>(e);
+      a = add_dot(a, weight, load(in));
+      b = add_dot(b, weight, load(in + 2 * kLanes));
+      c = add_dot(c, weight, load(in + 4 * kLanes));
+    }
+    a = shift_right(a, precision);
+    b = shift_right(b, precision);
+    c = shift_right(c, precision);
+    if (f.plane) {
+      const Ints rgb = pack_rgb(a, b, c);
+      write<C>(f, e, {pick_packed(rgb, 0), pick_packed(rgb, 1), pick_packed(rgb, 2)}, out);
+    } else {
+      write<C>(f, e, {min(a, most), min(b, most), min(c, most)}, out);
+    }
+  }
+}
+
+DP_TARGET void finish(const Finish& f, const uint8_t* row, void* out) {
+  with_cast(f.p.dtype, [&](auto cast) {
+    using C = decltype(cast);
+    finish_as<C>(f, row, static_cast<typename C::type*>(out));
+  });
+}
+
+DP_TARGET void vertical_finish(const Finish& f, const int16_t* const* pairs, const int16_t* weights, int32_t n,
+                               int32_t precision, void* out) {
+  with_cast(f.p.dtype, [&](auto cast) {
+    using C = decltype(cast);
+    vertical_finish_as<C>(f, pairs, weights, n, precision, static_cast<typename C::type*>(out));
+  });
+}
