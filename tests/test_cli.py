@@ -117,7 +117,7 @@ def test_train_splits_a_single_folder_and_starts_from_weights(jpeg_folder: Folde
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(halves: Path, tmp_path: Path) -> None:
-    arguments = ["train", halves, "--out", tmp_path / "run", "--epochs", "25", *SMALL_MODEL]
+    arguments = ["train", halves, "--out", tmp_path / "run", "--epochs", "15", *SMALL_MODEL]
     running = process(*arguments)
     assert running.stdout is not None
     for line in running.stdout:
@@ -128,21 +128,22 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(halves: Path, tmp_path: Path) -
     assert running.returncode == 128 + signal.SIGINT, errors
     assert "the checkpoint is complete" in errors and "--resume" in errors and "Traceback" not in errors
     step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]["step"]
-    assert f"after step {step}" in errors and step < 75
+    assert f"after step {step}" in errors and step < 45
 
     resumed = call(*arguments, "--resume")
     assert resumed.exit_code == 0, resumed.output
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == list(range(25))
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == list(range(15))
 
 
 def test_demo(tmp_path: Path) -> None:
     """One epoch on small pictures: enough to see every part work, not enough to read digits."""
-    shown = call("demo", "--out", tmp_path, "--epochs", "1", "--min-accuracy", "0", "--seed", "1", *SMALL_MODEL[:-4])
+    options = ["--out", tmp_path, "--epochs", "1", "--model", "shufflenet_v2_x0_5"]
+    shown = call("demo", *options, "--min-accuracy", "0")
     assert shown.exit_code == 0, shown.output
     for name in ("checkpoint.pt", "metrics.jsonl", "samples.png", "curves.png"):
         assert (tmp_path / name).is_file()
-    again = call("demo", "--out", tmp_path, "--epochs", "1", "--resume", "--seed", "1", *SMALL_MODEL[:-4])
+    again = call("demo", *options, "--resume")
     assert again.exit_code == 1 and "below the expected 95%" in again.output
 
 
@@ -425,9 +426,22 @@ def test_curves_need_something_to_draw(tmp_path: Path) -> None:
 
 
 def test_bench_compares_pipelines_that_do_the_same(jpeg_folder: Folder) -> None:
-    shown = call("bench", jpeg_folder(24), "--size", "32", "--batch-size", "8", "--workers", "1", "--rounds", "2")
+    shown = call(
+        "bench",
+        jpeg_folder(24),
+        "--size",
+        "32",
+        "--batch-size",
+        "8",
+        "--workers",
+        "1",
+        "--images",
+        "24",
+        "--rounds",
+        "2",
+    )
     assert shown.exit_code == 0, shown.output
-    assert "dalipipe.DataLoader" in shown.output and "torchvision v2" in shown.output and "1.00×" in shown.output
+    assert "dalipipe.DataLoader" in shown.output and "torch DataLoader" in shown.output and "1.00×" in shown.output
 
 
 def test_bench_times_nothing_that_differs(jpeg_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -429,6 +430,45 @@ def test_signals_are_given_back(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), StopSignals():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # the second one does not wait
+
+
+# On a GPU ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cuda
+def test_cuda_learns_in_bf16_and_resumes(tmp_path: Path) -> None:
+    seen: set[torch.dtype] = set()
+
+    class Watch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add(x.dtype)
+            return x
+
+    config = small_config(tmp_path, epochs=6, lr=3e-2)
+    result = finetune(small_model(Watch()).cuda(), ArrayLoader(), ArrayLoader(), config)
+    assert seen == {torch.bfloat16}
+    assert result.val_accuracy > 0.9 and 0 <= result.stall < 1 and result.compute_s > 0
+
+    with pytest.raises(Interrupted):
+        finetune(small_model(StopAt(10)).cuda(), ArrayLoader(), ArrayLoader(), small_config(tmp_path, overwrite=True))
+    resumed = finetune(small_model().cuda(), ArrayLoader(), ArrayLoader(), small_config(tmp_path, resume=True))
+    assert resumed.steps == 21
+
+
+@pytest.mark.cuda
+def test_cuda_waits_for_the_device_only_when_it_logs(tmp_path: Path) -> None:
+    def synchronisations(images: int) -> int:
+        train, config = ArrayLoader(n=images), small_config(tmp_path, epochs=1, log_every=1000, overwrite=True)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                finetune(small_model().cuda(), train, ArrayLoader(), config)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing" in str(warning.message) for warning in caught)
+
+    assert synchronisations(56) == synchronisations(160)
 
 
 # Errors ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,468 @@
+"""The command line. torch and DALI are imported by the commands that need them: ``--help`` is to be quick."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import dalipipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dalipipe.finetune import FineTuneConfig, Result
+    from dalipipe.policy import Policy
+    from dalipipe.sources import ImageFolder
+
+app = typer.Typer(
+    name="dalipipe",
+    help="Decode and augment whole batches for PyTorch, and fine-tune on them.",
+    epilog="Start with [bold]dalipipe demo[/]; if something is missing, [bold]dalipipe doctor[/] says what.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_settings = {"traceback": False}
+
+Data = Annotated[Path, typer.Argument(help="Folder of pictures: one sub-folder per class.", show_default=False)]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training pictures.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures a step.")]
+Size = Annotated[int, typer.Option("--size", min=1, help="Edge of the pictures the model sees, in pixels.")]
+Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Loader threads.", show_default="the cores")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already in --out.")]
+Model = Annotated[str, typer.Option(help="Any torchvision classification model.")]
+Weights = Annotated[Path | None, typer.Option(help="Start from the weights in this file.", show_default="from scratch")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dalipipe {dalipipe.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show Python's traceback with an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    _settings["traceback"] = traceback
+    # The loader shares the cores with torch's OpenMP threads. Left alone, those spin while they wait: up to 20 % faster on
+    # an idle machine of two cores, several times slower on a busy one. Torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and the run.")] = Path("runs/demo"),
+    model: Model = "resnet18",
+    weights: Weights = None,
+    epochs: Epochs = 12,
+    batch_size: BatchSize = 64,
+    size: Size = 32,
+    lr: Rate = 1e-3,
+    workers: Workers = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    resume: Resume = False,
+    min_accuracy: Annotated[float, typer.Option(min=0, max=1, help="Fail below this validation accuracy.")] = 0.95,
+) -> None:
+    """Fine-tune a ResNet-18 on 1,797 scans of handwritten digits, start to finish.
+
+    Writes scikit-learn's bundled digits as a folder of JPEGs, trains on it, leaves checkpoint, metrics and figures.
+    """
+    with _plain_errors():
+        from dalipipe.demo_data import write_digits
+        from dalipipe.finetune.classifier import open_folders
+
+        job = _Job(
+            title="dalipipe demo",
+            model=model,
+            weights=weights,
+            epochs=epochs,
+            batch_size=batch_size,
+            size=size,
+            lr=lr,
+            policy="digits_train",
+            workers=workers,
+            device=device,
+            seed=seed,
+            out=out,
+            resume=resume,
+            overwrite=not resume,
+        )
+        result = _fit(*open_folders(write_digits(out / "digits")), job)
+        if result.val_accuracy < min_accuracy:
+            raise _Failure(f"validation accuracy {result.val_accuracy:.2%} is below the expected {min_accuracy:.0%}")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder with train/ and val/, or one to split by --val-fraction.")],
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of each class kept for validation, for a folder without train/ and val/."),
+    ] = None,
+    model: Model = "resnet18",
+    weights: Weights = None,
+    epochs: Epochs = 10,
+    batch_size: BatchSize = 64,
+    size: Size = 224,
+    lr: Rate = 1e-3,
+    policy: Annotated[
+        str, typer.Option(help="Recipe for training; validation uses its _eval twin.")
+    ] = "imagenet_train",
+    workers: Workers = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, metrics and figures.")] = Path("runs/train"),
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fine-tune a torchvision model on a folder of pictures."""
+    with _plain_errors():
+        from dalipipe.finetune.classifier import open_folders
+
+        if resume and overwrite:
+            raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
+        job = _Job(
+            title=f"{model} on {data}",
+            model=model,
+            weights=weights,
+            epochs=epochs,
+            batch_size=batch_size,
+            size=size,
+            lr=lr,
+            policy=policy,
+            workers=workers,
+            device=device,
+            seed=seed,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        _fit(*open_folders(data, val_fraction=val_fraction), job)
+
+
+@app.command()
+def preview(
+    data: Data,
+    policy: Annotated[str, typer.Option(help="Recipe whose effect to show.")] = "imagenet_train",
+    size: Size = 224,
+    samples: Annotated[int, typer.Option(min=1, help="Pictures, evenly spaced in the folder.")] = 6,
+    variants: Annotated[int, typer.Option("--n", min=1, help="Variants of each picture.")] = 8,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
+) -> None:
+    """Write a PNG with a row per picture: the original, and what training would see of it."""
+    with _plain_errors():
+        from dalipipe.preview import preview as draw
+
+        source, recipe = _open_one(data), _recipe(policy, size)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw(source, recipe, out, samples=samples, variants=variants, seed=seed, title=f"{policy} on {data}")
+        _console().print(f"wrote [bold]{out}[/]", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    data: Data,
+    size: Size = 224,
+    batch_size: BatchSize = 64,
+    workers: Workers = None,
+    images: Annotated[int, typer.Option(min=1, help="Pictures a round, evenly spaced in the folder.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each pipeline.")] = 3,
+    device: Device = "auto",
+) -> None:
+    """Compare images per second with torch's DataLoader and torchvision's v2 transforms, on your pictures."""
+    with _plain_errors():
+        from rich.table import Table
+
+        from dalipipe.bench import OutputsDifferError, compare
+        from dalipipe.doctor import usable_cores
+
+        console, source = _console(), _open_one(data)
+        threads = workers or usable_cores()
+        target = str(_device(device))
+        try:
+            with console.status("checking that the outputs agree") as status:
+                timings = compare(
+                    source,
+                    size_px=size,
+                    batch_size=batch_size,
+                    workers=threads,
+                    images=images,
+                    rounds=rounds,
+                    device=target,
+                    on_round=lambda name: status.update(f"timing {name}"),
+                )
+        except OutputsDifferError as error:
+            raise _Failure(str(error)) from error
+        table = Table(title=f"decode, crop to {size} px, flip, normalise; {target}, {threads} workers")
+        for heading in ("pipeline", "images/s", "ratio", "slowest to fastest"):
+            table.add_column(heading, justify="left" if heading == "pipeline" else "right")
+        for timing in timings:
+            table.add_row(
+                timing.name,
+                f"{timing.images_per_s:,.0f}",
+                f"{timing.images_per_s / timings[0].images_per_s:.2f}×",
+                f"{min(timing.rounds):,.0f} to {max(timing.rounds):,.0f}",
+            )
+        console.print(table)
+        console.print(
+            f"Medians of {rounds} interleaved rounds of {images:,} pictures; torch runs torchvision's v2 transforms. "
+            "Before timing, both gave the same evaluation batch "
+            f"(mean difference of normalised pixels {timings[1].difference:.4f}).",
+            style="dim",
+            highlight=False,
+        )
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Say what this machine offers, what is missing, and the remedy for each; exit code 1 where something is."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from dalipipe.doctor import diagnose
+
+    checks = diagnose()
+    if as_json:
+        print(json.dumps([dataclasses.asdict(check) for check in checks], indent=1))
+    else:
+        marks = {"ok": Text("✓", "green"), "note": Text("•", "yellow"), "missing": Text("✗", "bold red")}
+        table = Table(box=None, show_header=False, padding=(0, 1))
+        for check in checks:
+            found = Text(check.found)
+            if check.remedy:
+                found.append(f"\n→ {check.remedy}", style="yellow" if check.status == "note" else "red")
+            table.add_row(marks[check.status], Text(check.topic, "bold"), found)
+        _console().print(table)
+    if any(check.status == "missing" for check in checks):
+        raise typer.Exit(1)
+
+
+# What the commands share -------------------------------------------------------------------------------------------
+
+
+class _Failure(Exception):
+    """The command ran, and its outcome is not what it has to be."""
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """One line for what a user can put right, exit code 2; 1 for a run that failed; 128 + signal for one stopped."""
+    from dalipipe.records import SampleError
+
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SampleError, FloatingPointError, _Failure) as error:
+        if _settings["traceback"]:
+            raise
+        wrong_input = isinstance(error, (OSError, ValueError, ImportError))
+        _complain(str(error))
+        raise typer.Exit(2 if wrong_input else 1) from error
+    except KeyboardInterrupt as stopped:
+        from dalipipe.finetune import Interrupted
+
+        if not isinstance(stopped, Interrupted):
+            raise
+        console = _console(stderr=True)
+        console.print(f"stopped after step {stopped.step}; the checkpoint is complete. Continue with:", highlight=False)
+        console.print(f"  {_resume_command()}", style="bold", highlight=False, soft_wrap=True)
+        raise typer.Exit(128 + stopped.signum) from stopped
+
+
+def _complain(message: str) -> None:
+    _console(stderr=True).print(f"[bold red]error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _resume_command() -> str:
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
+    return shlex.join(["dalipipe", *arguments, "--resume"])
+
+
+def _open_one(data: Path) -> ImageFolder:
+    """The pictures in ``data``, or in its train/ where it has one."""
+    from dalipipe.sources import ImageFolder
+
+    return ImageFolder(data / "train" if (data / "train").is_dir() else data)
+
+
+def _recipe(name: str, size: int) -> Policy:
+    from dalipipe import recipes
+    from dalipipe.policy import Policy
+
+    makers = {
+        key: value
+        for key, value in vars(recipes).items()
+        if inspect.isfunction(value) and value.__module__ == recipes.__name__ and not key.startswith("_")
+    }
+    if name not in makers:
+        raise ValueError(f"no recipe is called {name!r}; there are {', '.join(sorted(makers))}")
+    sized = "size" in inspect.signature(makers[name]).parameters
+    made = makers[name](size) if sized else makers[name]()
+    assert isinstance(made, Policy)
+    return made
+
+
+def _eval_twin(name: str) -> str:
+    """``imagenet_train`` → ``imagenet_eval``, ``cifar10`` → ``cifar10_eval``."""
+    return f"{name.removesuffix('_train')}_eval"
+
+
+def _device(wanted: str) -> Any:
+    import torch
+
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {wanted}: torch sees {torch.cuda.device_count()} GPUs; see dalipipe doctor")
+    return device
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What ``demo`` and ``train`` have in common, as given on the command line."""
+
+    title: str
+    model: str
+    weights: Path | None
+    epochs: int
+    batch_size: int
+    size: int
+    lr: float
+    policy: str
+    workers: int | None
+    device: str
+    seed: int
+    out: Path
+    resume: bool
+    overwrite: bool
+
+
+def _fit(train: ImageFolder, val: ImageFolder, job: _Job) -> Result:
+    """Train, draw, and show the summary."""
+    import torch
+
+    from dalipipe.figures import draw_curves
+    from dalipipe.finetune import FineTuneConfig, finetune
+    from dalipipe.finetune.classifier import make_model
+    from dalipipe.loader import DataLoader
+    from dalipipe.preview import preview as draw_samples
+
+    config = FineTuneConfig(
+        out=job.out,
+        epochs=job.epochs,
+        lr=job.lr,
+        warmup_epochs=min(1.0, job.epochs / 2),
+        seed=job.seed,
+        resume=job.resume,
+        overwrite=job.overwrite,
+    )
+    _check_run(config)
+    classes, device = train.classes or [], _device(job.device)
+    torch.manual_seed(job.seed)
+    model, fresh = make_model(job.model, len(classes), weights=job.weights)
+    recipe = _recipe(job.policy, job.size)
+    options: dict[str, Any] = {
+        "batch_size": min(job.batch_size, len(train)),
+        "num_workers": job.workers,
+        "device": device,
+        "seed": job.seed,
+        "memory_format": torch.channels_last if device.type == "cuda" else torch.contiguous_format,
+    }
+    train_loader = DataLoader(train, shuffle=True, drop_last=True, policy=recipe, **options)
+    val_loader = DataLoader(val, policy=_recipe(_eval_twin(job.policy), job.size), **options)
+
+    parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    origin = "from scratch" if job.weights is None else f"from {job.weights}"
+    if job.weights is not None and fresh:
+        origin += f" but for {', '.join(fresh)}"
+    place = f"{torch.cuda.get_device_name(device)}, bf16" if device.type == "cuda" else "CPU, float32"
+    say = functools.partial(_console().print, highlight=False, markup=False)
+    say(job.title, style="bold")
+    say(f"  pictures  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
+    say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
+    say(f"  device    {place}, {train_loader.num_workers} loader threads")
+
+    job.out.mkdir(parents=True, exist_ok=True)
+    samples = draw_samples(
+        train, recipe, job.out / "samples.png", seed=job.seed, title=f"{job.policy}: originals, and what the model sees"
+    )
+    with contextlib.closing(train_loader), contextlib.closing(val_loader):
+        result = finetune(model, train_loader, val_loader, config)
+    smoothed = config.label_smoothing > 0
+    curves = draw_curves(result.metrics, job.out / "curves.png", title=job.title, smoothed_labels=smoothed)
+    _console().print(_summary(job.title, result, {"samples": samples, "curves": curves}))
+    return result
+
+
+def _check_run(config: FineTuneConfig) -> None:
+    """In the command line's words, before anything is loaded, what finetune would say in its own."""
+    if config.resume and not config.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {config.checkpoint}; name its folder with --out, or leave --resume out"
+        )
+    if config.checkpoint.exists() and not (config.resume or config.overwrite):
+        raise FileExistsError(
+            f"{config.out} holds a run: --resume continues it, --overwrite replaces it, another --out keeps both"
+        )
+
+
+def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    computing = round(30 * (1 - result.stall))
+    split = Text("█" * computing, "green").append("█" * (30 - computing), "red")
+    split.append(f"  {1 - result.stall:.1%} computing, {result.stall:.1%} waiting for data", "default")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("validation accuracy", Text(f"{result.val_accuracy:.2%}", "bold green"))
+    table.add_row("training speed", f"{result.images_per_s:,.0f} images/s over {result.steps} steps")
+    table.add_row("step time", split)
+    table.add_row(
+        "", f"{result.compute_s:.1f} s computing, {result.wait_s:.1f} s waiting, {result.eval_s:.1f} s evaluating"
+    )
+    for name, path in {"checkpoint": result.checkpoint, "metrics": result.metrics, **pictures}.items():
+        table.add_row(name, str(path))
+    return Panel(table, title=Text(title), title_align="left", border_style="green", expand=False)

@@ -1,0 +1,174 @@
+"""Two pictures a run leaves behind: the curves of its metrics, and a grid of augmented samples."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+INK, SOFT, FAINT = "#1f2933", "#7b8794", "#e4e7eb"
+BLUE, ORANGE, GREEN, RED = "#2563eb", "#ea7317", "#1a936f", "#d64545"
+
+
+def draw_curves(
+    metrics: str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = "", smoothed_labels: bool = False
+) -> Path:
+    """Draw loss, accuracy, learning rate and data stall over the steps of a ``metrics.jsonl`` as a PNG.
+
+    ``smoothed_labels``: say in the legend that the training loss is that of smoothed labels, and so cannot reach zero.
+
+    Raises:
+        FileNotFoundError: there is no such metrics file.
+        ValueError: it holds no finished epoch or no logged step.
+        ModuleNotFoundError: matplotlib is missing.
+    """
+    rows = [json.loads(line) for line in Path(metrics).read_text().splitlines()]
+    steps = [row for row in rows if row["kind"] == "step"]
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    if not steps or not epochs:
+        raise ValueError(f"{metrics} holds {len(steps)} logged steps and {len(epochs)} epochs; nothing to draw yet")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "drawing the curves needs matplotlib; install it with: pip install 'dalipipe[demo]'", name=error.name
+        ) from error
+
+    def column(table: list[dict[str, Any]], key: str) -> np.ndarray:
+        return np.array([row[key] for row in table], dtype=float)
+
+    figure = Figure(figsize=(10, 6.4), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    (loss, accuracy), (rate, stall) = figure.subplots(2, 2, sharex=True)
+    step, ends = column(steps, "step"), column(epochs, "step")
+    training = {"loss": "training (smoothed labels)" if smoothed_labels else "training", "accuracy": "training"}
+    marks = {
+        "clip_on": False,
+        "zorder": 3,
+        "marker": "o",
+        "markersize": 4.5,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.8,
+    }
+
+    for axes, key in ((loss, "loss"), (accuracy, "accuracy")):
+        axes.plot(step, column(steps, key), color=BLUE, alpha=0.3, linewidth=1)
+        axes.plot(ends, column(epochs, key), color=BLUE, linewidth=1.8, label=training[key], **marks)
+        axes.plot(ends, column(epochs, f"val_{key}"), color=ORANGE, linewidth=1.8, label="validation", **marks)
+    loss.legend(frameon=False, labelcolor=INK, loc="upper right")
+    accuracy.legend(frameon=False, labelcolor=INK, loc="lower right")
+    loss.set_ylim(bottom=0)
+    low = min(column(steps, "accuracy").min(), column(epochs, "val_accuracy").min())
+    accuracy.set_ylim(max(0.0, np.floor(low * 10) / 10), 1.01)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+    rate.plot(step, column(steps, "lr"), color=GREEN, linewidth=1.8)
+    rate.set_ylim(bottom=0)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
+
+    speed = stall.twinx()
+    speed.plot(step, column(steps, "images_per_s"), color=SOFT, linewidth=1.2, alpha=0.8)
+    speed.set_ylim(bottom=0)
+    speed.set_ylabel("images/s", color=SOFT)
+    stall.set_zorder(speed.get_zorder() + 1)
+    stall.patch.set_visible(False)
+    stall.fill_between(step, column(steps, "stall"), color=RED, alpha=0.2, linewidth=0)
+    stall.plot(step, column(steps, "stall"), color=RED, linewidth=1.5)
+    stall.set_ylim(0, max(0.1, min(1.0, 1.25 * column(steps, "stall").max())))
+    stall.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+    for axes, name in ((loss, "Loss"), (accuracy, "Accuracy"), (rate, "Learning rate"), (stall, "Data stall")):
+        axes.set_title(name, loc="left", fontsize=11, fontweight="bold", color=INK)
+        axes.grid(True, color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlim(0, step.max())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    for axes in (loss, accuracy, rate, stall, speed):
+        axes.tick_params(colors=SOFT, length=0, labelsize=9)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    stall.set_title("share of step time", loc="right", fontsize=9, color=RED)
+    for axes in (rate, stall):
+        axes.set_xlabel("step", color=SOFT)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
+def draw_grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    path: str | os.PathLike[str],
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    title: str = "",
+    cell_px: int = 112,
+) -> Path:
+    """Draw images as a labelled grid, a PNG.
+
+    Args:
+        rows: images, uint8 ``[H,W,3]`` or ``[H,W]``; each is fitted into its cell with its aspect ratio kept. Small
+            images are enlarged with hard pixel edges, so that what is shown is what the model sees.
+        path: the file to write.
+        row_labels: a text left of each row; may be left out.
+        column_labels: a text above each column; may be left out.
+        title: a heading; may be left out.
+        cell_px: edge of a cell, in pixels.
+
+    Raises:
+        ValueError: there is nothing to draw, or an image has another dtype or shape.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not rows or not any(len(row) for row in rows):
+        raise ValueError("draw_grid: no images given")
+    heading, plain, small = (ImageFont.load_default(size=size) for size in (22, 15, 14))
+    gap, margin = 8, 20
+    left = margin + (round(max(plain.getlength(label) for label in row_labels)) + 14 if row_labels else 0)
+    top = margin + (38 if title else 0) + (24 if column_labels else 0)
+    columns = max(len(row) for row in rows)
+    width = left + columns * (cell_px + gap) - gap + margin
+    if title:
+        width = max(width, round(heading.getlength(title)) + 2 * margin)
+    height = top + len(rows) * (cell_px + gap) - gap + margin
+
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((margin, margin - 4), title, fill=INK, font=heading)
+    for column, label in enumerate(column_labels):
+        draw.text((left + column * (cell_px + gap), top - 8), label, fill=SOFT, font=small, anchor="ls")
+    for r, row in enumerate(rows):
+        y = top + r * (cell_px + gap)
+        if r < len(row_labels):
+            draw.text((left - 14, y + cell_px / 2), row_labels[r], fill=INK, font=plain, anchor="rm")
+        for c, image in enumerate(row):
+            x = left + c * (cell_px + gap)
+            draw.rectangle((x, y, x + cell_px - 1, y + cell_px - 1), fill=FAINT)
+            fitted = _fit(image, cell_px)
+            canvas.paste(fitted, (x + (cell_px - fitted.width) // 2, y + (cell_px - fitted.height) // 2))
+    canvas.save(path, format="PNG", optimize=True)
+    return Path(path)
+
+
+def _fit(image: np.ndarray, cell_px: int) -> Image:
+    """``image`` as large as fits into a square cell: exact integer multiples where it is small."""
+    from PIL import Image
+
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
+        raise ValueError(f"draw_grid: expected uint8 [H,W] or [H,W,3], got {image.dtype} {list(image.shape)}")
+    picture = Image.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[2] == 1 else image).convert("RGB")
+    scale = cell_px / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    return picture.resize(size, resample)

@@ -1,0 +1,439 @@
+"""The thin trainer: forward, loss, backward, step; no callbacks, no hidden state.
+
+A run that is stopped after any step and resumed ends with the weights of a run that was never stopped: bit for bit on
+the CPU with the same number of threads, and on CUDA as far as the model's own kernels are deterministic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dalipipe.finetune.checkpoint import (
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+from dalipipe.finetune.config import FineTuneConfig
+from dalipipe.finetune.interrupts import Interrupted, StopSignals
+from dalipipe.finetune.progress import Progress, open_progress
+from dalipipe.finetune.schedule import warmup_cosine
+from dalipipe.finetune.timing import StepClock
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to. A resumed run counts its earlier parts too.
+
+    Attributes:
+        val_accuracy: share of the whole validation set whose highest logit is the label, after the last epoch, [0, 1].
+        val_loss: mean cross-entropy there, without label smoothing, in nats.
+        epochs, steps: as trained.
+        images_per_s: training images over the time of the training steps.
+        wait_s: time the training steps waited for data.
+        compute_s: time they computed.
+        eval_s: time of the evaluations.
+        checkpoint, metrics: the files written.
+    """
+
+    val_accuracy: float
+    val_loss: float
+    epochs: int
+    steps: int
+    images_per_s: float
+    wait_s: float
+    compute_s: float
+    eval_s: float
+    checkpoint: Path
+    metrics: Path
+
+    @property
+    def stall(self) -> float:
+        """Share of the training steps' time spent waiting for data, [0, 1]."""
+        return self.wait_s / max(self.wait_s + self.compute_s, 1e-9)
+
+
+class Evaluation(NamedTuple):
+    """Means over every sample of a loader, and how many there were."""
+
+    loss: float
+    accuracy: float
+    images: int
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    amp: bool = False,
+    stop: StopSignals | None = None,
+) -> Evaluation:
+    """Cross-entropy (nats) and top-1 accuracy of ``model`` over the whole of ``loader``.
+
+    Sums are kept on the device in double precision and read once, so the means are exact with any last batch.
+
+    Args:
+        model: maps images ``[N,C,H,W]`` to logits ``[N,classes]``; left in evaluation mode.
+        loader: yields ``(images, labels)``, labels int64 ``[N]``.
+        amp: autocast to bf16.
+        stop: where given, a signal it received ends the evaluation with :class:`KeyboardInterrupt`.
+
+    Raises:
+        ValueError: the loader gave no batch.
+    """
+    device = next(model.parameters()).device
+    sums, count = torch.zeros(2, dtype=torch.float64, device=device), 0
+    model.eval()
+    with torch.inference_mode():
+        for images, labels in loader:
+            images, labels = (
+                images.to(device, non_blocking=True),
+                labels.to(device, non_blocking=True),
+            )
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                logits = model(images)
+            sums[0] += functional.cross_entropy(logits.float(), labels, reduction="sum")
+            sums[1] += (logits.argmax(1) == labels).sum()
+            count += len(labels)
+            if stop is not None and stop.received is not None:
+                raise KeyboardInterrupt
+    if count == 0:
+        raise ValueError("evaluate: the loader gave no batch; is its data set empty?")
+    loss, accuracy = (sums / count).tolist()
+    return Evaluation(loss, accuracy, count)
+
+
+def finetune(model: nn.Module, train: Any, val: Any, config: FineTuneConfig) -> Result:
+    """Train ``model`` on ``train`` and evaluate it on the whole of ``val`` after every epoch.
+
+    Writes ``config.out/metrics.jsonl`` (a row for every ``log_every`` steps and for every epoch) and
+    ``config.out/checkpoint.pt`` (model, optimiser, step, random states, the loader's position; replaced atomically).
+    One process, one device. Ctrl-C or SIGTERM finishes the step, writes the checkpoint and raises :class:`Interrupted`.
+
+    Args:
+        model: maps images ``[N,C,H,W]`` to logits ``[N,classes]``; trained in place, on the loader's device.
+        train: a ``dalipipe.DataLoader``, or any sized loader of ``(images, labels)`` with ``state_dict`` and
+            ``load_state_dict``; ``set_epoch`` is called where present.
+        val: any loader of ``(images, labels)`` that drops nothing.
+        config: see :class:`FineTuneConfig`.
+
+    Raises:
+        TypeError: a loader lacks what is needed.
+        ValueError: an empty training loader, a validation loader that drops samples, or a checkpoint of another run.
+        FileExistsError: ``config.out`` holds a run, and neither ``resume`` nor ``overwrite`` is set.
+        FileNotFoundError: ``resume`` is set and there is no checkpoint.
+        FloatingPointError: the loss is no longer finite.
+        Interrupted: a signal stopped the run; the checkpoint is complete.
+    """
+    run = _Run(model, train, val, config)
+    progress = open_progress(
+        config.progress,
+        epochs=config.epochs,
+        total_steps=run.total_steps,
+        first_step=run.state.step,
+    )
+    with contextlib.closing(run), StopSignals() as stop, progress:
+        while run.state.epoch < config.epochs:
+            run.train_epoch(progress, stop)
+            run.evaluate_epoch(progress, stop)
+    return run.result()
+
+
+@dataclasses.dataclass
+class _Tally:
+    """Sums over the steps of a window, an epoch or the whole run."""
+
+    images: int = 0
+    loss: float = 0.0  # summed over images
+    correct: float = 0.0
+    wait_s: float = 0.0
+    compute_s: float = 0.0
+
+    def add(self, other: _Tally) -> None:
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def means(self) -> dict[str, Any]:
+        step_s = max(self.wait_s + self.compute_s, 1e-9)
+        return {
+            "loss": self.loss / self.images,
+            "accuracy": self.correct / self.images,
+            "images_per_s": self.images / step_s,
+            "stall": self.wait_s / step_s,
+            "wait_s": self.wait_s,
+            "compute_s": self.compute_s,
+        }
+
+
+@dataclasses.dataclass
+class _State:
+    """What a checkpoint carries besides tensors: plain numbers."""
+
+    step: int = 0  # optimiser steps done
+    epoch: int = 0  # epochs trained and evaluated
+    val_loss: float = math.nan
+    val_accuracy: float = math.nan
+    eval_s: float = 0.0
+    metrics_bytes: int = 0  # length of metrics.jsonl; a resumed run cuts off what a killed one wrote after it
+    since_log: _Tally = dataclasses.field(default_factory=_Tally)
+    in_epoch: _Tally = dataclasses.field(default_factory=_Tally)
+    in_run: _Tally = dataclasses.field(default_factory=_Tally)
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> _State:
+        values: dict[str, Any] = {k: _Tally(**v) if isinstance(v, dict) else v for k, v in saved.items()}
+        return cls(**values)
+
+
+class _Run:
+    """One call of :func:`finetune`: the prepared model and optimiser, the state, the open metrics file."""
+
+    def __init__(self, model: nn.Module, train: Any, val: Any, config: FineTuneConfig):
+        _check_loaders(train, val)
+        self.config, self.train, self.val = config, train, val
+        self.steps_per_epoch = len(train)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.warmup_steps = min(round(config.warmup_epochs * self.steps_per_epoch), self.total_steps)
+        self.device = torch.device(getattr(train, "device", None) or next(model.parameters()).device)
+        on_cuda = self.device.type == "cuda"
+        self.amp = config.amp == "bf16" or (config.amp == "auto" and on_cuda)
+        channels_last = on_cuda if config.channels_last == "auto" else config.channels_last
+        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
+
+        if config.seed is not None:
+            torch.manual_seed(config.seed)
+        self.model = model.to(self.device)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.optimizer = _optimizer(self.model, config, self.device)
+        self.clock = StepClock(self.device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, correct: not yet in the state
+        self.images = 0
+
+        Path(config.out).mkdir(parents=True, exist_ok=True)
+        if config.checkpoint.exists() and not (config.resume or config.overwrite):
+            raise FileExistsError(
+                f"{config.checkpoint} exists: resume=True continues that run, overwrite=True replaces it, "
+                "another out folder keeps both"
+            )
+        self.state = self._load() if config.resume else _State()
+        if not config.resume:
+            config.checkpoint.unlink(missing_ok=True)
+        self.file = open(config.metrics, "ab")  # noqa: SIM115 (closed by close)
+        self.file.truncate(self.state.metrics_bytes)
+
+    def train_epoch(self, progress: Progress, stop: StopSignals) -> None:
+        config, state = self.config, self.state
+        first, end = (
+            state.epoch * self.steps_per_epoch,
+            (state.epoch + 1) * self.steps_per_epoch,
+        )
+        if state.step == end:  # resumed between the last step and the evaluation
+            return
+        if state.step == first and hasattr(self.train, "set_epoch"):
+            self.train.set_epoch(state.epoch)
+
+        self.model.train()
+        for images, labels in self.clock.watch(self.train):
+            images = images.to(self.device, non_blocking=True, memory_format=self.memory_format)
+            labels = labels.to(self.device, non_blocking=True)
+            lr = config.lr * warmup_cosine(state.step, total_steps=self.total_steps, warmup_steps=self.warmup_steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+                logits = self.model(images)
+                loss = functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+            loss.backward()
+            if config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+            with torch.no_grad():  # stays on the device: nothing here waits for it
+                self.sums[0] += loss * len(labels)
+                self.sums[1] += (logits.argmax(1) == labels).sum()
+            self.images += len(labels)
+            self.clock.step_done()
+            state.step += 1
+            progress.stepped(state.step, state.epoch)
+
+            if state.step % config.log_every == 0 or state.step == end:
+                progress.logged(self._log(lr))
+            if stop.received is not None:
+                self.save()
+                raise Interrupted(stop.received, state.step, config.checkpoint)
+            if config.save_every is not None and state.step % config.save_every == 0:
+                self.save()
+        if state.step != end:
+            raise RuntimeError(
+                f"the training loader promised {self.steps_per_epoch} batches an epoch and ended after "
+                f"{state.step - first}"
+            )
+
+    def evaluate_epoch(self, progress: Progress, stop: StopSignals) -> None:
+        state, begin_s = self.state, time.perf_counter()
+        try:
+            found = evaluate(self.model, self.val, amp=self.amp, stop=stop)
+        except KeyboardInterrupt:
+            if stop.received is None:
+                raise
+            self.save()
+            raise Interrupted(stop.received, state.step, self.config.checkpoint) from None
+        eval_s = time.perf_counter() - begin_s
+        row = {
+            "kind": "epoch",
+            "epoch": state.epoch,
+            "step": state.step,
+            **state.in_epoch.means(),
+            "val_loss": found.loss,
+            "val_accuracy": found.accuracy,
+            "val_images": found.images,
+            "eval_s": eval_s,
+        }
+        self._write(row)
+        state.val_loss, state.val_accuracy, state.eval_s = (
+            found.loss,
+            found.accuracy,
+            state.eval_s + eval_s,
+        )
+        state.in_epoch = _Tally()
+        state.epoch += 1
+        self.save()
+        progress.epoch_ended(row)
+
+    def _settle(self) -> None:
+        """Move the sums on the device into the state. The only place where training waits for the device."""
+        loss, correct = self.sums.tolist()
+        self.sums.zero_()
+        times = self.clock.take()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the training loss became {loss} shortly before step {self.state.step}; "
+                "a lower lr, a longer warm-up or a smaller clip_norm usually helps"
+            )
+        self.state.since_log.add(_Tally(self.images, loss, correct, times.wait_s, times.compute_s))
+        self.images = 0
+
+    def _log(self, lr: float) -> dict[str, Any]:
+        self._settle()
+        state = self.state
+        row = {
+            "kind": "step",
+            "epoch": state.epoch,
+            "step": state.step,
+            "lr": lr,
+            **state.since_log.means(),
+        }
+        state.in_epoch.add(state.since_log)
+        state.in_run.add(state.since_log)
+        state.since_log = _Tally()
+        self._write(row)
+        return row
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self.file.write(json.dumps(row).encode() + b"\n")
+        self.file.flush()
+
+    def save(self) -> None:
+        """Write the checkpoint; possible after any step."""
+        self._settle()
+        os.fsync(self.file.fileno())
+        self.state.metrics_bytes = os.fstat(self.file.fileno()).st_size
+        save_checkpoint(
+            self.config.checkpoint,
+            {
+                "settings": self._settings(),
+                "classes": getattr(self.train, "classes", None),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "state": dataclasses.asdict(self.state),
+                "random": random_state(),
+                "loader": self.train.state_dict(),
+            },
+        )
+
+    def _load(self) -> _State:
+        saved = load_checkpoint(self.config.checkpoint)
+        then, now = saved["settings"], self._settings()
+        different = [f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]]
+        if different:
+            raise ValueError(
+                f"{self.config.checkpoint} belongs to a run with other settings: {'; '.join(different)}. "
+                "Resume with the same ones, or start anew in another out folder"
+            )
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.train.load_state_dict(saved["loader"])
+        restore_random_state(saved["random"])
+        return _State.from_dict(saved["state"])
+
+    def _settings(self) -> dict[str, Any]:
+        return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch}
+
+    def result(self) -> Result:
+        state = self.state
+        return Result(
+            val_accuracy=state.val_accuracy,
+            val_loss=state.val_loss,
+            epochs=state.epoch,
+            steps=state.step,
+            images_per_s=state.in_run.images / max(state.in_run.wait_s + state.in_run.compute_s, 1e-9),
+            wait_s=state.in_run.wait_s,
+            compute_s=state.in_run.compute_s,
+            eval_s=state.eval_s,
+            checkpoint=self.config.checkpoint,
+            metrics=self.config.metrics,
+        )
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _optimizer(model: nn.Module, config: FineTuneConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Weight decay for matrices and filters only; fused kernels, which neither synchronise nor loop over tensors."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {
+            "params": [parameter for parameter in parameters if parameter.ndim > 1],
+            "weight_decay": config.weight_decay,
+        },
+        {
+            "params": [parameter for parameter in parameters if parameter.ndim <= 1],
+            "weight_decay": 0.0,
+        },
+    ]
+    groups = [group for group in groups if group["params"]]
+    fused = device.type in ("cpu", "cuda")
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+
+
+def _check_loaders(train: Any, val: Any) -> None:
+    missing = [name for name in ("__len__", "state_dict", "load_state_dict") if not hasattr(train, name)]
+    if missing:
+        raise TypeError(
+            f"finetune: the training loader ({type(train).__name__}) has no {', '.join(missing)}; "
+            "use dalipipe.DataLoader, which can be resumed after any batch"
+        )
+    if len(train) == 0:
+        raise ValueError(
+            "finetune: the training loader has no batch; with drop_last=True the batch may be larger than the data set"
+        )
+    if getattr(val, "drop_last", False):
+        raise ValueError(
+            "finetune: the validation loader has drop_last=True and would leave samples out; set it to False"
+        )
