@@ -20,7 +20,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CXX_FILES := $(NATIVE) $(wildcard tests/*/*.h tests/*/*.cpp)
-WITH_DATA := $(if $(DATA),--data $(DATA))
+WITH_DATA := $(if $(DATA),--data=$(DATA))
 
 .PHONY: install demo test test-slow bench lint format fuzz clean distclean
 

@@ -1,4 +1,4 @@
-"""`pytest benchmarks --data DIR`: DIR holds imagenet_sample_125.tar, or is an image folder (root/class/*.jpg)."""
+"""`pytest benchmarks --data=DIR`: DIR holds imagenet_sample_125.tar, or is an image folder (root/class/*.jpg)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-COPIES = 8
-"""Of each photograph: 1,000 files, enough for a round to last longer than its start."""
+COPIES = 24
+"""Of each photograph: 3,000 files, so that a round is much longer than its start."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,7 +26,7 @@ def photographs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFa
     """An image folder of real JPEG photographs."""
     data = pytestconfig.getoption("--data")
     if data is None:
-        pytest.skip("needs real photographs: pytest benchmarks --data DIR")
+        pytest.skip("needs real photographs: pytest benchmarks --data=DIR")
     archive = data / "imagenet_sample_125.tar"
     if not archive.is_file():
         if not any(entry.is_dir() for entry in data.iterdir()):

@@ -1,6 +1,6 @@
 """On a CUDA device: the twins agree, the fused operator beside a device copy, the loader beside torch's.
 
-    FAIL_WITHOUT_CUDA=1 pytest -m cuda && pytest benchmarks/test_gpu.py --data DIR
+    FAIL_WITHOUT_CUDA=1 pytest -m cuda && pytest benchmarks/test_gpu.py --data=DIR
 
 Writes results/gpu.json, from which README's GPU table is made.
 """

@@ -1,6 +1,6 @@
 """Photographs → augmented batches, beside the loaders people use: ratios within one run.
 
-    pytest benchmarks/test_loaders.py --data DIR
+    pytest benchmarks/test_loaders.py --data=DIR
 
 Outputs are verified before anything is timed. Two workers or threads each; on a machine of more cores, as many as it
 has.
@@ -23,7 +23,7 @@ from rounds import interleave, ratio, write
 import dalipipe
 from dalipipe.ops.image import RandomResizedCrop
 
-BATCH = 64
+BATCH = 128
 
 
 def verify(root: Path, workers: int) -> None:
@@ -74,8 +74,8 @@ def test_loaders(photographs: Path, pytestconfig: pytest.Config, benchmark: Any)
     path = write(
         "loaders_cpu",
         {
-            "what": "decode + RandomResizedCrop 224 + flip + normalise → float32 [N,3,224,224], batches of 64",
-            "images": "1,000 files: 125 ImageNet photographs, 8 times each, in the page cache",
+            "what": "decode + RandomResizedCrop 224 + flip + normalise → float32 [N,3,224,224], batches of 128",
+            "images": "3,000 files: 125 ImageNet photographs, 24 times each, in the page cache",
             "workers": workers,
             "best_torch": best_torch,
             "contenders": {name: timing.summary() for name, timing in timings.items()},

@@ -65,7 +65,7 @@ def _main(
     ] = False,
 ) -> None:
     _settings["traceback"] = traceback
-    # The loader shares the cores with torch's OpenMP threads. Left alone, those spin while they wait: up to 20 % faster on
+    # The loader shares the cores with torch's OpenMP threads. Left alone, those spin while they wait: a bit faster on
     # an idle machine of two cores, several times slower on a busy one. Torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

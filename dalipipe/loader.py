@@ -327,8 +327,7 @@ class _Epoch:
         self._loader, self._epoch, self._step = loader, epoch, step
         self._lane, config = loader._take_lane()
         self._cuda = config.output.device if config.output.device.type == "cuda" else None
-        sampler = loader.sampler
-        steps = (sampler.indices(epoch, k) for k in range(step, len(loader)))
+        steps = loader.sampler.batches(epoch, step)
         self._batches: Prefetcher | None = Prefetcher(
             self._lane, rng.make_key(loader.seed, epoch), steps, config, loader._ahead
         )

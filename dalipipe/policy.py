@@ -199,6 +199,10 @@ class Policy:
             raise ValueError(f"Policy: at most {rng.MAX_SLOTS} operators, got {self._slots}")
         drawing = [(leaf.slot, leaf.op.draws) for leaf in self._leaves] + [(s, c.draws) for s, c, _ in self._containers]
         pairs = [(slot, block) for slot, draws in drawing for block in range(-(-(1 + draws) // 4))]
+        self._columns: dict[int, slice] = {}  # slot → its numbers among all that are drawn for a sample
+        for column, (slot, _) in enumerate(pairs):
+            start = self._columns[slot].start if slot in self._columns else 4 * column
+            self._columns[slot] = slice(start, 4 * column + 4)
         self._pair_slots = np.array([slot for slot, _ in pairs], np.uint32)
         self._pair_blocks = np.array([block for _, block in pairs], np.uint32)
 
@@ -224,11 +228,8 @@ class Policy:
 
         ``key``: `rng.make_key`. Raises `DrawError` where an operator cannot be applied.
         """
-        u_all = rng.uniforms(key, indices, self._pair_slots, self._pair_blocks, variant)
-        u = {
-            slot: u_all[:, self._pair_slots == slot].reshape(len(indices), -1)
-            for slot in np.unique(self._pair_slots).tolist()
-        }
+        u_all = rng.uniforms(key, indices, self._pair_slots, self._pair_blocks, variant).reshape(len(indices), -1)
+        u = {slot: u_all[:, columns] for slot, columns in self._columns.items()}
         open_gates = {}
         for slot, container, _ in self._containers:
             chosen = container.choose(u[slot][:, 1 : 1 + container.draws])

@@ -10,6 +10,8 @@ import numpy as np
 
 from dalipipe import rng
 
+_STEPS_TOGETHER = 16
+
 
 class Order(Protocol):
     """An epoch's order of records, without state: any position of any epoch can be asked for at any time."""
@@ -79,15 +81,23 @@ class Sampler:
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
         """int64 [n]: the records of this rank's batch ``step`` in ``epoch``."""
+        return self.order.at(epoch, self._positions(step))
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[np.ndarray]:
+        """`indices` of every step from ``first_step`` on; worked out for several at a time, which is quicker."""
+        for begin in range(first_step, self.steps, _STEPS_TOGETHER):
+            positions = [self._positions(step) for step in range(begin, min(begin + _STEPS_TOGETHER, self.steps))]
+            order = self.order.at(epoch, np.concatenate(positions))
+            yield from np.split(order, np.cumsum([len(p) for p in positions[:-1]]))
+
+    def _positions(self, step: int) -> np.ndarray:
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of an epoch of {self.steps} steps")
         start = step * self.global_batch + self.rank * self.batch_size
         positions = np.arange(start, start + self.batch_size, dtype=np.int64)
         if self.world_size == 1:
-            positions = positions[positions < self.order.size]
-        else:
-            positions %= self.order.size
-        return self.order.at(epoch, positions)
+            return positions[positions < self.order.size]
+        return positions % self.order.size
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the loader's next iteration gives. Without it, each iteration takes the next by itself."""
@@ -102,8 +112,8 @@ class Sampler:
 
     def __iter__(self) -> Iterator[int]:
         epoch = self.epoch
-        for step in range(self.steps):
-            yield from self.indices(epoch, step).tolist()
+        for batch in self.batches(epoch):
+            yield from batch.tolist()
 
     def __len__(self) -> int:
         if self.world_size == 1 and not self.drop_last:

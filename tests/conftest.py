@@ -2,7 +2,7 @@
 
 pytest                          what runs without a GPU and without data
 FAIL_WITHOUT_CUDA=1 pytest -m cuda      on a GPU: a missing one fails instead of skipping
-pytest --data DIR               with a folder of real data
+pytest --data=DIR               with a folder of real data
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def real_data(pytestconfig: pytest.Config) -> Path:
     """The folder named by --data."""
     folder = pytestconfig.getoption("--data")
     if folder is None:
-        pytest.skip("needs real data: pytest --data DIR")
+        pytest.skip("needs real data: pytest --data=DIR")
     if not folder.is_dir():
         pytest.fail(f"--data {folder} is no folder")
     return folder

@@ -75,3 +75,11 @@ def test_bad_arguments() -> None:
         Sampler(Sequential(4), 1, rank=2, world_size=2)
     with pytest.raises(IndexError, match="step 2 of an epoch of 2"):
         Sampler(Sequential(4), 2).indices(0, 2)
+
+
+@settings(deadline=None, max_examples=50)
+@given(n=st.integers(1, 300), batch=st.integers(1, 20), world=st.integers(1, 3), first=st.integers(0, 20))
+def test_batches_are_the_indices_of_each_step(n: int, batch: int, world: int, first: int) -> None:
+    sampler = Sampler(Shuffled(n, 1), batch, rank=world - 1, world_size=world)
+    got = [b.tolist() for b in sampler.batches(3, first)]
+    assert got == [sampler.indices(3, step).tolist() for step in range(first, sampler.steps)]

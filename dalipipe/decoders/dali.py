@@ -181,8 +181,10 @@ def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: i
 
 
 def _feed(pipeline: Any, encoded: list[np.ndarray], roi: np.ndarray) -> None:
+    from nvidia.dali.tensors import TensorCPU
+
     region = np.asarray(roi, np.int32)
-    pipeline.feed_input("encoded", encoded)
+    pipeline.feed_input("encoded", [TensorCPU(data) for data in encoded])  # what DALI makes of arrays, more slowly
     pipeline.feed_input("anchor", np.ascontiguousarray(region[:, :2]))
     pipeline.feed_input("shape", np.ascontiguousarray(region[:, 2:]))
 
