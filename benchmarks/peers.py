@@ -14,10 +14,10 @@ SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def dalipipe_loader(root: str, batch_size: int, workers: int) -> Callable[[], int]:
+def dalipipe_loader(root: str, batch_size: int, workers: int) -> Any:
     import dalipipe
 
-    loader = dalipipe.DataLoader(
+    return dalipipe.DataLoader(
         dalipipe.ImageFolder(root),
         batch_size,
         shuffle=True,
@@ -26,7 +26,6 @@ def dalipipe_loader(root: str, batch_size: int, workers: int) -> Callable[[], in
         device="cpu",
         seed=0,
     )
-    return _epochs(loader)
 
 
 def torchvision_v2(
@@ -45,7 +44,7 @@ def torchvision_v2(
         return decode_image(path, ImageReadMode.RGB)
 
     loader = _torch_loader(ImageFolder(root, transform, loader=load), batch_size, workers, pin_memory=device != "cpu")
-    return _epochs(loader, v2.Compose(to_float) if batched_normalize else None, device)
+    return epochs(loader, v2.Compose(to_float) if batched_normalize else None, device)
 
 
 def pil(root: str, batch_size: int, workers: int) -> Callable[[], int]:
@@ -61,7 +60,7 @@ def pil(root: str, batch_size: int, workers: int) -> Callable[[], int]:
             transforms.Normalize(MEAN, STD),
         ]
     )
-    return _epochs(_torch_loader(ImageFolder(root, transform), batch_size, workers))
+    return epochs(_torch_loader(ImageFolder(root, transform), batch_size, workers))
 
 
 def dali(root: str, batch_size: int, workers: int, *, decode_only: bool = False) -> Callable[[], int]:
@@ -117,7 +116,7 @@ def _torch_loader(dataset: Any, batch_size: int, workers: int, *, pin_memory: bo
     )
 
 
-def _epochs(
+def epochs(
     loader: Any, finish: Callable[[torch.Tensor], torch.Tensor] | None = None, device: str = "cpu"
 ) -> Callable[[], int]:
     def epoch() -> int:

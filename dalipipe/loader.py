@@ -291,11 +291,17 @@ class DataLoader(TorchDataLoader):
     # Looking in and cleaning up ---------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Seconds that each stage has taken so far in the loader's threads, and the batches that wait for the user
-        now.
+        """What the loader has done and holds.
+
+        ``stage_s``: seconds that each stage has taken so far in the loader's threads; ``ready_batches``: finished ones
+        that wait for the user now; ``buffers_bytes``: host memory kept for idle lanes to use again.
         """
         current = self._current()
-        return {"stage_s": dict(self._clock.seconds), "ready_batches": current.ready if current is not None else 0}
+        return {
+            "stage_s": dict(self._clock.seconds),
+            "ready_batches": current.ready if current is not None else 0,
+            "buffers_bytes": sum(lane.buffers_bytes for lane in self._lanes),
+        }
 
     def close(self) -> None:
         """Ends the running epoch and frees what the loader holds; iterating again is fine."""

@@ -70,6 +70,11 @@ class Lane:
             raise self._name(flight.indices, error.errors) from error.errors[min(error.errors)]
         return flight.columns, flight.indices
 
+    @property
+    def buffers_bytes(self) -> int:
+        """Host memory kept to be used again."""
+        return self._arenas.free_bytes + self._track.buffers_bytes
+
     def reset(self) -> None:
         """Forgets what is in flight, for the next epoch."""
         self._in_flight.clear()

@@ -66,6 +66,11 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def buffers_bytes(self) -> int:
+        """Host memory kept to be used again."""
+        ...
+
     def close(self) -> None:
         """Frees what the engine keeps; tensors it gave out stay valid."""
         ...

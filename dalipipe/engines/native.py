@@ -55,6 +55,10 @@ class NativeEngine:
         )
         return out.permute(0, 3, 1, 2) if channels_last else out
 
+    @property
+    def buffers_bytes(self) -> int:
+        return self._buffers.free_bytes
+
     def close(self) -> None:
         self._buffers.close()
 

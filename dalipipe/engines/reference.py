@@ -31,6 +31,10 @@ class ReferenceEngine:
         batch = torch.from_numpy(np.stack(samples).transpose(0, 3, 1, 2).copy()).to(self._output.dtype)
         return batch.contiguous(memory_format=self._output.memory_format).to(self._output.device)
 
+    @property
+    def buffers_bytes(self) -> int:
+        return 0
+
     def close(self) -> None:
         pass
 

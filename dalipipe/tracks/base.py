@@ -68,6 +68,11 @@ class Track(Protocol):
         """The oldest batch in flight."""
         ...
 
+    @property
+    def buffers_bytes(self) -> int:
+        """Host memory kept to be used again."""
+        ...
+
     def reset(self) -> None:
         """Forgets what is in flight."""
         ...

@@ -59,6 +59,10 @@ class ImageTrack:
         with self._clock.stage("augment"):
             return self._engine.apply(pictures, draws)
 
+    @property
+    def buffers_bytes(self) -> int:
+        return self._engine.buffers_bytes
+
     def reset(self) -> None:
         self._in_flight.clear()
         if self._decoder is not None:
