@@ -83,7 +83,7 @@ def goals_cpu(load: Load) -> str:
         alone = memory["dali_decoding_alone_mb"]
         lines += [
             "",
-            "DALI's decoder keeps a buffer per place in the batch, each as large as the largest crop it has held: by "
+            "DALI's decoder keeps a buffer per place in the batch, as large as the largest crop it has held: by "
             f"itself it goes from {alone[1]:.0f} MiB in the second epoch to {alone[-1]:.0f} in the last of {len(alone)}.",
         ]
     return "\n".join(lines)
