@@ -83,8 +83,8 @@ def goals_cpu(load: Load) -> str:
         alone = memory["dali_decoding_alone_mb"]
         lines += [
             "",
-            "DALI's decoder keeps a buffer per place in the batch, as large as the largest crop it has held: by "
-            f"itself it goes from {alone[1]:.0f} MiB in the second epoch to {alone[-1]:.0f} in the last of {len(alone)}.",
+            "DALI's decoder keeps a buffer per place in the batch, as large as its largest crop so far: "
+            f"by itself it goes from {alone[1]:.0f} MiB in epoch 2 to {alone[-1]:.0f} in epoch {len(alone)}.",
         ]
     return "\n".join(lines)
 
