@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from dalipipe import ops, recipes
+    from dalipipe import finetune, ops, recipes
     from dalipipe.decoders.base import DecodeError
     from dalipipe.loader import DataLoader, StateMismatchError
     from dalipipe.policy import OneOf, Op, Policy, SomeOf
@@ -34,10 +34,10 @@ _HOMES = {
     "Source": "dalipipe.sources",
     "StateMismatchError": "dalipipe.loader",
 }
-_MODULES = ("ops", "recipes")
+_MODULES = ("finetune", "ops", "recipes")
 
 __all__ = ["Arrays", "DataLoader", "DecodeError", "ImageFolder", "OneOf", "Op", "Policy", "SampleError", "__version__"]
-__all__ += ["SomeOf", "Source", "StateMismatchError", "ops", "recipes"]
+__all__ += ["SomeOf", "Source", "StateMismatchError", "finetune", "ops", "recipes"]
 
 
 def __getattr__(name: str) -> Any:

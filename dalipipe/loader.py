@@ -66,6 +66,7 @@ class DataLoader(TorchDataLoader):
 
     Raises:
         TypeError, ValueError: an argument of another kind or range, saying what to give instead.
+        ValueError: from ``iter``, where the device asked for is not there.
         SampleError: from ``next``, for a sample that cannot be read, decoded or augmented, with its index and path.
         MissingDaliError: from ``iter``, where DALI is needed and not installed.
     """
@@ -127,8 +128,8 @@ class DataLoader(TorchDataLoader):
         Output(torch.device("cpu"), dtype, memory_format).check(
             self._plan
         )  # says what is wrong now, not in the first epoch
-        if device != "auto":
-            torch.device(device)
+        if device != "auto" and torch.device(device).type not in ("cpu", "cuda"):
+            raise ValueError(f'DataLoader: device must be "auto", a CPU or a CUDA device, got {device!r}')
         self._decoder_name, self._engine_name = decoder, engine
         self._threads, self._ahead = max(1, threads), prefetch_factor or 2
 
@@ -196,9 +197,16 @@ class DataLoader(TorchDataLoader):
                 torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
             )
         device = torch.device(self._device_wanted)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
-        return device
+        if device.type == "cpu":
+            return device
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = torch.cuda.current_device() if device.index is None and found else device.index or 0
+        if index >= found:
+            raise ValueError(
+                f"DataLoader: device={self._device_wanted!r}, but torch sees {found} CUDA devices here: give "
+                'device="auto" or "cpu", or see what `dalipipe doctor` says of the driver'
+            )
+        return torch.device("cuda", index)
 
     @property
     def classes(self) -> list[str] | None:

@@ -433,6 +433,16 @@ def test_bad_arguments_are_named(arrays: Any, kw: dict[str, Any], error: type[Ex
         make(arrays, **kw)
 
 
+def test_devices_that_are_not_there(arrays: Any) -> None:
+    with pytest.raises(ValueError, match="device must be \"auto\", a CPU or a CUDA device, got 'meta'"):
+        make(arrays, device="meta")
+    missing = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(
+        ValueError, match=rf"device='{missing}', but torch sees \d+ CUDA devices here: give device=\"auto\""
+    ):
+        iter(make(arrays, device=missing))
+
+
 def test_pictures_of_different_sizes_need_a_policy(folder: Any) -> None:
     with pytest.raises(ValueError, match=r"pictures of different sizes cannot be stacked.*RandomResizedCrop"):
         next(iter(make(folder, 23, policy=None)))

@@ -73,6 +73,7 @@ class DaliDecoder:
     def collect(self) -> tuple[Pictures, dict[int, Exception]]:
         flight = self._in_flight.popleft()
         errors: dict[int, Exception] = {}
+        regions: Any = None
         try:
             (regions,) = self._outputs(self._pipeline)
             owners = [regions[row] for row in range(len(flight.encoded))]
@@ -88,7 +89,7 @@ class DaliDecoder:
             size_px=size,
             origin_px=flight.roi[:, :2].astype(np.int32),
             channels=3,
-            owner=owners,
+            owner=(regions, owners),
             on_cuda=self._device.type == "cuda",
         )
         return pictures, errors

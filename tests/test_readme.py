@@ -1,0 +1,26 @@
+"""The README's examples run as they stand, on a small folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def test_examples_run(jpeg_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg_folder(n=6, classes=2, size=(60, 80), name="photos/train")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 3 and "import dalipipe" in blocks[0]
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["images"].shape == (6, 3, 224, 224)
+    assert (tmp_path / "last.pt").is_file()
+    images, labels = next(iter(names["loader"]))
+    assert images.dtype == names["torch"].bfloat16 and len(labels) == 6
+    assert "pass 2" not in names["loader"].plan.explain(), "the README says: all in one pass"
