@@ -351,8 +351,8 @@ class Shear(WarpOp):
 
 
 @dataclass(frozen=True, repr=False)
-class Brightness(ColourOp):
-    """Multiplies by a factor within ``factor``."""
+class FactorOp(ColourOp):
+    """Colour by one number f, drawn within ``factor``; 1 changes nothing."""
 
     factor: tuple[float, float] = (0.6, 1.4)
     draws: ClassVar[int] = 1
@@ -361,41 +361,32 @@ class Brightness(ColourOp):
         super().__post_init__()
         set_field(self, "factor", check_range(self, "factor", self.factor, 0.0))
 
-    def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        factor = _within(self.factor, u[:, 0])[:, None, None]
-        return _colour(factor * np.eye(3))
+    def drawn_factor(self, u: np.ndarray) -> np.ndarray:
+        """float64 [N, 1, 1]."""
+        return _within(self.factor, u[:, 0])[:, None, None]
 
 
-@dataclass(frozen=True, repr=False)
-class Contrast(ColourOp):
-    """Blends with the picture's mean luma: out = f·rgb + (1 − f)·mean(luma), f within ``factor``."""
-
-    factor: tuple[float, float] = (0.6, 1.4)
-    draws: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_field(self, "factor", check_range(self, "factor", self.factor, 0.0))
+class Brightness(FactorOp):
+    """Multiplies: out = f·rgb."""
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        factor = _within(self.factor, u[:, 0])[:, None, None]
-        return _colour(factor * np.eye(3), mean_matrix=(1 - factor) * _GREY_MATRIX)
+        return _colour(self.drawn_factor(u) * np.eye(3))
 
 
-@dataclass(frozen=True, repr=False)
-class Saturation(ColourOp):
-    """Blends with the grey picture: out = f·rgb + (1 − f)·luma, f within ``factor``; 0 is grey."""
-
-    factor: tuple[float, float] = (0.6, 1.4)
-    draws: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        set_field(self, "factor", check_range(self, "factor", self.factor, 0.0))
+class Contrast(FactorOp):
+    """Blends with the picture's mean luma: out = f·rgb + (1 − f)·mean(luma)."""
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        factor = _within(self.factor, u[:, 0])[:, None, None]
-        return _colour(factor * np.eye(3) + (1 - factor) * _GREY_MATRIX)
+        f = self.drawn_factor(u)
+        return _colour(f * np.eye(3), mean_matrix=(1 - f) * _GREY_MATRIX)
+
+
+class Saturation(FactorOp):
+    """Blends with the grey picture: out = f·rgb + (1 − f)·luma; 0 is grey."""
+
+    def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
+        f = self.drawn_factor(u)
+        return _colour(f * np.eye(3) + (1 - f) * _GREY_MATRIX)
 
 
 @dataclass(frozen=True, repr=False)
