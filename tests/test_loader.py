@@ -270,14 +270,28 @@ def test_leaving_in_the_middle_of_an_epoch_exits_at_once(tmp_path: Path, jpeg_fo
     assert time.perf_counter() - start < 60
 
 
-def test_making_a_loader_leaves_cuda_alone_and_pickles(folder: Any) -> None:
+def test_making_a_loader_leaves_cuda_alone(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has asked CUDA anything cannot be forked any more, so nothing is asked before the first batch."""
+
+    def asked(*args: Any) -> None:
+        raise AssertionError("CUDA was asked")
+
+    for name in ("is_available", "device_count", "current_device", "_lazy_init"):
+        monkeypatch.setattr(torch.cuda, name, asked)
+    loader = make(folder, device="auto")
+    loader.load_state_dict(pickle.loads(pickle.dumps(loader)).state_dict())
+    assert len(loader) == 6
+    with pytest.raises(AssertionError, match="CUDA was asked"):
+        iter(loader)
+
+
+def test_loaders_pickle_before_and_after_use(folder: Any) -> None:
     loader = make(folder)
     before = by_sample(loader)  # epoch 0
     used = pickle.loads(pickle.dumps(loader))
     assert same(by_sample(used), by_sample(loader))  # epoch 1, in both
     fresh = pickle.loads(pickle.dumps(make(folder)))
     assert same(by_sample(fresh), before)
-    assert not torch.cuda.is_initialized() or torch.cuda.is_available()
 
 
 # State --------------------------------------------------------------------------------------------------------------
