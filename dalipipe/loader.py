@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import weakref
@@ -345,7 +344,6 @@ class _Epoch:
         self._batches: Prefetcher | None = Prefetcher(
             self._lane, rng.make_key(loader.seed, epoch), steps, config, loader._ahead
         )
-        _running.add(self)
 
     def __iter__(self) -> _Epoch:
         return self
@@ -383,21 +381,10 @@ class _Epoch:
         if batches is not None:
             batches.close()
             self._loader._lanes.append(self._lane)
-            _running.discard(self)
 
     def __del__(self) -> None:
         if getattr(self, "_batches", None) is not None:
             self.close()
-
-
-_running: weakref.WeakSet[_Epoch] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    """Threads must be gone before the interpreter takes down what they use."""
-    for epoch in list(_running):
-        epoch.close()
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

@@ -108,7 +108,7 @@ class Prefetcher:
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         # The thread refers to the channel, not to this object, so that dropping this object ends the thread.
         arguments = (lane, key, iter(steps), config, _Channel(self._queue, self._stop))
-        self._thread = threading.Thread(target=_walk, args=arguments, name="dalipipe-prefetch", daemon=True)
+        self._thread = threading.Thread(target=_walk, args=arguments, name="dalipipe-prefetch")
         self._thread.start()
 
     def get(self) -> Any:
@@ -144,8 +144,13 @@ class _Channel:
     queue: queue.Queue[Any]
     stop: threading.Event
 
+    @property
+    def open(self) -> bool:
+        """Whether anybody wants more. Python waits for this thread at exit, and takes DALI down only after it."""
+        return not self.stop.is_set() and threading.main_thread().is_alive()
+
     def put(self, item: Any) -> None:
-        while not self.stop.is_set():
+        while self.open:
             try:
                 return self.queue.put(item, timeout=0.1)
             except queue.Full:
@@ -158,7 +163,7 @@ def _walk(lane: Lane, key: np.ndarray, steps: Any, config: LaneConfig, channel: 
     deliver = _deliver_cuda(config) if config.output.device.type == "cuda" else _deliver_host(config)
     try:
         in_flight = 0
-        while not channel.stop.is_set():
+        while channel.open:
             while in_flight < config.depth and (indices := next(steps, None)) is not None:
                 lane.submit(key, indices)
                 in_flight += 1
