@@ -5,90 +5,146 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from dalipipe.buffers import BufferPool
-from dalipipe.records import SampleError
+from dalipipe.faults import Quarantine
+from dalipipe.sampler import Sampler, Step
 from dalipipe.schema import make_batch
 from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """What a lane needs to know of the epoch that it runs."""
+
+    number: int
+    key: np.ndarray
+    """`rng.make_key`."""
+    sampler: Sampler
+
+
 @dataclass
 class _Flight:
-    """A batch on its way through a lane."""
+    """A batch on its way through a lane: the step as dealt, and as it is without its bad samples."""
 
-    indices: np.ndarray
-    columns: dict[str, Any] = field(default_factory=dict)
+    epoch: Epoch
+    dealt: Step
+    step: Step
+    columns: dict[str, Any] | None = None
     error: Exception | None = None
 
 
 class Lane:
     """Reads batches and sends their fields along their tracks, in the order they were submitted.
 
-    What goes wrong with a batch is kept with it and raised when it is collected, so that the batches before it arrive.
+    Bad samples go into quarantine and the batch goes again without them. What else goes wrong with a batch is kept with
+    it and raised when it is collected, so that the batches before it arrive.
     """
 
-    def __init__(self, config: LaneConfig, clock: StageClock) -> None:
-        self._config, self._clock = config, clock
+    def __init__(self, config: LaneConfig, quarantine: Quarantine, clock: StageClock) -> None:
+        self._config, self._quarantine, self._clock = config, quarantine, clock
         self._arenas = BufferPool()
         self._in_flight: deque[_Flight] = deque()
         self._track = make_track(config, clock)
-        self._field = config.plan.field.name
 
-    def submit(self, key: np.ndarray, indices: np.ndarray) -> None:
-        """Starts samples ``indices`` int64 [N] of the epoch with this `rng.make_key`."""
-        flight = _Flight(indices)
+    def submit(self, epoch: Epoch, step: Step) -> None:
+        """Starts a batch."""
+        flight = _Flight(epoch, step, step)
         self._in_flight.append(flight)
-        try:
-            with self._clock.stage("read"):
-                records = self._config.source.read(indices, threads=self._config.threads, allocate=self._arenas.take)
-            if records.errors:
-                raise RowErrors(records.errors)
-            flight.columns = records.columns
-            self._track.submit(records.columns[self._field], key, indices)
-        except Exception as error:  # raised again when this batch is collected
-            flight.error = error
+        self._quarantine.saw(len(step))
+        if self._quarantine.indices:
+            self._leave_out_bad(flight)
+        self._start(flight)
 
-    def collect(self) -> tuple[dict[str, Any], np.ndarray]:
-        """The oldest batch: its columns, the augmented field a tensor on the device, and its indices."""
-        flight = self._in_flight.popleft()
+    def collect(self) -> tuple[dict[str, Any], Step]:
+        """The oldest batch: its columns, the augmented fields tensors on the device, and which samples they are."""
+        flight = self._in_flight[0]
         try:
-            if flight.error is not None:
-                raise flight.error
-            flight.columns[self._field] = self._track.collect()
-        except RowErrors as error:
-            raise self._name(flight.indices, error.errors) from error.errors[min(error.errors)]
-        return flight.columns, flight.indices
+            while flight.error is None:
+                try:
+                    assert flight.columns is not None
+                    tensors = {} if self._track is None else self._track.collect()
+                    return {**flight.columns, **tensors}, flight.step
+                except RowErrors as error:
+                    self._report(flight, error.errors)
+                    self._leave_out_bad(flight)
+                    self._start_again()
+            raise flight.error
+        finally:
+            self._in_flight.popleft()
 
     @property
     def buffers_bytes(self) -> int:
         """Host memory kept to be used again."""
-        return self._arenas.free_bytes + self._track.buffers_bytes
+        return self._arenas.free_bytes + (0 if self._track is None else self._track.buffers_bytes)
 
     def reset(self) -> None:
         """Forgets what is in flight, for the next epoch."""
         self._in_flight.clear()
-        self._track.reset()
+        if self._track is not None:
+            self._track.reset()
 
     def close(self) -> None:
-        self._track.close()
+        if self._track is not None:
+            self._track.close()
         self._arenas.close()
 
-    def _name(self, indices: np.ndarray, errors: dict[int, Exception]) -> SampleError:
-        row = min(errors)
-        index = int(indices[row])
-        more = f" (and {len(errors) - 1} more in this batch)" if len(errors) > 1 else ""
-        return SampleError(index, self._config.source.describe(index), f"{errors[row]}{more}")
+    def _start(self, flight: _Flight) -> None:
+        """Reads a batch, where it has not been read, and sends it on its way; without its bad samples."""
+        try:
+            while True:
+                try:
+                    if flight.columns is None:
+                        flight.columns = self._read(flight.step)
+                    if self._track is not None:
+                        self._track.submit(flight.columns, flight.epoch.key, flight.step)
+                    return
+                except RowErrors as error:
+                    self._report(flight, error.errors)
+                    self._leave_out_bad(flight)
+        except Exception as error:  # raised again when this batch is collected
+            flight.error = error
+
+    def _start_again(self) -> None:
+        """A batch goes again from the start, and must still come out before those behind it: all go again."""
+        if self._track is not None:
+            self._track.reset()
+        for flight in self._in_flight:
+            if flight.error is None:
+                self._start(flight)
+
+    def _read(self, step: Step) -> dict[str, Any]:
+        config = self._config
+        with self._clock.stage("read"):
+            records = config.source.read(step.indices, threads=config.threads, allocate=self._arenas.take)
+        if records.errors:
+            raise RowErrors(records.errors)
+        return records.columns
+
+    def _report(self, flight: _Flight, errors: dict[int, Exception]) -> None:
+        for row, error in sorted(errors.items()):
+            index = int(flight.step.indices[row])
+            self._quarantine.add(index, self._config.source.describe(index), error, others=len(errors) - 1)
+
+    def _leave_out_bad(self, flight: _Flight) -> None:
+        """From the step as dealt, so that what stands in for a bad sample does not depend on when it was found out."""
+        bad, refill = self._quarantine.indices, self._quarantine.on_error == "substitute"
+        step = flight.epoch.sampler.without(flight.epoch.number, flight.dealt, bad, refill=refill)
+        if step is not flight.step:
+            flight.step, flight.columns = step, None
 
 
 class _Stopped(Exception):
@@ -98,28 +154,35 @@ class _Stopped(Exception):
 class Prefetcher:
     """Batches of one epoch, made by a thread, at most ``ahead`` finished ones waiting.
 
-    ``steps``: the batches to make, each int64 [N] indices. Iterate, then `close`; closing early is fine.
+    It begins with the epoch's step ``first``. Iterate, then `close`; closing early is fine.
     """
 
-    def __init__(
-        self, lane: Lane, key: np.ndarray, steps: Iterable[np.ndarray], config: LaneConfig, ahead: int
-    ) -> None:
+    def __init__(self, lane: Lane, epoch: Epoch, first: int, config: LaneConfig, ahead: int) -> None:
         self._stop = threading.Event()
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         # The thread refers to the channel, not to this object, so that dropping this object ends the thread.
-        arguments = (lane, key, iter(steps), config, _Channel(self._queue, self._stop))
+        arguments = (lane, epoch, first, config, _Channel(self._queue, self._stop))
         self._thread = threading.Thread(target=_walk, args=arguments, name="dalipipe-prefetch")
         self._thread.start()
 
-    def get(self) -> Any:
-        """The next batch; ``None`` at the end. Raises what went wrong with it, after which there are no more."""
+    def get(self, timeout_s: float = 0) -> Any:
+        """The next batch; ``None`` at the end. Raises what went wrong with it, after which there are no more.
+
+        ``timeout_s``: how long to wait before a ``TimeoutError``; 0: for ever.
+        """
+        give_up = time.monotonic() + timeout_s if timeout_s else math.inf
         while True:
             try:
-                item = self._queue.get(timeout=1.0)
+                item = self._queue.get(timeout=min(1.0, max(give_up - time.monotonic(), 0.001)))
                 break
             except queue.Empty:
                 if not self._thread.is_alive() and self._queue.empty():
                     raise RuntimeError("the loader's thread has died without a word; please report this") from None
+                if time.monotonic() >= give_up:
+                    raise TimeoutError(
+                        f"DataLoader: no batch came in {timeout_s:g} s: the storage or the data set may be hanging; "
+                        "timeout=0 waits for ever"
+                    ) from None
         if isinstance(item, Exception):
             raise item
         return item
@@ -158,14 +221,15 @@ class _Channel:
         raise _Stopped
 
 
-def _walk(lane: Lane, key: np.ndarray, steps: Any, config: LaneConfig, channel: _Channel) -> None:
+def _walk(lane: Lane, epoch: Epoch, first: int, config: LaneConfig, channel: _Channel) -> None:
     """The thread: keeps ``depth`` batches decoding and finishes the oldest."""
     deliver = _deliver_cuda(config) if config.output.device.type == "cuda" else _deliver_host(config)
     try:
+        steps = epoch.sampler.batches(epoch.number, first)
         in_flight = 0
         while channel.open:
-            while in_flight < config.depth and (indices := next(steps, None)) is not None:
-                lane.submit(key, indices)
+            while in_flight < config.depth and (step := next(steps, None)) is not None:
+                lane.submit(epoch, step)
                 in_flight += 1
             if not in_flight:
                 return channel.put(None)
@@ -181,11 +245,9 @@ def _walk(lane: Lane, key: np.ndarray, steps: Any, config: LaneConfig, channel: 
 
 
 def _deliver_host(config: LaneConfig) -> Callable[[Lane], Any]:
-    names = config.source.schema.names
-
     def deliver(lane: Lane) -> Any:
-        columns, indices = lane.collect()
-        return make_batch(names, (_as_tensor(columns[name]) for name in names), indices)
+        columns, step = lane.collect()
+        return make_batch(config.names, _values(config, columns, step), step.indices)
 
     return deliver
 
@@ -195,20 +257,30 @@ def _deliver_cuda(config: LaneConfig) -> Callable[[Lane], Any]:
 
     The wait costs nothing: the batches behind it are being decoded meanwhile.
     """
-    names, device = config.source.schema.names, config.output.device
+    device = config.output.device
     torch.cuda.set_device(device)
     stream = torch.cuda.Stream(device)
 
+    def upload(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.is_cuda:
+            return value
+        return value.pin_memory().to(device, non_blocking=True)
+
     def deliver(lane: Lane) -> Any:
         with torch.cuda.stream(stream):
-            columns, indices = lane.collect()
-            values = [_as_tensor(columns[name]) for name in names]
-            values = [v if v.is_cuda else v.pin_memory().to(device, non_blocking=True) for v in values]
+            columns, step = lane.collect()
+            values = [upload(value) for value in _values(config, columns, step)]
             stream.synchronize()
-            return make_batch(names, values, indices)
+            return make_batch(config.names, values, step.indices)
 
     return deliver
 
 
-def _as_tensor(column: Any) -> torch.Tensor:
-    return column if isinstance(column, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(column))
+def _values(config: LaneConfig, columns: dict[str, Any], step: Step) -> list[Any]:
+    """A batch's fields in order, tensors where they can be; last, where asked for, which rows count."""
+    values = [_as_tensor(columns[name]) for name in config.source.schema.names]
+    return [*values, torch.from_numpy(step.counts)] if config.mask else values
+
+
+def _as_tensor(column: Any) -> Any:
+    return torch.from_numpy(np.ascontiguousarray(column)) if isinstance(column, np.ndarray) else column

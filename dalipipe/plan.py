@@ -42,15 +42,17 @@ class Plan:
     """What a loader does to one field of a batch: ``passes`` in order, at least one."""
 
     policy: Policy
-    field: Field
+    field: Field | None
+    """``None``: the data set has nothing to augment."""
     passes: tuple[Any, ...]
 
-    def draw(self, key: np.ndarray, indices: np.ndarray, size: np.ndarray) -> Draws:
+    def draw(self, key: np.ndarray, indices: np.ndarray, size: np.ndarray, variants: np.ndarray | int = 0) -> Draws:
         """What happens to samples ``indices`` int64 [N] of ``size`` int64 [N, d] (of pictures: height, width, px).
 
-        ``key``: `rng.make_key`. Raises `DrawError` where an operator cannot be applied.
+        ``key``: `rng.make_key`; ``variants``: which copy of its sample each is. Raises `DrawError` where an operator
+        cannot be applied.
         """
-        drawn = self.policy.draw(key, indices, size)
+        drawn = self.policy.draw(key, indices, size, variants)
         folded = []
         for one_pass in self.passes:
             folded.append(one_pass.fold([drawn[i] for i in one_pass.positions], size))
@@ -59,6 +61,8 @@ class Plan:
 
     def explain(self) -> str:
         """The passes and their operators, a line each."""
+        if self.field is None:
+            return "nothing to augment"
         lines = []
         for number, one_pass in enumerate(self.passes, 1):
             lines.append(f"pass {number} over {self.field.name!r}: {one_pass.summary}")
@@ -72,9 +76,14 @@ def lower(policy: Policy, schema: Schema) -> Plan:
     Raises ``ValueError`` naming the operator that fits no field or stands in the wrong place.
     """
     fields = [field for field in schema.fields if field.kind in _LOWER]
+    if not fields and not len(policy):
+        return Plan(policy, None, ())
     if len(fields) != 1:
-        kinds = ", ".join(_LOWER)
-        raise ValueError(f"a policy needs a data set with one field of kind {kinds}; this one has {schema.fields}")
+        kinds, found = " or ".join(_LOWER), ", ".join(f"{field.name} ({field.kind})" for field in schema.fields)
+        raise ValueError(
+            f"a policy needs a data set with one field of kind {kinds}; this one has {found}. Pictures that a data set "
+            "has made into float tensors cannot be augmented any more: drop ToTensor and Normalize from its transform"
+        )
     field = fields[0]
     for leaf in policy.leaves:
         if leaf.op.modality != field.kind:

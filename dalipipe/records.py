@@ -92,5 +92,5 @@ class Records:
     A row in ``errors`` has placeholder data in its columns; one bad record never costs the others.
     """
 
-    columns: dict[str, Encoded | Pictures | np.ndarray]
+    columns: dict[str, Encoded | Pictures | np.ndarray | list[Any]]
     errors: dict[int, Exception] = field(default_factory=dict)

@@ -55,18 +55,18 @@ def make_key(seed: int, epoch: int) -> np.ndarray:
 
 
 def uniforms(
-    key: np.ndarray, indices: np.ndarray, slots: np.ndarray, blocks: np.ndarray, variant: int = 0
+    key: np.ndarray, indices: np.ndarray, slots: np.ndarray, blocks: np.ndarray, variants: np.ndarray | int = 0
 ) -> np.ndarray:
     """Uniform numbers in [0, 1), float64 [N, P, 4]: four for each sample index and each (slot, block) pair.
 
-    ``indices`` int64 [N]; ``slots``, ``blocks`` integers [P].
+    ``indices`` int64 [N]; ``slots``, ``blocks`` integers [P]; ``variants``: integers [N], or one for all.
     """
     n, pairs = len(indices), len(slots)
     counters = np.empty((n, pairs, 4), np.uint32)
     index = np.asarray(indices).astype(np.uint64)
     counters[:, :, 0] = (index & _LOW).astype(np.uint32)[:, None]
     counters[:, :, 1] = (index >> _WORD).astype(np.uint32)[:, None]
-    counters[:, :, 2] = np.asarray(slots, np.uint32) | np.uint32(variant << 16)
+    counters[:, :, 2] = np.asarray(slots, np.uint32) | np.asarray(variants, np.uint32).reshape(-1, 1) << np.uint32(16)
     counters[:, :, 3] = np.asarray(blocks, np.uint32)
     return philox4x32(counters, key) * 2.0**-32
 

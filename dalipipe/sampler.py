@@ -1,73 +1,74 @@
-"""Which records, in what order, on which rank: pure functions of (epoch, position)."""
+"""Deals an epoch's order out in batches, to one rank of several: pure functions of (epoch, step)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
+from torch.utils.data import DistributedSampler
 
 from dalipipe import rng
+from dalipipe.orders import GivenBatches, Order
 
 _STEPS_TOGETHER = 16
-
-
-class Order(Protocol):
-    """An epoch's order of records, without state: any position of any epoch can be asked for at any time."""
-
-    @property
-    def size(self) -> int:
-        """Positions in an epoch."""
-        ...
-
-    def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        """int64 [N] positions in [0, size) → int64 [N] record indices."""
-        ...
+_MAX_ATTEMPTS = 1000
 
 
 @dataclass(frozen=True)
-class Sequential:
-    """Records as they stand."""
+class Step:
+    """One rank's share of a global batch: a row a sample.
 
-    size: int
+    ``positions`` int64 [n]: where in the epoch's order; ``indices`` int64 [n]: the records there; ``variants`` int64
+    [n]: which copy of its record each is (``None``: there are none); ``counts`` bool [n]: false for what only fills up.
+    """
 
-    def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        return np.asarray(positions, np.int64)
+    positions: np.ndarray
+    indices: np.ndarray
+    variants: np.ndarray | None
+    counts: np.ndarray
 
-
-@dataclass(frozen=True)
-class Shuffled:
-    """Every record once an epoch, in an order drawn from (seed, epoch)."""
-
-    size: int
-    seed: int
-
-    def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
-        return rng.Permutation(self.size, rng.make_key(rng.mix64(self.seed, 1), epoch))(positions)
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
-class Sampler:
+class Sampler(DistributedSampler[int]):
     """Deals an order out in batches, to one rank of ``world_size``.
 
     Global batch k covers positions [kG, (k+1)G) with G = ``batch_size`` × ``world_size``; rank r takes its slice of it.
     So the same G gives the same global batches on any number of ranks. With ``drop_last`` a short last global batch is
-    left out; without, a single rank gets it short, and several ranks fill it up from the epoch's beginning so that all
-    take equally many equal steps (as torch's ``DistributedSampler`` pads).
+    left out. Without, a single rank gets it short, and several ranks fill it up from the epoch's beginning so that all
+    take equally many equal steps (as torch's ``DistributedSampler`` pads). ``exact``: it is always filled up, and each
+    step says which of its rows count.
 
-    Iterating gives this rank's record indices for ``epoch``, as torch's samplers do.
+    Iterating gives this rank's record indices for ``epoch``, as torch's samplers do. It is a ``DistributedSampler``, so
+    that trainers leave it in place and call its ``set_epoch``.
     """
 
     def __init__(
-        self, order: Order, batch_size: int, *, drop_last: bool = False, rank: int = 0, world_size: int = 1
+        self,
+        order: Order,
+        batch_size: int,
+        *,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        exact: bool = False,
+        seed: int = 0,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, world_size), got rank={rank}, world_size={world_size}")
-        self.order, self.batch_size, self.drop_last = order, batch_size, drop_last
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
+        if exact and drop_last:
+            raise ValueError('shards="exact" counts every sample once, so drop_last=True cannot be had with it')
+        self.order, self.batch_size, self.drop_last, self.exact = order, batch_size, drop_last, exact
+        self.rank, self.num_replicas, self.epoch, self.seed = rank, world_size, 0, seed
         self._taken = False
+
+    @property
+    def world_size(self) -> int:
+        return self.num_replicas
 
     @property
     def global_batch(self) -> int:
@@ -79,25 +80,82 @@ class Sampler:
         full, rest = divmod(self.order.size, self.global_batch)
         return full + (1 if rest and not self.drop_last else 0)
 
-    def indices(self, epoch: int, step: int) -> np.ndarray:
-        """int64 [n]: the records of this rank's batch ``step`` in ``epoch``."""
-        return self.order.at(epoch, self._positions(step))
+    def step(self, epoch: int, number: int) -> Step:
+        """This rank's share of global batch ``number``."""
+        return next(self._steps(epoch, number, number + 1))
 
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[np.ndarray]:
-        """`indices` of every step from ``first_step`` on; worked out for several at a time, which is quicker."""
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
+        """Every `step` from ``first_step`` on; worked out for several at a time, which is quicker."""
         for begin in range(first_step, self.steps, _STEPS_TOGETHER):
-            positions = [self._positions(step) for step in range(begin, min(begin + _STEPS_TOGETHER, self.steps))]
-            order = self.order.at(epoch, np.concatenate(positions))
-            yield from np.split(order, np.cumsum([len(p) for p in positions[:-1]]))
+            yield from self._steps(epoch, begin, min(begin + _STEPS_TOGETHER, self.steps))
 
-    def _positions(self, step: int) -> np.ndarray:
-        if not 0 <= step < self.steps:
-            raise IndexError(f"step {step} of an epoch of {self.steps} steps")
-        start = step * self.global_batch + self.rank * self.batch_size
+    def _steps(self, epoch: int, begin: int, end: int) -> Iterator[Step]:
+        dealt = [self._positions(epoch, number) for number in range(begin, end)]
+        positions = np.concatenate([positions for positions, _ in dealt])
+        indices, variants = self.order.at(epoch, positions), self.order.variants(epoch, positions)
+        start = 0
+        for own, counts in dealt:
+            rows = slice(start, start + len(own))
+            yield Step(own, indices[rows], None if variants is None else variants[rows], counts)
+            start += len(own)
+
+    def _positions(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [n] positions, bool [n] whether they count."""
+        if not 0 <= number < self.steps:
+            raise IndexError(f"step {number} of an epoch of {self.steps} steps")
+        start = number * self.global_batch + self.rank * self.batch_size
         positions = np.arange(start, start + self.batch_size, dtype=np.int64)
-        if self.world_size == 1:
-            return positions[positions < self.order.size]
-        return positions % self.order.size
+        inside = positions < self.order.size
+        if self.world_size == 1 and not self.exact:
+            return positions[inside], inside[inside]
+        return positions % self.order.size, inside if self.exact else np.ones_like(inside)
+
+    def without(self, epoch: int, step: Step, bad: set[int], *, refill: bool) -> Step:
+        """``step`` without the records in ``bad``.
+
+        ``refill``: another record of the epoch takes the place, drawn from (seed, epoch, position), so the same on any
+        rank and after any resume. Otherwise the row is left out; but where every row counts for the shape
+        (``exact``), or none is left, it is filled up. What fills up an exact step does not count.
+        """
+        wrong = np.fromiter((index in bad for index in step.indices.tolist()), bool, len(step))
+        if not wrong.any():
+            return step
+        if not refill and not self.exact and not wrong.all():
+            good = ~wrong
+            variants = None if step.variants is None else step.variants[good]
+            return Step(step.positions[good], step.indices[good], variants, step.counts[good])
+        indices, counts = step.indices.copy(), step.counts.copy()
+        variants = None if step.variants is None else step.variants.copy()
+        for row in np.flatnonzero(wrong).tolist():
+            place = self._another(epoch, int(step.positions[row]), bad)
+            indices[row] = self.order.at(epoch, place)[0]
+            if variants is not None:
+                variants[row] = self.order.variants(epoch, place)[0]  # type: ignore[index]
+            counts[row] &= refill
+        return Step(step.positions, indices, variants, counts)
+
+    def _another(self, epoch: int, position: int, bad: set[int]) -> np.ndarray:
+        size = self._epoch_size(epoch)
+        for attempt in range(_MAX_ATTEMPTS):
+            place = np.array([rng.mix64(self.seed, epoch, position, attempt) % size])
+            if int(self.order.at(epoch, place)[0]) not in bad:
+                return place
+        raise RuntimeError(f"no good sample found in {_MAX_ATTEMPTS} draws to stand in for a bad one")
+
+    def _epoch_size(self, epoch: int) -> int:
+        return self.order.size
+
+    # A position, as samples given to all ranks together -------------------------------------------------------------
+
+    def samples_before(self, epoch: int, number: int) -> int:
+        """Samples that the steps before ``number`` give, on all ranks together."""
+        return min(number * self.global_batch, self.order.size)
+
+    def step_after(self, epoch: int, samples: int) -> int:
+        """The step that comes after so many samples."""
+        return -(-samples // self.global_batch)
+
+    # Epochs -----------------------------------------------------------------------------------------------------------
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the loader's next iteration gives. Without it, each iteration takes the next by itself."""
@@ -110,12 +168,59 @@ class Sampler:
         self._taken = True
         return self.epoch
 
+    # As torch's samplers ----------------------------------------------------------------------------------------------
+
     def __iter__(self) -> Iterator[int]:
-        epoch = self.epoch
-        for batch in self.batches(epoch):
-            yield from batch.tolist()
+        for step in self.batches(self.epoch):
+            yield from step.indices.tolist()
 
     def __len__(self) -> int:
-        if self.world_size == 1 and not self.drop_last:
+        if self.world_size == 1 and not self.drop_last and not self.exact:
             return self.order.size
         return self.steps * self.batch_size
+
+    @property
+    def num_samples(self) -> int:  # type: ignore[override]
+        return len(self)
+
+    @property
+    def total_size(self) -> int:  # type: ignore[override]
+        return len(self) * self.world_size
+
+
+class GivenSteps(Sampler):
+    """Deals out the batches of a user's batch sampler as they are, to this rank."""
+
+    order: GivenBatches
+
+    def __init__(self, order: GivenBatches, *, seed: int = 0) -> None:
+        super().__init__(order, 1, seed=seed)
+
+    @property
+    def global_batch(self) -> int:
+        return 0  # they differ
+
+    @property
+    def steps(self) -> int:
+        return len(self.order.sampler)
+
+    def _positions(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        ends = self.order.ends(epoch)
+        positions = np.arange(ends[number - 1] if number else 0, ends[number], dtype=np.int64)
+        return positions, np.ones(len(positions), bool)
+
+    def _epoch_size(self, epoch: int) -> int:
+        return int(self.order.ends(epoch)[-1])
+
+    def samples_before(self, epoch: int, number: int) -> int:
+        return int(self.order.ends(epoch)[number - 1]) if number else 0
+
+    def step_after(self, epoch: int, samples: int) -> int:
+        return int(np.searchsorted(self.order.ends(epoch), samples, side="left")) + 1 if samples else 0
+
+    def largest(self, epoch: int) -> int:
+        """Samples in the epoch's largest batch."""
+        return int(np.diff(self.order.ends(epoch), prepend=0).max())
+
+    def __len__(self) -> int:
+        return self._epoch_size(self.epoch)

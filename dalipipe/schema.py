@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["image", "column"]
+Kind = Literal["image", "mask", "column", "object"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,9 @@ class Field:
     """One named part of a sample.
 
     ``kind`` says which operators may touch it and which decoder reads it: ``"image"`` is a picture (encoded bytes or
-    uint8 pixels, HWC), ``"column"`` a number or a fixed-shape array that travels as it is (class labels, ids, targets).
+    uint8 pixels, HWC), ``"mask"`` a label map that moves with the image, ``"column"`` a number or a fixed-shape array
+    that travels as it is (class labels, ids, targets), ``"object"`` a Python object (text, parsed JSON): a batch holds
+    a list of them.
     """
 
     name: str

@@ -403,7 +403,7 @@ def test_what_cannot_be_continued_says_why(folder: Any, arrays: Any) -> None:
         make(folder, 5, seed=6).load_state_dict(state)
     assert set(caught.value.differences) == {"global_batch", "seed"}
     for change in ({"policy": recipes.imagenet_train(24)}, {"shuffle": False}, {"drop_last": True}):
-        with pytest.raises(StateMismatchError, match=f"{next(iter(change))}: saved"):
+        with pytest.raises(StateMismatchError, match=f"{next(iter(change)).replace('shuffle', 'order')}: saved"):
             make(folder, **change).load_state_dict(state)
     with pytest.raises(StateMismatchError, match="dataset: saved 'folder-23"):
         make(arrays).load_state_dict(state)
@@ -434,7 +434,14 @@ def test_what_cannot_be_continued_says_why(folder: Any, arrays: Any) -> None:
         ({"memory_format": torch.channels_last_3d}, ValueError, "memory_format must be"),
         ({"policy": [ops.Invert()]}, TypeError, "policy must be a dalipipe.Policy, got list"),
         ({"collate_fn": len}, TypeError, "collate_fn is not taken"),
-        ({"sampler": range(3)}, TypeError, "sampler is not taken"),
+        ({"sampler": range(3)}, ValueError, "sampler says the order, so shuffle=True"),
+        ({"sampler": 3, "shuffle": False}, TypeError, "sampler must be a dalipipe order.*got int"),
+        ({"batch_sampler": [[1]]}, ValueError, "batch_sampler says which samples make which batch"),
+        ({"shards": "all"}, ValueError, "shards must be one of equal, exact, got 'all'"),
+        ({"shards": "exact", "drop_last": True}, ValueError, "counts every sample once"),
+        ({"on_error": "ignore"}, ValueError, "on_error must be one of raise, skip, substitute, got 'ignore'"),
+        ({"max_bad": 2}, ValueError, "max_bad must be a share in"),
+        ({"timeout": -1}, ValueError, "timeout must be seconds"),
         ({"decoder": "jpeg"}, ValueError, "decoder must be one of auto, dali, pillow, got 'jpeg'"),
         ({"engine": "gpu"}, ValueError, "engine must be one of"),
         ({"rank": 1}, ValueError, "both rank and world_size"),

@@ -138,7 +138,7 @@ def test_channels_must_fit() -> None:
         lower(Policy([ops.Normalize()]), grey)
     lower(Policy([ops.Normalize(0.5, 0.5)]), grey)
     with pytest.raises(ValueError, match="needs a data set with one field of kind image"):
-        lower(Policy([]), Schema((Field("label", "column"),)))
+        lower(Policy([ops.Invert()]), Schema((Field("label", "column"),)))
 
 
 def test_explain_names_every_operator() -> None:

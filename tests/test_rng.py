@@ -53,7 +53,9 @@ def test_uniforms_depend_on_the_sample_alone() -> None:
         alone = rng.uniforms(key, np.array([index]), slots[1:2], blocks[1:2])
         assert (alone[0, 0] == together[row, 1]).all()
     assert len(np.unique(together)) == together.size
-    assert not np.isin(rng.uniforms(key, indices, slots, blocks, variant=1), together).any()
+    assert not np.isin(rng.uniforms(key, indices, slots, blocks, variants=1), together).any()
+    mixed = rng.uniforms(key, indices, slots, blocks, variants=np.array([0, 1, 0, 2]))
+    assert (mixed[[0, 2]] == together[[0, 2]]).all() and not np.isin(mixed[[1, 3]], together).any()
     assert not np.isin(rng.uniforms(rng.make_key(7, 4), indices, slots, blocks), together).any()
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DistributedSampler
 
-from dalipipe.sampler import Sampler, Sequential, Shuffled
+from dalipipe.orders import Sequential, Shuffled
+from dalipipe.sampler import Sampler
 
 
 @settings(deadline=None, max_examples=100)
@@ -21,7 +22,7 @@ from dalipipe.sampler import Sampler, Sequential, Shuffled
 )
 def test_one_rank_gives_every_sample_once(n: int, batch: int, epoch: int, drop: bool, seed: int) -> None:
     sampler = Sampler(Shuffled(n, seed), batch, drop_last=drop)
-    batches = [sampler.indices(epoch, step) for step in range(sampler.steps)]
+    batches = [sampler.step(epoch, step).indices for step in range(sampler.steps)]
     seen = np.concatenate(batches) if batches else np.array([], np.int64)
     assert len(np.unique(seen)) == len(seen) == (n // batch * batch if drop else n) == len(sampler)
     assert all(len(b) == batch for b in batches[: None if drop else -1])
@@ -36,8 +37,8 @@ def test_ranks_share_the_same_global_batches(n: int, per_rank: int, world: int, 
     ranks = [Sampler(Shuffled(n, 3), per_rank, drop_last=drop, rank=r, world_size=world) for r in range(world)]
     assert {rank.steps for rank in ranks} == {alone.steps}
     for step in range(alone.steps):
-        together = np.concatenate([rank.indices(1, step) for rank in ranks])
-        expected = alone.indices(1, step)
+        together = np.concatenate([rank.step(1, step).indices for rank in ranks])
+        expected = alone.step(1, step).indices
         assert (together[: len(expected)] == expected).all()
         assert len(together) == per_rank * world
         # What fills up a short last batch comes from the epoch's beginning, as in DistributedSampler.
@@ -55,9 +56,9 @@ def test_steps_match_torch_distributed_sampler() -> None:
 
 def test_epochs_differ_and_come_back() -> None:
     sampler = Sampler(Shuffled(100, 5), 100)
-    first, second = sampler.indices(0, 0), sampler.indices(1, 0)
+    first, second = sampler.step(0, 0).indices, sampler.step(1, 0).indices
     assert (first != second).any()
-    assert (first == sampler.indices(0, 0)).all()
+    assert (first == sampler.step(0, 0).indices).all()
     assert (Shuffled(100, 6).at(0, np.arange(100)) != first).any()
 
 
@@ -74,12 +75,12 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="rank=2, world_size=2"):
         Sampler(Sequential(4), 1, rank=2, world_size=2)
     with pytest.raises(IndexError, match="step 2 of an epoch of 2"):
-        Sampler(Sequential(4), 2).indices(0, 2)
+        Sampler(Sequential(4), 2).step(0, 2)
 
 
 @settings(deadline=None, max_examples=50)
 @given(n=st.integers(1, 300), batch=st.integers(1, 20), world=st.integers(1, 3), first=st.integers(0, 20))
 def test_batches_are_the_indices_of_each_step(n: int, batch: int, world: int, first: int) -> None:
     sampler = Sampler(Shuffled(n, 1), batch, rank=world - 1, world_size=world)
-    got = [b.tolist() for b in sampler.batches(3, first)]
-    assert got == [sampler.indices(3, step).tolist() for step in range(first, sampler.steps)]
+    got = [b.indices.tolist() for b in sampler.batches(3, first)]
+    assert got == [sampler.step(3, step).indices.tolist() for step in range(first, sampler.steps)]

@@ -44,7 +44,7 @@ class Output:
         return np.broadcast_to(scale, channels), np.broadcast_to(bias, channels)
 
     def check(self, plan: Plan) -> None:
-        if self.dtype == torch.uint8 and plan.passes[-1].normalize is not None:
+        if self.dtype == torch.uint8 and plan.passes and plan.passes[-1].normalize is not None:
             raise ValueError(
                 f"dtype=torch.uint8 cannot hold what {plan.passes[-1].normalize!r} makes: drop it or give a float dtype"
             )

@@ -19,6 +19,8 @@ class Source(ABC):
     schema: Schema
     classes: list[str] | None = None
     """Names of the label values, where known."""
+    labels: np.ndarray | None = None
+    """int64 [N]: every record's label, where known without reading the records."""
 
     @abstractmethod
     def __len__(self) -> int: ...

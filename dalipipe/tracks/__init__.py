@@ -9,5 +9,6 @@ from dalipipe.tracks.image import ImageTrack
 _TRACKS = {"image": ImageTrack}
 
 
-def make_track(config: LaneConfig, clock: StageClock) -> Track:
-    return _TRACKS[config.plan.field.kind](config, clock)
+def make_track(config: LaneConfig, clock: StageClock) -> Track | None:
+    """``None`` where there is nothing to decode or augment."""
+    return None if config.plan.field is None else _TRACKS[config.plan.field.kind](config, clock)

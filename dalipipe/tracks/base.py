@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,12 +13,17 @@ import torch
 
 from dalipipe.engines.base import Output
 from dalipipe.plan import Plan
-from dalipipe.sources import Source
+from dalipipe.sampler import Step
+from dalipipe.sources.base import Source
 
 
 @dataclass(frozen=True)
 class LaneConfig:
-    """What a lane is built from. ``depth``: batches being decoded at one time."""
+    """What a lane is built from.
+
+    ``batch_size``: samples in the largest batch; ``depth``: batches being decoded at one time; ``mask``: whether
+    batches say which of their rows count.
+    """
 
     source: Source
     plan: Plan
@@ -28,6 +33,12 @@ class LaneConfig:
     depth: int
     decoder: str
     engine: str
+    mask: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A batch's fields."""
+        return (*self.source.schema.names, "valid") if self.mask else self.source.schema.names
 
 
 class StageClock:
@@ -54,18 +65,19 @@ class RowErrors(Exception):
 
 
 class Track(Protocol):
-    """The way of one field: from what a source read, through headers, draws and decoding, to a tensor on the device.
+    """The way of one field, and of those that move with it: from what a source read, through headers, draws and
+    decoding, to tensors on the device.
 
     Batches come out in the order they went in. `submit` raises, and nothing is then in flight for that batch;
     `collect` raises, and that batch is done with. Either way `RowErrors` names the rows.
     """
 
-    def submit(self, column: Any, key: np.ndarray, indices: np.ndarray) -> None:
-        """Starts samples ``indices`` int64 [N] of the epoch with this `rng.make_key`; ``column``: what was read."""
+    def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
+        """Starts the samples of ``step`` in the epoch with this `rng.make_key`; ``columns``: what was read."""
         ...
 
-    def collect(self) -> torch.Tensor:
-        """The oldest batch in flight."""
+    def collect(self) -> dict[str, torch.Tensor]:
+        """The oldest batch in flight: its fields' tensors, by name."""
         ...
 
     @property
