@@ -68,7 +68,8 @@ enum ImageFlag : uint32_t {
   kRgb = 1 << 8,           // JPEG: three components stored as RGB, not YCbCr
   kLossless = 1 << 9,      // JPEG: lossless process
   kArithmetic = 1 << 10,   // JPEG: arithmetic coding
-  kHierarchical = 1 << 11  // JPEG: hierarchical process
+  kHierarchical = 1 << 11,  // JPEG: hierarchical process
+  kDamaged = 1 << 12        // JPEG: a marker where only picture data may be
 };
 
 // Mirrored, field by field, by `dalipipe.native.IMAGE_HEADER` (a numpy dtype).

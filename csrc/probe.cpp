@@ -69,6 +69,29 @@ void read_tiff(const Bytes& in, ImageHeader& header, bool exif) {
   flag(header, kAnimated, u32(directory + 2 + 12 * entries) != 0);
 }
 
+// From the first scan on: markers that cannot stand there give a damaged file away, a missing end a truncated one.
+// Decoders would go on with what they have read, and give grey areas without a word.
+void read_jpeg_scans(const Bytes& in, size_t scan, ImageHeader& header) {
+  size_t at = scan;
+  while (scan > 0 && in.has(at, 2)) {
+    const void* next = std::memchr(in.data + at, 0xFF, in.size - at - 1);
+    if (!next) break;
+    at = static_cast<const uint8_t*>(next) - in.data + 1;
+    const uint32_t marker = in.data[at];
+    if (marker == 0xD9) return;                                                       // the end
+    if (marker == 0x00 || marker == 0xFF || (marker >= 0xD0 && marker <= 0xD7)) {     // stuffed, fill, restart
+      at += marker != 0xFF;
+    } else if (marker == 0xC4 || marker == 0xCC || (marker >= 0xDA && marker <= 0xDD) || marker == 0xFE ||
+               (marker >= 0xE0 && marker <= 0xEF)) {  // a segment before the next scan
+      at += 1 + std::max<size_t>(in.be16(at + 1), 2);
+    } else {
+      flag(header, kDamaged);
+      return;
+    }
+  }
+  flag(header, kTruncated);
+}
+
 // ITU T.81: segments up to the start of scan.
 void read_jpeg(const Bytes& in, ImageHeader& header) {
   bool jfif = false, adobe_rgb = false, rgb_names = false;
@@ -120,15 +143,7 @@ void read_jpeg(const Bytes& in, ImageHeader& header) {
   // Who says that three components are RGB: JFIF (it says no), else Adobe, else the components' names.
   const bool adobe = header.flags & kAdobe;
   flag(header, kRgb, header.channels == 3 && !jfif && (adobe ? adobe_rgb : rgb_names));
-  // In a scan, 0xFF 0xD9 can only be the end marker. Nearly always it is the file's last word; some cameras append.
-  bool ended = in.size >= scan + 2 && scan > 0 && in.data[in.size - 2] == 0xFF && in.data[in.size - 1] == 0xD9;
-  for (size_t i = scan; scan > 0 && !ended && in.has(i, 2);) {
-    const void* next = std::memchr(in.data + i, 0xFF, in.size - i - 1);
-    if (!next) break;
-    i = static_cast<const uint8_t*>(next) - in.data + 1;
-    ended = in.data[i] == 0xD9;
-  }
-  flag(header, kTruncated, !ended);
+  read_jpeg_scans(in, scan, header);
 }
 
 void read_png(const Bytes& in, ImageHeader& header) {

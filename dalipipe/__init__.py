@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from dalipipe import finetune, ops, recipes
+    from dalipipe import finetune, ops, orders, recipes
     from dalipipe.decoders.base import DecodeError
+    from dalipipe.faults import TooManyBadSamplesError
     from dalipipe.loader import DataLoader, StateMismatchError
     from dalipipe.policy import OneOf, Op, Policy, SomeOf
     from dalipipe.records import SampleError
@@ -33,11 +34,12 @@ _HOMES = {
     "SomeOf": "dalipipe.policy",
     "Source": "dalipipe.sources",
     "StateMismatchError": "dalipipe.loader",
+    "TooManyBadSamplesError": "dalipipe.faults",
 }
-_MODULES = ("finetune", "ops", "recipes")
+_MODULES = ("finetune", "ops", "orders", "recipes")
 
 __all__ = ["Arrays", "DataLoader", "DecodeError", "ImageFolder", "OneOf", "Op", "Policy", "SampleError", "__version__"]
-__all__ += ["SomeOf", "Source", "StateMismatchError", "finetune", "ops", "recipes"]
+__all__ += ["SomeOf", "Source", "StateMismatchError", "TooManyBadSamplesError", "finetune", "ops", "orders", "recipes"]
 
 
 def __getattr__(name: str) -> Any:

@@ -65,8 +65,6 @@ class Lane:
         flight = _Flight(epoch, step, step)
         self._in_flight.append(flight)
         self._quarantine.saw(len(step))
-        if self._quarantine.indices:
-            self._leave_out_bad(flight)
         self._start(flight)
 
     def collect(self) -> tuple[dict[str, Any], Step]:
@@ -80,7 +78,6 @@ class Lane:
                     return {**flight.columns, **tensors}, flight.step
                 except RowErrors as error:
                     self._report(flight, error.errors)
-                    self._leave_out_bad(flight)
                     self._start_again()
             raise flight.error
         finally:
@@ -105,6 +102,8 @@ class Lane:
     def _start(self, flight: _Flight) -> None:
         """Reads a batch, where it has not been read, and sends it on its way; without its bad samples."""
         try:
+            if self._quarantine.indices:
+                self._leave_out_bad(flight)
             while True:
                 try:
                     if flight.columns is None:

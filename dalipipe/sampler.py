@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import DistributedSampler
 
 from dalipipe import rng
+from dalipipe.faults import TooManyBadSamplesError
 from dalipipe.orders import GivenBatches, Order
 
 _STEPS_TOGETHER = 16
@@ -140,7 +141,7 @@ class Sampler(DistributedSampler[int]):
             place = np.array([rng.mix64(self.seed, epoch, position, attempt) % size])
             if int(self.order.at(epoch, place)[0]) not in bad:
                 return place
-        raise RuntimeError(f"no good sample found in {_MAX_ATTEMPTS} draws to stand in for a bad one")
+        raise TooManyBadSamplesError(f"no good sample found in {_MAX_ATTEMPTS} draws to stand in for a bad one")
 
     def _epoch_size(self, epoch: int) -> int:
         return self.order.size

@@ -13,6 +13,9 @@ from dalipipe.records import Encoded, Pictures
 MAX_PIXELS = 178_956_970
 """A picture with more pixels is refused as a decompression bomb; the bound at which Pillow refuses too."""
 
+# Flags of headers that decoders would take, and give grey areas for without a word.
+_REFUSED = {"truncated": "truncated after {} bytes", "damaged": "damaged: there is a marker within its picture data"}
+
 
 class DecodeError(ValueError):
     """Bytes that are no picture, or one that is damaged."""
@@ -59,11 +62,10 @@ def inspect(encoded: Encoded, *, threads: int) -> tuple[np.ndarray, dict[int, Ex
     for row in np.flatnonzero(pixels > MAX_PIXELS).tolist():
         size = f"{headers['width'][row]}×{headers['height'][row]}"
         errors[row] = DecodeError(f"{size} px is more than {MAX_PIXELS} pixels: refused as a decompression bomb")
-    truncated = (headers["flags"] & native.IMAGE_FLAGS["truncated"]) != 0
-    for row in np.flatnonzero(truncated).tolist():
-        errors.setdefault(
-            row, DecodeError(f"the file is truncated after {len(encoded[row])} bytes; fetch it again or remove it")
-        )
+    for flag, what in _REFUSED.items():
+        for row in np.flatnonzero(headers["flags"] & native.IMAGE_FLAGS[flag]).tolist():
+            reason = what.format(len(encoded[row]))
+            errors.setdefault(row, DecodeError(f"the file is {reason}; fetch it again or remove it"))
     for row in errors:
         headers["height"][row] = headers["width"][row] = 1
     return headers, errors

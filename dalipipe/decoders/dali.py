@@ -28,6 +28,7 @@ _DALI_KINDS = [native.IMAGE_KINDS.index(kind) for kind in ("jpeg", "png", "webp"
 _JPEG = native.IMAGE_KINDS.index("jpeg")
 _RARE_JPEG = sum(native.IMAGE_FLAGS[name] for name in ("arithmetic", "lossless", "hierarchical"))
 _ANIMATED = native.IMAGE_FLAGS["animated"]
+_FAILED_TO_DECODE = "Failed to decode sample"
 
 
 class MissingDaliError(ImportError):
@@ -122,6 +123,8 @@ class DaliDecoder:
             (regions,) = self._outputs(self._single)
             return regions[0]
         except RuntimeError as error:
+            if _FAILED_TO_DECODE in str(error):  # it does not say why; Pillow does, or can decode it after all
+                return self._decode_by_pillow(flight, row, errors)
             errors[row] = DecodeError(f"cannot be decoded: {_cause(error)}")
             return self._to_device(np.zeros((*flight.roi[row, 2:].tolist(), 3), np.uint8))
 
