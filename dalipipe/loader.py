@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import weakref
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -456,11 +457,11 @@ class _Epoch:
     def close(self) -> None:
         batches, self._batches = self._batches, None
         if batches is not None:
-            batches.close()
-            self._loader._lanes.append(self._lane)
+            if batches.close():
+                self._loader._lanes.append(self._lane)
 
-    def __del__(self) -> None:
-        if getattr(self, "_batches", None) is not None:
+    def __del__(self, _exiting: Any = sys.is_finalizing) -> None:
+        if getattr(self, "_batches", None) is not None and not _exiting():  # at exit the thread has been ended already
             self.close()
 
 

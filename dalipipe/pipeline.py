@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import queue
 import threading
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from dalipipe.sampler import Sampler, Step
 from dalipipe.schema import make_batch
 from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+
+_READ_S = 0.5  # how long an epoch that is broken off waits for a read under way
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Lane:
         self._arenas = BufferPool()
         self._in_flight: deque[_Flight] = deque()
         self._track = make_track(config, clock)
+        self.reading = False
+        """Whether it is in the source's hands, which may be for long."""
 
     def submit(self, epoch: Epoch, step: Step) -> None:
         """Starts a batch."""
@@ -127,8 +133,12 @@ class Lane:
 
     def _read(self, step: Step) -> dict[str, Any]:
         config = self._config
-        with self._clock.stage("read"):
-            records = config.source.read(step.indices, threads=config.threads, allocate=self._arenas.take)
+        self.reading = True
+        try:
+            with self._clock.stage("read"):
+                records = config.source.read(step.indices, threads=config.threads, allocate=self._arenas.take)
+        finally:
+            self.reading = False
         if records.errors:
             raise RowErrors(records.errors)
         return records.columns
@@ -161,7 +171,10 @@ class Prefetcher:
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
         # The thread refers to the channel, not to this object, so that dropping this object ends the thread.
         arguments = (lane, epoch, first, config, _Channel(self._queue, self._stop))
-        self._thread = threading.Thread(target=_walk, args=arguments, name="dalipipe-prefetch")
+        self._thread = threading.Thread(target=_walk, args=arguments, name="dalipipe-prefetch", daemon=True)
+        # Python must not take DALI down under it; nor wait for ever at exit for storage that hangs.
+        self._at_exit = partial(_end, self._stop, self._queue, self._thread, lane)
+        atexit.register(self._at_exit)
         self._thread.start()
 
     def get(self, timeout_s: float = 0) -> Any:
@@ -191,14 +204,25 @@ class Prefetcher:
         """Finished batches waiting."""
         return self._queue.qsize()
 
-    def close(self) -> None:
-        """Ends the thread and waits for it; the lane can be used again after."""
-        self._stop.set()
-        while self._thread.is_alive():
-            try:  # it may be waiting for room
-                self._queue.get_nowait()
-            except queue.Empty:
-                self._thread.join(timeout=0.01)
+    def close(self) -> bool:
+        """Ends the thread; true where the lane can be used again: storage that hangs is not waited for."""
+        ended = self._at_exit()
+        atexit.unregister(self._at_exit)
+        return ended
+
+
+def _end(stop: threading.Event, room: queue.Queue[Any], thread: threading.Thread, lane: Lane) -> bool:
+    stop.set()
+    reading_since = math.inf
+    while thread.is_alive():
+        reading_since = min(reading_since, time.monotonic()) if lane.reading else math.inf
+        if time.monotonic() - reading_since > _READ_S:
+            return False
+        try:  # it may be waiting for room
+            room.get_nowait()
+        except queue.Empty:
+            thread.join(timeout=0.01)
+    return True
 
 
 @dataclass(frozen=True)
@@ -208,8 +232,8 @@ class _Channel:
 
     @property
     def open(self) -> bool:
-        """Whether anybody wants more. Python waits for this thread at exit, and takes DALI down only after it."""
-        return not self.stop.is_set() and threading.main_thread().is_alive()
+        """Whether anybody wants more."""
+        return not self.stop.is_set()
 
     def put(self, item: Any) -> None:
         while self.open:

@@ -223,10 +223,13 @@ class Policy:
         """Every operator, in order, out of its containers."""
         return tuple(self._leaves)
 
-    def draw(self, key: np.ndarray, indices: np.ndarray, size: np.ndarray, variants: np.ndarray | int = 0) -> list[Drawn]:
+    def draw(
+        self, key: np.ndarray, indices: np.ndarray, size: np.ndarray, variants: np.ndarray | int = 0
+    ) -> list[Drawn]:
         """What happens to samples ``indices`` int64 [N] of sizes ``size`` int64 [N, d]: an entry per leaf.
 
-        ``key``: `rng.make_key`; ``variants``: which copy of its sample each is. Raises `DrawError` where an operator cannot be applied.
+        ``key``: `rng.make_key`; ``variants``: which copy of its sample each is. Raises `DrawError` where an operator
+        cannot be applied.
         """
         u_all = rng.uniforms(key, indices, self._pair_slots, self._pair_blocks, variants).reshape(len(indices), -1)
         u = {slot: u_all[:, columns] for slot, columns in self._columns.items()}

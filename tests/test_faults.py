@@ -222,7 +222,7 @@ def test_a_damaged_folder_loses_no_good_sample(open_folder: Path, decoder: str, 
     make_unreadable(damage)
     bad = {path for path, way in damage.items() if way in BAD}
     good = {i for i in range(2000) if source.describe(i) not in bad}
-    assert {way for way in damage.values()} == {*BAD, *GOOD_ODDITIES} and len(damage) == 100
+    assert set(damage.values()) == {*BAD, *GOOD_ODDITIES} and len(damage) == 100
 
     import nvidia.dali.fn  # noqa: F401 - loaded while everything may still be read
 

@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
