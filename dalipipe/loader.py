@@ -337,9 +337,10 @@ class DataLoader(TorchDataLoader):
             self._bind(self.seed)
             here = self._identity(state["epoch"])
             differences = {name: (state.get(name), value) for name, value in here.items() if state.get(name) != value}
-            most = 0 if differences else self._steps.samples_before(state["epoch"], len(self))
-            if not differences and state["samples"] > most:
-                differences["samples"] = (state["samples"], f"0..{most}")
+            if not differences:
+                step = self._steps.step_after(state["epoch"], state["samples"])
+                if step > len(self) or self._steps.samples_before(state["epoch"], step) != state["samples"]:
+                    differences["samples"] = (state["samples"], f"whole batches, at most {len(self)}")
             if differences:
                 raise StateMismatchError(differences)
         except BaseException:
@@ -347,7 +348,7 @@ class DataLoader(TorchDataLoader):
             self._bind(seed)
             raise
         self._quarantine.load(bad)
-        epoch, step = state["epoch"], self._steps.step_after(state["epoch"], state["samples"])
+        epoch = state["epoch"]
         self._resume = (epoch + 1, 0) if step >= len(self) else (epoch, step)
         self._steps.set_epoch(self._resume[0])
 

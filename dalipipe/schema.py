@@ -26,6 +26,10 @@ class Field:
     kind: Kind
     channels: int | None = None
     """Of an image: 1 or 3."""
+    ignore_index: int = 255
+    """Of a mask: the class that stands where geometry leaves the picture."""
+    table: tuple[int, ...] | None = None
+    """Of a mask: class index in the files → in the batch; what is beyond its end counts as its last entry."""
 
 
 @dataclass(frozen=True)

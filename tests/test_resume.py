@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -90,9 +91,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def in_new_process(*jobs: Any) -> list[list[str]]:
     """The tail of every job, worked out by a process that has seen none of this one's loaders."""
-    done = subprocess.run(
-        [sys.executable, __file__], input=json.dumps(jobs), capture_output=True, text=True, timeout=240
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command, text = [sys.executable, __file__], json.dumps(jobs)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

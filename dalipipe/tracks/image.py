@@ -1,9 +1,13 @@
-"""Pictures: headers are read, parameters drawn, regions decoded, and a pass or more makes them a tensor."""
+"""Pictures: headers are read, parameters drawn, regions decoded, and a pass or more makes them a tensor. Masks ride
+along.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,23 +21,38 @@ from dalipipe.policy import DrawError
 from dalipipe.records import Encoded, Pictures
 from dalipipe.sampler import Step
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.tracks.masks import Masks
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A batch on its way: pictures that need no decoding (``None``: the decoder has them), their sizes int64 [N, 2]."""
+
+    pictures: Pictures | None
+    size: np.ndarray
+    draws: Draws
+    masks: dict[str, list[Future[np.ndarray]]]
 
 
 class ImageTrack:
-    """A `Track` for encoded pictures, or for pictures that are in memory already."""
+    """A `Track` for encoded pictures, or for pictures that are in memory already, and for the masks beside them."""
 
     def __init__(self, config: LaneConfig, clock: StageClock) -> None:
         assert config.plan.field is not None
         self._config, self._clock, self._field = config, clock, config.plan.field.name
         self._engine = make_engine(config.engine, config.plan, config.output, threads=config.threads)
         self._decoder: Decoder | None = None  # made for the first encoded pictures: arrays need none
-        # Pictures that need no decoding wait here; None: the decoder has them.
-        self._in_flight: deque[tuple[Pictures | None, Draws]] = deque()
+        self._masks = {
+            field.name: Masks(field, config.output.device, threads=config.threads)
+            for field in config.source.schema.of_kind("mask")
+        }
+        self._in_flight: deque[_Flight] = deque()
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
         column: Encoded | Pictures = columns[self._field]
         if isinstance(column, Pictures):
-            self._in_flight.append((column, self._draw(key, step, column.size_px)))
+            size = column.size_px.astype(np.int64)
+            self._in_flight.append(_Flight(column, size, self._draw(key, step, size), self._submit_masks(columns)))
             return
         with self._clock.stage("probe"):
             headers, errors = inspect(column, threads=self._config.threads)
@@ -51,10 +70,11 @@ class ImageTrack:
                 depth=config.depth,
             )
         self._decoder.submit(column, headers, self._engine.roi(draws, size))
-        self._in_flight.append((None, draws))
+        self._in_flight.append(_Flight(None, size, draws, self._submit_masks(columns)))
 
     def collect(self) -> dict[str, torch.Tensor]:
-        pictures, draws = self._in_flight.popleft()
+        flight = self._in_flight.popleft()
+        pictures = flight.pictures
         if pictures is None:
             assert self._decoder is not None
             with self._clock.stage("decode"):
@@ -62,7 +82,10 @@ class ImageTrack:
             if errors:
                 raise RowErrors(errors)
         with self._clock.stage("augment"):
-            return {self._field: self._engine.apply(pictures, draws)}
+            moved = {
+                name: self._masks[name].collect(jobs, flight.draws, flight.size) for name, jobs in flight.masks.items()
+            }
+            return {self._field: self._engine.apply(pictures, flight.draws), **moved}
 
     @property
     def buffers_bytes(self) -> int:
@@ -77,12 +100,17 @@ class ImageTrack:
         self.reset()
         if self._decoder is not None:
             self._decoder.close()
+        for masks in self._masks.values():
+            masks.close()
         self._engine.close()
+
+    def _submit_masks(self, columns: Mapping[str, Any]) -> dict[str, list[Future[np.ndarray]]]:
+        return {name: masks.submit(columns[name]) for name, masks in self._masks.items()}
 
     def _draw(self, key: np.ndarray, step: Step, size: np.ndarray) -> Draws:
         variants = 0 if step.variants is None else step.variants
         with self._clock.stage("draw"):
             try:
-                return self._config.plan.draw(key, step.indices, size.astype(np.int64), variants)
+                return self._config.plan.draw(key, step.indices, size, variants)
             except DrawError as error:
                 raise RowErrors({error.row: error}) from error
