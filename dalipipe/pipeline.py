@@ -8,13 +8,13 @@ from __future__ import annotations
 import atexit
 import math
 import queue
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,12 @@ from dalipipe.buffers import BufferPool
 from dalipipe.faults import Quarantine
 from dalipipe.sampler import Sampler, Step
 from dalipipe.schema import make_batch
+from dalipipe.storage import wanted_while
 from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
 
 _READ_S = 0.5  # how long an epoch that is broken off waits for a read under way
+_DROP_S = 2.0  # and one that is dropped, for the batch under way
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Lane:
             raise flight.error
         finally:
             self._in_flight.popleft()
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in the largest batch that it can take."""
+        return self._config.batch_size
 
     @property
     def buffers_bytes(self) -> int:
@@ -163,19 +170,21 @@ class _Stopped(Exception):
 class Prefetcher:
     """Batches of one epoch, made by a thread, at most ``ahead`` finished ones waiting.
 
-    It begins with the epoch's step ``first``. Iterate, then `close`; closing early is fine.
+    It begins with the epoch's step ``first``. Iterate, then `close`; closing early, or dropping it, is fine. When the
+    thread ends it calls ``give_back`` with the lane, which can then be used again.
     """
 
-    def __init__(self, lane: Lane, epoch: Epoch, first: int, config: LaneConfig, ahead: int) -> None:
-        self._stop = threading.Event()
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=ahead)
-        # The thread refers to the channel, not to this object, so that dropping this object ends the thread.
-        arguments = (lane, epoch, first, config, _Channel(self._queue, self._stop))
-        self._thread = threading.Thread(target=_walk, args=arguments, name="dalipipe-prefetch", daemon=True)
-        # Python must not take DALI down under it; nor wait for ever at exit for storage that hangs.
-        self._at_exit = partial(_end, self._stop, self._queue, self._thread, lane)
-        atexit.register(self._at_exit)
-        self._thread.start()
+    def __init__(
+        self,
+        lane: Lane,
+        epoch: Epoch,
+        first: int,
+        config: LaneConfig,
+        ahead: int,
+        give_back: Callable[[Lane], None],
+    ) -> None:
+        self._walk = _Walk(lane, epoch, first, config, ahead, give_back)
+        self._walk.start()
 
     def get(self, timeout_s: float = 0) -> Any:
         """The next batch; ``None`` at the end. Raises what went wrong with it, after which there are no more.
@@ -185,10 +194,10 @@ class Prefetcher:
         give_up = time.monotonic() + timeout_s if timeout_s else math.inf
         while True:
             try:
-                item = self._queue.get(timeout=min(1.0, max(give_up - time.monotonic(), 0.001)))
+                item = self._walk.batches.get(timeout=min(1.0, max(give_up - time.monotonic(), 0.001)))
                 break
             except queue.Empty:
-                if not self._thread.is_alive() and self._queue.empty():
+                if not self._walk.is_alive() and self._walk.batches.empty():
                     raise RuntimeError("the loader's thread has died without a word; please report this") from None
                 if time.monotonic() >= give_up:
                     raise TimeoutError(
@@ -202,69 +211,89 @@ class Prefetcher:
     @property
     def ready(self) -> int:
         """Finished batches waiting."""
-        return self._queue.qsize()
+        return self._walk.batches.qsize()
 
-    def close(self) -> bool:
-        """Ends the thread; true where the lane can be used again: storage that hangs is not waited for."""
-        ended = self._at_exit()
-        atexit.unregister(self._at_exit)
-        return ended
+    def close(self) -> None:
+        """Ends the thread and waits for it, unless it hangs in a read: then it ends when it comes back."""
+        self._walk.end()
 
-
-def _end(stop: threading.Event, room: queue.Queue[Any], thread: threading.Thread, lane: Lane) -> bool:
-    stop.set()
-    reading_since = math.inf
-    while thread.is_alive():
-        reading_since = min(reading_since, time.monotonic()) if lane.reading else math.inf
-        if time.monotonic() - reading_since > _READ_S:
-            return False
-        try:  # it may be waiting for room
-            room.get_nowait()
-        except queue.Empty:
-            thread.join(timeout=0.01)
-    return True
+    def __del__(self, _exiting: Any = sys.is_finalizing) -> None:
+        if hasattr(self, "_walk") and not _exiting():  # at exit it has been ended already
+            self._walk.end(most_s=_DROP_S)
 
 
-@dataclass(frozen=True)
-class _Channel:
-    queue: queue.Queue[Any]
-    stop: threading.Event
+class _Walk(threading.Thread):
+    """Keeps ``depth`` batches decoding and finishes the oldest. It knows nothing of its `Prefetcher`."""
 
-    @property
-    def open(self) -> bool:
-        """Whether anybody wants more."""
-        return not self.stop.is_set()
+    def __init__(
+        self,
+        lane: Lane,
+        epoch: Epoch,
+        first: int,
+        config: LaneConfig,
+        ahead: int,
+        give_back: Callable[[Lane], None],
+    ) -> None:
+        super().__init__(name="dalipipe-prefetch", daemon=True)
+        self.batches: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+        self._lane, self._epoch, self._first, self._config, self._give_back = lane, epoch, first, config, give_back
+        self._stopped = threading.Event()
+        # Python must not take DALI down under it; nor wait for ever at exit for storage that hangs.
+        atexit.register(self.end)
 
-    def put(self, item: Any) -> None:
-        while self.open:
-            try:
-                return self.queue.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-        raise _Stopped
+    def run(self) -> None:
+        try:
+            with wanted_while(lambda: not self._stopped.is_set()):  # requests under way end with the epoch
+                self._run()
+        except _Stopped:
+            pass
+        except Exception as error:  # the user's `next` raises it
+            with suppress(_Stopped):
+                self._put(error)
+        finally:
+            atexit.unregister(self.end)
+            self._lane.reset()
+            self._give_back(self._lane)
 
-
-def _walk(lane: Lane, epoch: Epoch, first: int, config: LaneConfig, channel: _Channel) -> None:
-    """The thread: keeps ``depth`` batches decoding and finishes the oldest."""
-    deliver = _deliver_cuda(config) if config.output.device.type == "cuda" else _deliver_host(config)
-    try:
-        steps = epoch.sampler.batches(epoch.number, first)
+    def _run(self) -> None:
+        config, lane, epoch = self._config, self._lane, self._epoch
+        deliver = _deliver_cuda(config) if config.output.device.type == "cuda" else _deliver_host(config)
+        steps = epoch.sampler.batches(epoch.number, self._first)
         in_flight = 0
-        while channel.open:
+        while not self._stopped.is_set():
             while in_flight < config.depth and (step := next(steps, None)) is not None:
                 lane.submit(epoch, step)
                 in_flight += 1
             if not in_flight:
-                return channel.put(None)
+                return self._put(None)
             in_flight -= 1
-            channel.put(deliver(lane))
-    except _Stopped:
-        pass
-    except Exception as error:  # the user's `next` raises it
-        with suppress(_Stopped):
-            channel.put(error)
-    finally:
-        lane.reset()
+            self._put(deliver(lane))
+
+    def _put(self, item: Any) -> None:
+        while not self._stopped.is_set():
+            try:
+                return self.batches.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        raise _Stopped
+
+    def end(self, most_s: float = math.inf) -> None:
+        """Stops the thread and waits for it, ``most_s`` at most and not long for a read under way."""
+        self._stopped.set()
+        # A collection of garbage may drop a loader's iterator anywhere, so in such a thread too, which may hold locks
+        # that the other needs: the import of DALI's, say.
+        if isinstance(threading.current_thread(), _Walk):
+            return
+        begin, reading_since = time.monotonic(), math.inf
+        while self.is_alive():
+            now = time.monotonic()
+            reading_since = min(reading_since, now) if self._lane.reading else math.inf
+            if now - reading_since > _READ_S or now - begin > most_s:
+                return
+            try:  # it may be waiting for room
+                self.batches.get_nowait()
+            except queue.Empty:
+                self.join(timeout=0.01)
 
 
 def _deliver_host(config: LaneConfig) -> Callable[[Lane], Any]:

@@ -31,6 +31,29 @@ def decode_rgb(data: np.ndarray, roi: np.ndarray) -> np.ndarray:
         raise DecodeError(f"cannot be decoded: {error}") from error
 
 
+def decode_mask(data: np.ndarray | bytes) -> np.ndarray:
+    """One encoded label map → its class indices, uint8 [H, W], or int32 [H, W] where a pixel has more than 8 bits.
+
+    Grey values (of 1 bit: 0 and 1; of 2 and 4 bits: scaled to 8, as Pillow has them), and of a palette picture the
+    indices, not the colours.
+
+    Raises:
+        DecodeError: damaged bytes, or a picture in colour, which names no classes.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(bytes(data))) as image:
+            if image.mode in ("1", "L", "P"):
+                return np.array(image).astype(np.uint8, copy=False)
+            if image.mode == "I" or image.mode.startswith("I;16"):
+                return np.array(image).astype(np.int32)
+            mode = image.mode
+    except Exception as error:  # Pillow's parsers raise whatever a damaged file provokes
+        raise DecodeError(f"cannot be decoded: {error}") from error
+    raise DecodeError(f"a mask must have one channel of class indices, grey or palette; this one is {mode}")
+
+
 class PillowDecoder:
     """A `Decoder` of threads over `decode_rgb`; its pictures are in host memory."""
 

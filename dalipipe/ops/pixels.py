@@ -105,6 +105,37 @@ def warp(x: np.ndarray, matrix: np.ndarray, fill: np.ndarray, *, nearest: bool) 
     return round_to_uint8(between(top, bottom, fv))
 
 
+def nearest(mask: np.ndarray, sample: np.void, out_size: tuple[int, int], fill: int) -> np.ndarray:
+    """A label map under the geometry of an image pass, by nearest neighbours: [h, w], of the mask's dtype.
+
+    ``mask`` [H, W]: its stored region, whose first pixel lies at the sample's origin in the crop (a whole mask's
+    origin is minus the crop box's corner); ``sample``: one of `IMAGE_SAMPLE`; ``fill``: what stands outside. The
+    resize takes pixel ⌊i · (crop / resized)⌋ in float32, as torch's ``interpolate(mode="nearest")``; a warp the pixel
+    whose centre is nearest, halves to the greater index, whatever the image's interpolation.
+    """
+    x, y = np.meshgrid(np.arange(out_size[1]), np.arange(out_size[0]))
+    if sample["warp"]:
+        m, fx, fy = sample["matrix"], x.astype(np.float32), y.astype(np.float32)
+        x = _nearest_index((m[0] * fx + m[1] * fy) + m[2], int(sample["canvas_w"]))
+        y = _nearest_index((m[3] * fx + m[4] * fy) + m[5], int(sample["canvas_h"]))
+    inside = np.ones(out_size, bool)
+    for i, axis, side, bit in ((y, "y", "h", 2), (x, "x", "w", 1)):
+        canvas, resized, crop = (int(sample[f"{name}_{side}"]) for name in ("canvas", "resized", "crop"))
+        inside &= (i >= 0) & (i < canvas)
+        i[:] = (canvas - 1 - i if sample["flip"] & bit else i) + int(sample[f"window_{axis}"])
+        inside &= (i >= 0) & (i < resized)
+        scale = np.float32(crop) / np.float32(resized)
+        i[:] = np.minimum((i.astype(np.float32) * scale).astype(np.int64), crop - 1) - int(sample[f"origin_{axis}"])
+    out = np.full(out_size, fill, mask.dtype)
+    out[inside] = mask[y[inside], x[inside]]
+    return out
+
+
+def _nearest_index(v: np.ndarray, side: int) -> np.ndarray:
+    """Index float32 → the nearest whole one; -1 or ``side`` for all beyond it."""
+    return np.floor(np.clip(v, np.float32(-1), np.float32(side)) + np.float32(0.5)).astype(np.int64)
+
+
 def colour(x: np.ndarray, matrix: np.ndarray, mean_matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """``matrix``·rgb + (``mean_matrix``·mean(rgb) + ``offset``), the picture's mean; grey counts as r = g = b."""
     rgb = np.repeat(x, 3, axis=2) if x.shape[2] == 1 else x

@@ -7,8 +7,11 @@ from typing import Any
 from dalipipe.sources.arrays import Arrays
 from dalipipe.sources.base import Source
 from dalipipe.sources.folder import ImageFolder
+from dalipipe.sources.segmentation import Cityscapes, ImageMasks
+from dalipipe.sources.standard import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
-__all__ = ["Arrays", "ImageFolder", "Source", "as_source"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Cityscapes", "FashionMNIST", "ImageFolder", "ImageMasks"]
+__all__ += ["Source", "as_source"]
 
 
 def as_source(dataset: Any) -> Source:

@@ -1,19 +1,29 @@
-"""Pictures in folders, one per class: ``root/<class>/**/<picture>``."""
+"""Pictures in folders, one per class: ``root/<class>/**/<picture>``; or in a list of paths and labels."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from dalipipe import native
 from dalipipe.records import Encoded, Records
 from dalipipe.schema import Field, Schema
 from dalipipe.sources.base import Source, digest
+from dalipipe.sources.index import cached_index
+from dalipipe.sources.listing import is_absolute, parse_list
+from dalipipe.sources.names import Names, common_folder
+from dalipipe.sources.scan import EXTENSIONS, mtimes_ns, scan
+from dalipipe.storage import Storage, is_remote
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+_WORTH_KEEPING = 10_000  # pictures; fewer are found again as fast as an index is read
+_SETTLED_NS = (
+    2_000_000_000  # a folder changed this shortly before it was scanned may change again within a clock's tick
+)
+Index = dict[str, np.ndarray]
 
 
 class ImageFolder(Source):
@@ -21,79 +31,258 @@ class ImageFolder(Source):
     has them.
 
     Fields: ``image`` (any format that DALI or Pillow decodes, converted to RGB; EXIF orientation is left alone, as
-    torchvision leaves it) and ``label`` (int64). Raises ``FileNotFoundError`` for a missing or empty root, a root
-    without class folders, and a class without pictures.
+    torchvision leaves it) and ``label`` (int64).
+
+    Args:
+        root: a folder, or the URL of one in a store (``s3://bucket/train``).
+        storage: reads and lists; None: local files, and stores by their default settings.
+        cache: keep what was found in large folders (10,000 pictures and more) in an index file. That of a local folder
+            holds until a folder under the root changes; a store's, which nobody can see change, until ``refresh``.
+        index_dir: where index files lie; None: ``$DALIPIPE_CACHE/index``, by default ``~/.cache/dalipipe/index``.
+        refresh: look again, and replace the index file.
+
+    ``paths`` is a sequence of ``str`` that takes the memory of its bytes.
+
+    Raises:
+        FileNotFoundError: a missing or empty root, a root without class folders, a class without pictures.
+        ValueError: an ``index_dir`` within the root.
     """
 
     schema = Schema((Field("image", "image", channels=3), Field("label", "column")))
+    paths: Names
+    labels: np.ndarray
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        storage: Storage | None = None,
+        cache: bool = True,
+        index_dir: str | os.PathLike[str] | None = None,
+        refresh: bool = False,
+    ) -> None:
         root = os.fspath(root)
-        if not os.path.isdir(root):
+        storage = storage or Storage()
+        remote = is_remote(root)
+        if not remote and not os.path.isdir(root):
             raise FileNotFoundError(f"{root!r} is no folder: expected one with a sub-folder of pictures per class")
-        classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        if not classes:
-            loose = sum(_is_picture(entry.name) for entry in os.scandir(root))
-            found = f"{loose} pictures directly in it" if loose else "nothing of the kind"
-            raise FileNotFoundError(
-                f"{root!r} has no class folders ({found}): "
-                f"move the pictures into a sub-folder per class, {root}/<class>/*.jpg"
+        if index_dir is not None and not remote and _lies_under(index_dir, root):
+            raise ValueError(
+                f"index_dir {os.fspath(index_dir)!r} lies in {root!r}, which it would change; name another"
             )
-        paths: list[str] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            found_here = _pictures_under(os.path.join(root, name))
-            if not found_here:
-                raise FileNotFoundError(
-                    f"class folder {os.path.join(root, name)!r} has no pictures "
-                    f"({', '.join(EXTENSIONS)}): fill it or remove it"
-                )
-            paths += found_here
-            labels += [label] * len(found_here)
-        self._set(paths, labels, classes)
+
+        def is_current(kept: Index) -> bool:
+            if refresh:
+                return False
+            if remote:
+                return True
+            folders = _texts(kept, "folder")
+            return bool(
+                kept["folder_mtimes_ns"].max() < kept["scanned_ns"] - _SETTLED_NS
+                and np.array_equal(mtimes_ns(root, folders[:]), kept["folder_mtimes_ns"])
+            )
+
+        def build() -> Index:
+            return _index_of_folders(root, storage)
+
+        if cache:
+            of = _known_as(root, storage)
+            index = cached_index("folder1", of, build, is_current, index_dir, keep=_is_large)
+        else:
+            index = build()
+        self._set(_texts(index, "name", os.path.join(root, "")), index["labels"], _texts(index, "class")[:], storage)
 
     @classmethod
-    def from_samples(cls, samples: Sequence[tuple[str, int]], classes: Sequence[str] | None = None) -> ImageFolder:
-        """From (path, label) pairs, as torchvision's ``ImageFolder.samples`` lists them."""
+    def from_samples(
+        cls,
+        samples: Sequence[tuple[str, int]],
+        classes: Sequence[str] | None = None,
+        *,
+        storage: Storage | None = None,
+    ) -> ImageFolder:
+        """From (path, label) pairs, as torchvision's ``ImageFolder.samples`` lists them; a path may be a URL."""
         if not len(samples):
             raise ValueError("ImageFolder.from_samples: expected at least one (path, label) pair, got none")
-        self = cls.__new__(cls)
-        self._set([os.fspath(path) for path, _ in samples], [int(label) for _, label in samples], classes)
-        return self
+        paths = [os.fspath(path) for path, _ in samples]
+        labels = np.array([int(label) for _, label in samples], np.int64)
+        return cls.__new__(cls)._set(_without_common_folder(paths), labels, classes, storage)
 
-    def _set(self, paths: list[str], labels: list[int], classes: Sequence[str] | None) -> None:
-        self.paths, self.labels = paths, np.array(labels, np.int64)
+    @classmethod
+    def from_list(
+        cls,
+        file: str | os.PathLike[str],
+        root: str | os.PathLike[str] | None = None,
+        *,
+        delimiter: str | None = None,
+        classes: Sequence[str] | None = None,
+        storage: Storage | None = None,
+        cache: bool = True,
+        index_dir: str | os.PathLike[str] | None = None,
+    ) -> ImageFolder:
+        """From a text file (UTF-8; local or a URL) of one ``path<delimiter>label`` a line.
+
+        Args:
+            root: what relative paths start from; None: the folder of ``file``. Absolute paths and URLs stay as they
+                are.
+            delimiter: "\\t"; "," (quotes as in CSV); " " (the last in the line, so that a path may hold some); None: by
+                the first line.
+            classes: names by label; where labels are names, they are numbered by it, and without it in sorted order.
+            storage, cache, index_dir: as for a folder; the index of a list holds until the list changes.
+
+        A first line that says ``path``, ``filename``, ``image`` or the like is a header.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: an empty list, or a line that is not as it must be, by its number.
+        """
+        file, storage = os.fspath(file), storage or Storage()
+        root = os.path.join(os.path.dirname(file) if root is None else os.fspath(root), "")
+        info = storage.info(file)
+        version = np.frombuffer(f"{info.size_bytes} {info.version}".encode(), np.uint8)
+
+        def build() -> Index:
+            return {**_index_of_list(file, root, delimiter, storage), "version": version}
+
+        if cache:
+            of = [*_known_as(file, storage), root, delimiter or ""]
+            index = cached_index(
+                "list1", of, build, lambda kept: np.array_equal(kept["version"], version), index_dir, keep=_is_large
+            )
+        else:
+            index = build()
+        paths, labels = _texts(index, "name", _texts(index, "prefix")[0]), index["labels"]
+        if len(index["class_starts"]) > 1:  # labels are names
+            names = _texts(index, "class")[:]
+            if classes is not None:
+                labels = _renumbered(labels, names, list(classes), file)
+            else:
+                classes = names
+        elif classes is not None and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise ValueError(
+                f"{file}: labels run from {labels.min()} to {labels.max()}, but there are {len(classes)} classes"
+            )
+        return cls.__new__(cls)._set(paths, labels, classes, storage)
+
+    def _set(
+        self, paths: Names, labels: np.ndarray, classes: Sequence[str] | None, storage: Storage | None
+    ) -> ImageFolder:
+        self.paths, self.labels, self.storage = paths, labels, storage or Storage()
         self.classes = None if classes is None else list(classes)
+        return self
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
-        paths = [self.paths[i] for i in indices.tolist()]
-        arena, starts, errors = native.read_files(paths, threads=threads, allocate=allocate)
+        arena, starts, errors = self.storage.read(self.paths.take(indices), threads=threads, allocate=allocate)
         return Records({"image": Encoded(arena, starts), "label": self.labels[indices]}, dict(errors))
 
     def fingerprint(self) -> str:
         # The root may move between machines; what lies under it, and in what order, may not.
-        root = os.path.commonpath(self.paths) if len(self.paths) > 1 else os.path.dirname(self.paths[0])
-        names = (os.fsencode(path[len(root) :]) for path in self.paths)
-        return f"folder-{len(self)}-{digest([*names, self.labels.tobytes()])}"
+        return f"folder-{len(self)}-{digest([self.paths.arena.tobytes(), self.labels.tobytes()])}"
 
     def describe(self, index: int) -> str:
         return self.paths[index]
+
+    def close(self) -> None:
+        self.storage.close()
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"ImageFolder({len(self)} pictures{classes})"
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
+# An index: names in one arena (`name`, `name_starts`), int64 labels [N], and the classes' names the same way.
 
 
-def _pictures_under(folder: str) -> list[str]:
-    """Sorted as torchvision sorts: folder by folder, names within."""
-    found = []
-    for parent, _, names in sorted(os.walk(folder, followlinks=True)):
-        found += [os.path.join(parent, name) for name in sorted(names) if _is_picture(name)]
-    return found
+def _texts(index: Index, what: str, prefix: str = "") -> Names:
+    return Names(index[what], index[f"{what}_starts"], prefix)
+
+
+def _arrays(what: str, names: Names) -> Index:
+    return {what: names.arena, f"{what}_starts": names.starts}
+
+
+def _is_large(index: Index) -> bool:
+    return len(index["labels"]) >= _WORTH_KEEPING
+
+
+def _index_of_folders(root: str, storage: Storage) -> Index:
+    scanned_ns = time.time_ns()
+    tree = scan(root, storage)
+    # As torchvision orders them: class by class, in each folder by folder, in each by name.
+    folders = sorted((folder.partition("/")[0], folder) for folder in tree.pictures if folder)
+    classes: list[str] = []
+    counts: list[int] = []
+    names: list[str] = []
+    for name, members in groupby(folders, key=lambda pair: pair[0]):
+        before = len(names)
+        for _, folder in members:
+            names += [f"{folder}/{picture}" for picture in tree.pictures[folder]]
+        classes.append(name)
+        counts.append(len(names) - before)
+        if not counts[-1]:
+            raise FileNotFoundError(
+                f"class folder {os.path.join(root, name)!r} has no pictures "
+                f"({', '.join(EXTENSIONS)}): fill it or remove it"
+            )
+    if not classes:
+        loose = len(tree.pictures[""])
+        found = f"{loose} pictures directly in it" if loose else "nothing of the kind"
+        raise FileNotFoundError(
+            f"{root!r} has no class folders ({found}): "
+            f"move the pictures into a sub-folder per class, {root}/<class>/*.jpg"
+        )
+    return {
+        **_arrays("name", Names.of(names)),
+        **_arrays("class", Names.of(classes)),
+        **_arrays("folder", Names.of(list(tree.mtimes_ns))),
+        "labels": np.repeat(np.arange(len(classes)), counts),
+        "folder_mtimes_ns": np.array(list(tree.mtimes_ns.values()), np.int64),
+        "scanned_ns": np.array(scanned_ns),
+    }
+
+
+def _index_of_list(file: str, root: str, delimiter: str | None, storage: Storage) -> Index:
+    arena, starts, errors = storage.read([file], threads=1)
+    if errors:
+        raise errors[0]
+    names, values = parse_list(os.fsdecode(arena[: starts[1]].tobytes()), file, delimiter)
+    if any(is_absolute(name) for name in names):
+        paths = _without_common_folder([name if is_absolute(name) else root + name for name in names])
+    else:
+        paths = Names.of(names, root)
+    classes: list[str] = []
+    try:
+        labels = np.array([int(value) for value in values], np.int64)
+    except ValueError:
+        classes = sorted(set(values))
+        number = {name: i for i, name in enumerate(classes)}
+        labels = np.array([number[value] for value in values], np.int64)
+    return {
+        **_arrays("name", paths),
+        **_arrays("prefix", Names.of([paths.prefix])),
+        **_arrays("class", Names.of(classes)),
+        "labels": labels,
+    }
+
+
+def _known_as(path: str, storage: Storage) -> list[str]:
+    """What tells it from others: buckets of one name may stand at several endpoints."""
+    return [path, str((storage.options or {}).get("endpoint"))] if is_remote(path) else [os.path.abspath(path)]
+
+
+def _lies_under(path: str | os.PathLike[str], root: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), ""))
+
+
+def _without_common_folder(paths: list[str]) -> Names:
+    folder = common_folder(paths)
+    return Names.of([path[len(folder) :] for path in paths], folder)
+
+
+def _renumbered(labels: np.ndarray, names: list[str], classes: list[str], file: str) -> np.ndarray:
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise ValueError(f"{file}: label {unknown[0]!r} is none of the {len(classes)} classes ({classes[0]!r}, …)")
+    return np.array([classes.index(name) for name in names], np.int64)[labels]

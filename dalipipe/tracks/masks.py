@@ -52,7 +52,8 @@ class Masks:
                 f"the mask has {mask.shape[0]}×{mask.shape[1]} px (height, width), its picture {size[0]}×{size[1]}"
             )
         if self._table is not None:
-            mask = self._table[np.minimum(mask, len(self._table) - 1)]
+            known = (mask >= 0) & (mask < len(self._table))
+            mask = self._table[np.where(known, mask.astype(np.int64), len(self._table) - 1)]
         mask = mask.astype(np.int32, copy=False)
         for params in draws.passes:
             sample = params.samples[row].copy()
