@@ -19,27 +19,42 @@ if TYPE_CHECKING:
     from dalipipe.loader import DataLoader, StateMismatchError
     from dalipipe.policy import OneOf, Op, Policy, SomeOf
     from dalipipe.records import SampleError
-    from dalipipe.sources import Arrays, ImageFolder, Source
+    from dalipipe.sources import (
+        CIFAR10,
+        CIFAR100,
+        MNIST,
+        Arrays,
+        Cityscapes,
+        FashionMNIST,
+        ImageFolder,
+        ImageMasks,
+        MapDataset,
+        Source,
+        Table,
+        TarShards,
+        TFRecords,
+    )
+    from dalipipe.storage import Retry, Storage
 
-# Name → module: loaded when first asked for, so that `import dalipipe` and `dalipipe --help` do not wait for torch.
-_HOMES = {
-    "Arrays": "dalipipe.sources",
-    "DataLoader": "dalipipe.loader",
-    "DecodeError": "dalipipe.decoders.base",
-    "ImageFolder": "dalipipe.sources",
-    "OneOf": "dalipipe.policy",
-    "Op": "dalipipe.policy",
-    "Policy": "dalipipe.policy",
-    "SampleError": "dalipipe.records",
-    "SomeOf": "dalipipe.policy",
-    "Source": "dalipipe.sources",
-    "StateMismatchError": "dalipipe.loader",
-    "TooManyBadSamplesError": "dalipipe.faults",
+# Module → what it makes public: loaded when first asked for, so that `import dalipipe` and `dalipipe --help` do not
+# wait for torch.
+_NAMES = {
+    "dalipipe.loader": "DataLoader StateMismatchError",
+    "dalipipe.policy": "OneOf Op Policy SomeOf",
+    "dalipipe.sources": "Arrays CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder ImageMasks MNIST MapDataset "
+    "Source TFRecords Table TarShards",
+    "dalipipe.storage": "Retry Storage",
+    "dalipipe.decoders.base": "DecodeError",
+    "dalipipe.faults": "TooManyBadSamplesError",
+    "dalipipe.records": "SampleError",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = ("finetune", "ops", "orders", "recipes")
 
-__all__ = ["Arrays", "DataLoader", "DecodeError", "ImageFolder", "OneOf", "Op", "Policy", "SampleError", "__version__"]
-__all__ += ["SomeOf", "Source", "StateMismatchError", "TooManyBadSamplesError", "finetune", "ops", "orders", "recipes"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Cityscapes", "DataLoader", "DecodeError", "FashionMNIST"]
+__all__ += ["ImageFolder", "ImageMasks", "MapDataset", "OneOf", "Op", "Policy", "Retry", "SampleError", "SomeOf"]
+__all__ += ["Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards", "TooManyBadSamplesError"]
+__all__ += ["__version__", "finetune", "ops", "orders", "recipes"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from damage import BAD, GOOD_ODDITIES, make_folder, make_unreadable
@@ -228,11 +229,14 @@ def test_a_damaged_folder_loses_no_good_sample(open_folder: Path, decoder: str, 
 
     request.getfixturevalue("not_root")
     loader = make(source, 64, policy=POLICY, decoder=decoder, on_error="skip", max_bad=0.1)
-    for _ in range(2):
+    rss = []
+    for _ in range(12):
         batches = [batch.indices for batch in loader]
+        rss.append(psutil.Process().memory_info().rss / 2**20)
         assert len(batches) == len(loader) == 32
         seen = np.concatenate(batches).tolist()
         assert len(seen) == len(set(seen)) and set(seen) == good
+    assert rss[-1] - rss[-5] < 4, f"memory grows: {rss} MiB"
     assert {found.where for found in loader.bad_samples} == bad
     causes = {damage[found.where]: found.cause for found in loader.bad_samples}
     for way, word in {
@@ -270,3 +274,40 @@ def test_pixels_beside_a_damaged_file_are_the_same(tmp_path: Path) -> None:
         together = by_sample(make(source, 16, on_error=how, **kw))
         assert together.keys() == set(range(120)) - bad
         assert all((together[i] == alone[i]).all() for i in together)
+
+
+def test_the_same_over_s3_with_a_failing_network(tmp_path: Path) -> None:
+    """2,000 objects, one in twenty damaged, one request in eleven spoilt: errors, hangs, cut and short answers."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("moto")
+    from s3 import Faults, faulty, s3_bucket
+
+    damage = make_folder(tmp_path, 2000)
+    ways = {os.path.relpath(path, tmp_path): way for path, way in damage.items() if way != "forbidden"}
+    objects = {os.path.relpath(path, tmp_path): path.read_bytes() for path in sorted(tmp_path.rglob("*.jpg"))}
+    with s3_bucket(objects) as bucket:
+        network = Faults(error=0.04, hang=0.004, reset=0.02, short=0.03, seed=1, in_a_row=3)
+        with faulty(bucket.address, network) as proxy:
+            retry = dalipipe.Retry(attempts=5, base_s=0.01, max_s=0.1, timeout_s=1.0)
+            storage = dalipipe.Storage(options=bucket.options(proxy), retry=retry)
+            source = dalipipe.ImageFolder(bucket.url(), storage=storage)
+            assert len(source) == 2000
+            import moto.s3.models  # noqa: F401 - what vanishes, vanishes after the listing
+            from moto.core import DEFAULT_ACCOUNT_ID
+            from moto.s3.models import s3_backends
+
+            for name, way in ways.items():
+                if way == "vanished":
+                    s3_backends[DEFAULT_ACCOUNT_ID]["aws"].delete_object(bucket.name, name)
+            bad = {bucket.url(name) for name, way in ways.items() if way in BAD}
+            good = {i for i in range(2000) if source.describe(i) not in bad}
+            loader = make(source, 64, policy=POLICY, num_workers=4, on_error="skip", max_bad=0.1)
+            batches = [batch.indices for batch in loader]
+            spoilt = sum(request.fault is not None for request in proxy.requests)
+            loader.close()
+    assert len(batches) == len(loader) == 32 and spoilt > 100
+    seen = np.concatenate(batches).tolist()
+    assert len(seen) == len(set(seen)) and set(seen) == good
+    assert {found.where for found in loader.bad_samples} == bad
+    causes = {ways[found.where.removeprefix(bucket.url())]: found.cause for found in loader.bad_samples}
+    assert "404" in causes["vanished"] or "No such" in causes["vanished"]
