@@ -99,16 +99,16 @@ def test_every_sample_once_an_epoch_in_another_order_each(folder: Any) -> None:
 
 def test_same_pixels_for_any_batch_size_threads_and_ranks(folder: Any) -> None:
     expected = by_sample(make(folder, 23))
-    for kw in (
-        {"batch_size": 1, "num_workers": 1},
-        {"batch_size": 7, "num_workers": 4},
-        {"batch_size": 5, "prefetch_factor": 4},
-    ):
-        assert same(by_sample(make(folder, **kw)), expected)
-    shares: dict[int, Any] = {}
-    for rank in range(3):
-        shares |= by_sample(make(folder, 4, rank=rank, world_size=3))
-    assert same(shares, expected)
+    for batch_size in (1, 7, 64):
+        for threads in (1, 4):
+            for decoder in ("dali", "pillow"):
+                got = make(folder, batch_size, num_workers=threads, decoder=decoder, prefetch_factor=1 + threads)
+                assert same(by_sample(got), expected)
+    for world in (1, 2, 3, 4):
+        shares: dict[int, Any] = {}
+        for rank in range(world):
+            shares |= by_sample(make(folder, 3, num_workers=1 + 3 * (rank % 2), rank=rank, world_size=world))
+        assert same(shares, expected)
     assert not same(by_sample(make(folder, 23, seed=6)), expected)
 
 

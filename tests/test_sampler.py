@@ -46,6 +46,39 @@ def test_ranks_share_the_same_global_batches(n: int, per_rank: int, world: int, 
         assert (together[len(expected) :] == start).all()
 
 
+@settings(deadline=None, max_examples=300)
+@given(
+    n=st.integers(1, 300),
+    batch=st.integers(1, 20),
+    world=st.integers(1, 8),
+    mode=st.sampled_from(["drop", "pad", "exact"]),
+    epoch=st.integers(0, 3),
+    shuffle=st.booleans(),
+)
+def test_every_sample_once_an_epoch_over_all_ranks(
+    n: int, batch: int, world: int, mode: str, epoch: int, shuffle: bool
+) -> None:
+    order = Shuffled(n, 9) if shuffle else Sequential(n)
+    kw = {"drop_last": mode == "drop", "exact": mode == "exact", "world_size": world}
+    ranks = [Sampler(order, batch, rank=r, **kw) for r in range(world)]  # type: ignore[arg-type]
+    counted, given = [], 0
+    for sampler in ranks:
+        steps = list(sampler.batches(epoch))
+        assert len(steps) == sampler.steps == ranks[0].steps
+        assert len(sampler) == sum(len(step) for step in steps)
+        sizes = {len(step) for step in steps if world > 1 or mode != "pad"}
+        assert sizes <= {batch}, "all steps are equal"
+        counted += [index for step in steps for index in step.indices[step.counts].tolist()]
+        given += sum(len(step) for step in steps)
+    if mode == "exact":
+        assert sorted(counted) == list(range(n))
+    elif mode == "drop":
+        assert len(counted) == len(set(counted)) == n // (batch * world) * batch * world
+    else:
+        assert set(counted) == set(range(n))
+        assert given == (n if world == 1 else -(-n // (batch * world)) * batch * world)
+
+
 def test_steps_match_torch_distributed_sampler() -> None:
     for n in (1, 7, 10, 64):
         for world in (2, 3):
