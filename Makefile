@@ -62,6 +62,7 @@ format: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	$(PY) tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(ARGS)
+	$(PY) tests/fuzz/state.py
 
 clean:
 	rm -rf build dist *.egg-info dalipipe/*.so $(INSTALLED) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

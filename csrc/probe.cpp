@@ -78,8 +78,8 @@ void read_jpeg_scans(const Bytes& in, size_t scan, ImageHeader& header) {
     if (!next) break;
     at = static_cast<const uint8_t*>(next) - in.data + 1;
     const uint32_t marker = in.data[at];
-    if (marker == 0xD9) return;                                                       // the end
-    if (marker == 0x00 || marker == 0xFF || (marker >= 0xD0 && marker <= 0xD7)) {     // stuffed, fill, restart
+    if (marker == 0xD9) return;                                                    // the end
+    if (marker == 0x00 || marker == 0xFF || (marker >= 0xD0 && marker <= 0xD7)) {  // stuffed, fill, restart
       at += marker != 0xFF;
     } else if (marker == 0xC4 || marker == 0xCC || (marker >= 0xDA && marker <= 0xDD) || marker == 0xFE ||
                (marker >= 0xE0 && marker <= 0xEF)) {  // a segment before the next scan

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ImageFolder,
         ImageMasks,
         MapDataset,
+        ShardError,
         Source,
         Table,
         TarShards,
@@ -42,7 +43,7 @@ _NAMES = {
     "dalipipe.loader": "DataLoader StateMismatchError",
     "dalipipe.policy": "OneOf Op Policy SomeOf",
     "dalipipe.sources": "Arrays CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder ImageMasks MNIST MapDataset "
-    "Source TFRecords Table TarShards",
+    "ShardError Source TFRecords Table TarShards",
     "dalipipe.storage": "Retry Storage",
     "dalipipe.decoders.base": "DecodeError",
     "dalipipe.faults": "TooManyBadSamplesError",
@@ -52,9 +53,9 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names.spl
 _MODULES = ("finetune", "ops", "orders", "recipes")
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Cityscapes", "DataLoader", "DecodeError", "FashionMNIST"]
-__all__ += ["ImageFolder", "ImageMasks", "MapDataset", "OneOf", "Op", "Policy", "Retry", "SampleError", "SomeOf"]
-__all__ += ["Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards", "TooManyBadSamplesError"]
-__all__ += ["__version__", "finetune", "ops", "orders", "recipes"]
+__all__ += ["ImageFolder", "ImageMasks", "MapDataset", "OneOf", "Op", "Policy", "Retry", "SampleError", "ShardError"]
+__all__ += ["SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards"]
+__all__ += ["TooManyBadSamplesError", "__version__", "finetune", "ops", "orders", "recipes"]
 
 
 def __getattr__(name: str) -> Any:

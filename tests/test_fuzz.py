@@ -1,21 +1,47 @@
 """A short fuzz with sanitizers; `make fuzz` runs a long one."""
 
+from __future__ import annotations
+
+import os
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fuzz import run, state
 
-HERE = Path(__file__).parent
+TARGETS = list(run.SEEDS)
 
 
-def test_probe_survives_mutated_images(tmp_path):
-    if not shutil.which("g++"):
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which(shlex.split(os.environ.get("CXX", "g++"))[0]):
         pytest.skip("needs g++ with its sanitizers")
-    command = [sys.executable, HERE / "fuzz" / "run.py", "--seconds", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
-    if "cannot find -lasan" in done.stderr or "cannot find libasan" in done.stderr:
-        pytest.skip("g++ comes without sanitizers")
+    try:
+        return run.build(tmp_path_factory.mktemp("fuzz"))
+    except subprocess.CalledProcessError as error:
+        if "cannot find -lasan" in error.stderr or "cannot find libasan" in error.stderr:
+            pytest.skip("g++ comes without sanitizers")
+        pytest.fail(error.stderr)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_survives_mutated_files(program: Path, tmp_path: Path, target: str) -> None:
+    done = run.fuzz(program, target, tmp_path, seconds=1.5)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing found" in done.stdout
+    assert f"{target}: " in done.stdout and "nothing found" in done.stdout
+
+
+def test_damaged_states_are_taken_or_refused() -> None:
+    taken, refused = state.run(6_000, seed=1)
+    assert taken > 500 and refused > 2000
+
+
+def test_a_byte_too_far_is_found(program: Path, tmp_path: Path) -> None:
+    """Or the silence of the others would mean nothing."""
+    (tmp_path / "seed").write_bytes(b"what it was")
+    command = [program, "overrun", "1", "0", "seed"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr and "nothing found" not in done.stdout
+    assert (tmp_path / run.CRASH).read_bytes() == b"what it was"

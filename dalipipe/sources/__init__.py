@@ -8,10 +8,13 @@ from dalipipe.sources.arrays import Arrays
 from dalipipe.sources.base import Source
 from dalipipe.sources.folder import ImageFolder
 from dalipipe.sources.segmentation import Cityscapes, ImageMasks
+from dalipipe.sources.shards import ShardError
 from dalipipe.sources.standard import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from dalipipe.sources.tar import TarShards
+from dalipipe.sources.tfrecord import TFRecords
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Cityscapes", "FashionMNIST", "ImageFolder", "ImageMasks"]
-__all__ += ["Source", "as_source"]
+__all__ += ["ShardError", "Source", "TFRecords", "TarShards", "as_source"]
 
 
 def as_source(dataset: Any) -> Source:

@@ -1,6 +1,8 @@
-"""Builds a fuzz target with sanitizers and runs it over mutated real images.
+"""Builds the fuzz targets with sanitizers and runs them over mutations of real files.
 
-python tests/fuzz/run.py [--seconds 60] [--seed 0] [FILE ...]      FILEs join the seeds
+python tests/fuzz/run.py [--target NAME ...] [--seconds 60] [--seed 0] [FILE ...]
+
+The time is shared by the targets, all of them if none is named; FILEs join the seeds of each.
 """
 
 from __future__ import annotations
@@ -9,28 +11,41 @@ import argparse
 import io
 import os
 import shlex
+import shutil
+import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+CRASH = "fuzz-crash.bin"  # where the driver leaves the input that was too much
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = "-std=c++17 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer".split()
+SOURCES = [*(ROOT / "tests/fuzz").glob("*.cpp"), *(ROOT / "csrc" / name for name in ("probe.cpp", "shards.cpp"))]
+SOURCES += [ROOT / "csrc/tfrecord.cpp", ROOT / "csrc/cpu/pool.cpp"]
 
 
 def build(folder: Path) -> Path:
-    """Compiles the target into `folder`."""
-    program = folder / "probe"
-    sources = [ROOT / "tests/fuzz/probe.cpp", ROOT / "csrc/probe.cpp", ROOT / "csrc/cpu/pool.cpp"]
-    command = [*shlex.split(os.environ.get("CXX", "g++")), *FLAGS, "-DFUZZ_MAIN", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([*command, *map(str, sources), "-lpthread", "-o", str(program)], check=True)
-    return program
+    """Compiles all targets into one program in `folder`. Raises ``CalledProcessError`` with what the compiler said."""
+    command = [*shlex.split(os.environ.get("CXX", "g++")), *FLAGS, f"-I{ROOT / 'csrc'}"]
+    objects = [folder / f"{i}.o" for i in range(len(SOURCES))]
+
+    def call(*arguments: object) -> None:
+        subprocess.run([*command, *map(str, arguments)], check=True, stderr=subprocess.PIPE, text=True)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda source, made: call("-c", source, "-o", made), SOURCES, objects))
+    call(*objects, "-lpthread", "-o", folder / "fuzz")
+    return folder / "fuzz"
 
 
-def write_seeds(folder: Path) -> list[Path]:
+def images() -> list[bytes]:
     """One small file of every kind that the probe knows."""
     y, x = np.mgrid[:24, :40]
     rgb = Image.fromarray(np.stack([y * 9, x * 6, (x + y) * 4], -1).astype(np.uint8))
@@ -48,25 +63,116 @@ def write_seeds(folder: Path) -> list[Path]:
         ("WEBP", "RGB", {"lossless": True}),
         ("PNG", "P", {"transparency": 1}),
     ]
-    paths = []
-    for i, (kind, mode, options) in enumerate(variants):
+    files = []
+    for kind, mode, options in variants:
         out = io.BytesIO()
         rgb.convert(mode).save(out, kind, **options)
-        paths.append(folder / f"{i:02d}.{kind.lower()}")
-        paths[-1].write_bytes(out.getvalue())
-    return paths
+        files.append(out.getvalue())
+    return files
+
+
+def tars() -> list[bytes]:
+    """Small shards in every dialect, with what the scanner has a way of its own for."""
+    names = ["0001.jpg", "0001.cls", "a/0002.seg.png", "a/0002.json", "__meta__/x.json", "é" * 60 + ".txt"]
+    names += [f"{'folder/' * 30}{i}.cls" for i in range(2)] + ["1.cls", "1.clt"]
+    files = []
+    for dialect in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=dialect) as tar:
+            for i, name in enumerate(names):
+                if dialect == tarfile.USTAR_FORMAT and not (name.isascii() and len(name) < 200):
+                    continue
+                member = tarfile.TarInfo(name)
+                member.size = (3, 0, 64, 65, 513, 700)[i % 6]
+                member.pax_headers = {"comment": "x", **({"size": str(member.size)} if i % 2 else {})}
+                tar.addfile(member, io.BytesIO(b"17\n" + bytes(member.size)))
+            for kind in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.GNUTYPE_SPARSE):
+                member = tarfile.TarInfo("b.jpg")
+                member.type, member.linkname = kind, "0001.jpg"
+                tar.addfile(member)
+        files += [out.getvalue(), out.getvalue()[:2048]]
+    # A sparse member whose map goes on in blocks of its own; the target puts the checksum right.
+    member = tarfile.TarInfo("s.jpg")
+    member.type, member.size = tarfile.GNUTYPE_SPARSE, 600
+    sparse = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    sparse[482] = 1
+    maps = bytes(504) + b"\1" + bytes(7) + bytes(512)
+    return [*files, bytes(sparse) + maps + bytes(1024) + files[0]]
+
+
+def tfrecords() -> list[bytes]:
+    # The target itself repairs checksums.
+    return [
+        b"".join(struct.pack("<QI", len(record), 0) + record + b"\0\0\0\0" for record in records)
+        for records in ([b"", b"a", b"record" * 20], examples(), [bytes(n) for n in range(40)])
+    ]
+
+
+def examples() -> list[bytes]:
+    """Messages with features of every kind, packed and not."""
+
+    def field(number: int, data: bytes) -> bytes:
+        length, head = len(data), bytearray([number << 3 | 2])
+        while length > 127:
+            head.append(length & 127 | 128)
+            length >>= 7
+        return bytes([*head, length]) + data
+
+    def example(*features: tuple[bytes, bytes]) -> bytes:
+        return field(1, b"".join(field(1, field(1, name) + field(2, feature)) for name, feature in features))
+
+    picture = (b"image/encoded", field(1, field(1, b"\xff\xd8\xff" + bytes(200))))
+    texts = (b"texts", field(1, field(1, b"one") + field(1, b"") + field(1, b"three")))
+    floats = [(b"floats", field(2, field(1, struct.pack("<3f", 1, 2, 3)))), (b"float", field(2, b"\x0d" + bytes(4)))]
+    ints = [(b"ints", field(3, field(1, b"\x01\xff\x7f" + b"\xff" * 9 + b"\x01"))), (b"int", field(3, b"\x08\x07"))]
+    return [
+        example(picture, *ints),
+        example(texts, *floats, *ints, (b"none", b"")),
+        example(*ints, picture, *ints),
+        b"",
+    ]
+
+
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "probe": images,
+    "tar": tars,
+    "tfrecord": tfrecords,
+    "example": examples,
+}
+
+
+def fuzz(
+    program: Path, target: str, folder: Path, seconds: float, seed: int = 0, files: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Runs one target in ``folder``, where its seeds go, and what made it fail."""
+    seeds = []
+    for i, data in enumerate(SEEDS[target]()):
+        seeds.append(folder / f"{target}-{i:02d}")
+        seeds[-1].write_bytes(data)
+    command = [program, target, str(seconds), str(seed), *seeds, *files]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", action="append", choices=list(SEEDS))
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("files", nargs="*")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        seeds = [*write_seeds(Path(folder)), *options.files]
-        command = [build(Path(folder)), str(options.seconds), str(options.seed), *seeds]
-        return subprocess.run(command).returncode
+    targets = options.target or list(SEEDS)
+    files = [os.path.abspath(file) for file in options.files]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = build(folder)
+        for target in targets:
+            done = fuzz(program, target, folder, options.seconds / len(targets), options.seed, files)
+            print(done.stdout + done.stderr, end="", flush=True)
+            if done.returncode:
+                if (folder / CRASH).is_file():
+                    shutil.copy(folder / CRASH, CRASH)
+                return done.returncode
+    return 0
 
 
 if __name__ == "__main__":

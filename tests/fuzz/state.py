@@ -9,6 +9,7 @@ the loader as it was.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import random
@@ -50,10 +51,8 @@ def mutated(state: dict[str, Any], rng: random.Random) -> Any:
             text = bytearray(json.dumps(state).encode())
             for _ in range(rng.randint(1, 4)):
                 text[rng.randrange(len(text))] = rng.randrange(256)
-            try:
+            with contextlib.suppress(ValueError, RecursionError):
                 new = json.loads(text.decode("utf-8", "replace"))
-            except (ValueError, RecursionError):
-                pass
     return new
 
 
