@@ -341,7 +341,7 @@ def test_probe_jpeg_with_markers_in_its_data(name):
     """Nothing but stuffing, restarts, the end and, between scans, tables may stand there."""
     blob = CASES[name][0] if name in CASES else encode(RGB, "JPEG", progressive=True)
     at = blob.index(b"\xff\xda") + 40
-    for marker in (0x00, 0xFF, 0xD0, 0xD7):
+    for marker in (0x00, 0xD0, 0xD7):
         assert "damaged" not in seen(blob[:at] + bytes([0xFF, marker]) + blob[at + 2 :])[4], hex(marker)
     for marker in (0x01, 0x02, 0xBF, 0xC0, 0xC2, 0xD8, 0xF0, 0xFD):
         assert "damaged" in seen(blob[:at] + bytes([0xFF, marker]) + blob[at + 2 :])[4], hex(marker)
