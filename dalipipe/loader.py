@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -18,16 +19,19 @@ from dalipipe import decoders, engines, rng
 from dalipipe.engines.base import Output
 from dalipipe.faults import BadSample, OnError, Quarantine
 from dalipipe.orders import GivenBatches, Order, Sequential, Shuffled, as_order, whole
+from dalipipe.parts import DatasetView, StepBatches, as_it_is
 from dalipipe.pipeline import Epoch, Lane, Prefetcher
 from dalipipe.plan import Plan, lower
 from dalipipe.policy import Policy
-from dalipipe.sampler import GivenSteps, Sampler
+from dalipipe.sampler import GivenSteps, Sampler, current_place
 from dalipipe.sources import as_source
 from dalipipe.sources.base import digest
 from dalipipe.tracks.base import LaneConfig, StageClock
 
 _STATE_VERSION = 2
 _DEPTH = 2  # batches being decoded at one time
+_NOT_KEPT = {"self", "__class__", "collate_fn", "pin_memory", "worker_init_fn", "multiprocessing_context"}
+_NOT_KEPT |= {"persistent_workers", "pin_memory_device", "in_order"}  # arguments that mean nothing here
 
 
 class StateMismatchError(ValueError):
@@ -58,7 +62,8 @@ class DataLoader(TorchDataLoader):
         ``Repeated``, ``Subset``), dealt to all ranks; or a torch ``Sampler``, which speaks for this rank alone, unless
         it is a ``DistributedSampler``.
         batch_sampler: a torch ``BatchSampler`` or other lists of indices, for this rank.
-        num_workers: threads (not processes) that read, decode and augment; ``None``: as many as there are cores.
+        num_workers: threads (not processes) that read, decode and augment; ``None``: as many as there are cores. The
+        loader's `threads` says so; its attribute ``num_workers`` is 0, so that nobody starts processes.
         drop_last: leave a short last batch out.
         timeout: seconds to wait for a batch before a ``TimeoutError``; 0: for ever.
         policy: what happens to the pictures; ``None``: decoding only, so all must have one size.
@@ -67,7 +72,8 @@ class DataLoader(TorchDataLoader):
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
         seed: of order and augmentation; ``None`` draws it from ``generator`` or torch's default one, so
         ``torch.manual_seed`` works. prefetch_factor: finished batches kept waiting.
-        rank, world_size: this process among those that share the data set; from ``torch.distributed`` by default.
+        rank, world_size: this process among those that share the data set; from ``torch.distributed`` by default,
+        which may begin after the loader is made.
         shards: how the last global batch is shared. ``"equal"`` fills it up from the epoch's beginning, so that all
         ranks take equal steps (a single rank gets it short); ``"exact"`` fills it up too, and adds a field ``valid``
         bool [N] to batches that says which rows count, so that metrics count every sample once.
@@ -88,6 +94,8 @@ class DataLoader(TorchDataLoader):
     """
 
     batch_size: int | None
+    use_stateful_dataloader = True  # Accelerate's save_state and load_state then take the position along
+    mixup_enabled = False  # timm asks
 
     def __init__(
         self,
@@ -123,7 +131,17 @@ class DataLoader(TorchDataLoader):
         decoder: str = "auto",
         engine: str = "auto",
     ) -> None:
-        if collate_fn is not None:
+        given = {name: value for name, value in locals().items() if name not in _NOT_KEPT}
+        if isinstance(dataset, DatasetView):
+            if dataset._settings is not None:  # from another loader's attributes: it is made again around a sampler
+                new = {name: given[name] for name in ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last")}
+                self.__init__(**{**dataset._settings, **new})  # type: ignore[misc]
+                return
+            dataset = given["dataset"] = dataset._dataset
+        if isinstance(batch_sampler, StepBatches) and batch_sampler.steps is None:
+            sampler, batch_size, drop_last = batch_sampler.sampler, batch_sampler.batch_size, batch_sampler.drop_last
+            batch_sampler = None
+        if collate_fn not in (None, as_it_is):
             raise TypeError("DataLoader: collate_fn is not taken: batches are made on the device")
         _check_count("batch_size", batch_size, 1)
         threads = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
@@ -153,49 +171,65 @@ class DataLoader(TorchDataLoader):
         self._decoder_name, self._engine_name = decoder, engine
         self._threads, self._ahead, self._timeout_s = max(1, threads), prefetch_factor or 2, float(timeout)
 
-        order = _order(shuffle, sampler, batch_sampler, batch_size=batch_size, drop_last=drop_last, shards=shards)
-        rank, world_size = _rank_and_world(rank, world_size, sampler if batch_sampler is None else batch_sampler)
-        if seed is None and world_size > 1 and (not isinstance(order, Sequential) or len(self._plan.policy)):
-            raise ValueError(f"DataLoader: {world_size} ranks share the data set, so give each the same seed=")
-        self._seed_given = seed is not None
+        self._given = given
+        self._seed_given = self._seed_shared = seed is not None
         self.seed = (
             int(torch.empty((), dtype=torch.int64).random_(generator=generator).item()) if seed is None else int(seed)
         )
-        self._order = order
         size = len(self._source)
-        bound = order.bound(size, self.seed, self._source.labels)
         self._steps: Sampler
-        if isinstance(bound, GivenBatches):
-            self._steps = GivenSteps(bound, seed=self.seed)
+        if isinstance(others := getattr(batch_sampler, "steps", None), Sampler):  # of the loader this is made from
+            self._steps, self._order, self.seed = others, others.order, others.seed
         else:
-            exact = shards == "exact"
-            self._steps = Sampler(
-                bound, batch_size, drop_last=drop_last, rank=rank, world_size=world_size, exact=exact, seed=self.seed
-            )
-        if self._steps.steps == 0:
-            raise ValueError(
-                f"DataLoader: a batch of {self._steps.global_batch} is larger than the data set of {size} samples, and "
-                "drop_last=True would leave no batch: give a smaller batch_size or drop_last=False"
-            )
+            order = _order(shuffle, sampler, batch_sampler, batch_size=batch_size, drop_last=drop_last, shards=shards)
+            rank, world_size = _rank_and_world(rank, world_size, sampler if batch_sampler is None else batch_sampler)
+            self._order, bound = order, order.bound(size, self.seed, self._source.labels)
+            if isinstance(bound, GivenBatches):
+                self._steps = GivenSteps(bound, seed=self.seed)
+            else:
+                place: Any = {"rank": rank, "world_size": world_size}
+                exact = shards == "exact"
+                self._steps = Sampler(bound, batch_size, drop_last=drop_last, exact=exact, seed=self.seed, **place)
+        self._check_shares()
 
         self._quarantine = Quarantine(on_error, max_bad, quarantine, size)
         self._lanes: list[Lane] = []
-        self._largest = 0 if batch_sampler is not None else batch_size  # samples that lanes are built for
+        self._largest = self._steps.batch_size  # samples that lanes are built for
         self._clock = StageClock()
+        self._accelerated = False
         self._current: Any = lambda: None  # a weak reference to the newest iterator
         self._position = (0, 0)  # of the newest iterator: epoch, steps given
         self._started = False
         self._resume: tuple[int, int] | None = None
         self._fingerprints: tuple[str, str] | None = None
         if batch_sampler is not None:
-            super().__init__(dataset, batch_sampler=batch_sampler, num_workers=0, generator=generator)
+            super().__init__(dataset, batch_sampler=batch_sampler, collate_fn=as_it_is, generator=generator)
         else:
             shown = self._steps if sampler is None or isinstance(sampler, Order) else sampler
             super().__init__(
-                dataset, batch_size=batch_size, sampler=shown, num_workers=0, drop_last=drop_last, generator=generator
+                dataset, batch_size, sampler=shown, drop_last=drop_last, collate_fn=as_it_is, generator=generator
             )
-        self._epoch_shown = getattr(self.sampler, "epoch", None)
-        self.num_workers = threads  # trainers read it; torch itself must not start processes
+            vars(self)["batch_sampler"] = StepBatches(self._steps, batch_size, drop_last)
+        self._epochs_shown = self._epochs_of_samplers()
+        # Lightning notes down arguments, and stumbles over positional ones: it shall go by the attributes.
+        vars(self).pop("__pl_saved_args", None)
+
+    @property
+    def dataset(self) -> Any:
+        """The data set, with its attributes and items. A torch ``DataLoader`` built around it and `batch_sampler`, as
+        Accelerate's ``skip_first_batches`` builds one, gives this loader's batches.
+        """
+        return DatasetView(self._given["dataset"], loader=self)  # a new one: one that is kept would close a circle
+
+    @dataset.setter
+    def dataset(self, dataset: Any) -> None:
+        """torch sets it. Lightning looks among the attributes for what it needs to make a loader again."""
+        vars(self)["dataset"] = DatasetView(dataset, settings=self._given)
+
+    @property
+    def threads(self) -> int:
+        """Threads that read, decode and augment. ``num_workers``, which counts worker processes, is 0."""
+        return self._threads
 
     # Iterating ------------------------------------------------------------------------------------------------------
 
@@ -205,18 +239,43 @@ class DataLoader(TorchDataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """An epoch: the one set by `set_epoch` or restored by `load_state_dict`, else the next."""
-        self._follow_sampler()
-        if self._resume is not None:
-            epoch, step = self._resume
-            self._steps.set_epoch(epoch)
-            self._steps.take_epoch()
-            self._resume = None
-        else:
-            epoch, step = self._steps.take_epoch(), 0
-        self._steps.order.settle(epoch)
-        iterator = _Epoch(self, epoch, step)
+        self._follow_samplers()
+        watcher: Any = self.batch_sampler
+        if type(watcher) is not StepBatches and getattr(watcher, "steps", None) is self._steps:
+            for _ in watcher:  # Lightning's: it notes down for predictions what passes through it
+                pass
+        epoch, step = (self._steps.next_epoch, 0) if self._resume is None else self._resume
+        return self._begin(epoch, step)
+
+    def _begin(self, epoch: int, step: int) -> _Epoch:
+        """An epoch from a step on."""
+        self._check_shares()
+        self._resume = None
+        self._steps.set_epoch(epoch)
+        self._steps.take_epoch()
+        self._settle(epoch)
+        iterator = _Epoch(self, self._steps, epoch, step)
         self._current, self._position, self._started = weakref.ref(iterator), (epoch, step), True
         return iterator
+
+    def _batch_of(self, indices: list[int]) -> Any:
+        """These records as a batch of this epoch, on its own."""
+        steps = GivenSteps(GivenBatches([indices], len(self._source), self.seed), seed=self.seed)
+        steps.order.settle(self._steps.epoch)
+        with contextlib.closing(_Epoch(self, steps, self._steps.epoch, 0)) as batches:
+            return next(batches)
+
+    def _check_shares(self) -> None:
+        """When the loader is made, and whenever an epoch begins: ``torch.distributed`` may have begun in between."""
+        steps = self._steps
+        drawn = not isinstance(steps.order, Sequential) or len(self._plan.policy)
+        if steps.world_size > 1 and drawn and not self._seed_shared:
+            raise ValueError(f"DataLoader: {steps.world_size} ranks share the data set, so give each the same seed=")
+        if steps.steps == 0:
+            raise ValueError(
+                f"DataLoader: a batch of {steps.global_batch} is larger than the data set of {len(self._source)} "
+                "samples, and drop_last=True would leave no batch: give a smaller batch_size or drop_last=False"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next ``iter`` gives; a restored position within that very epoch stays."""
@@ -224,12 +283,33 @@ class DataLoader(TorchDataLoader):
             self._resume = None
         self._steps.set_epoch(epoch)
 
-    def _follow_sampler(self) -> None:
-        """Training scripts call ``set_epoch`` on a sampler of their own, too."""
-        epoch = getattr(self.sampler, "epoch", None)
-        if self.sampler is not self._steps and isinstance(epoch, int) and epoch != self._epoch_shown:
-            self._epoch_shown = epoch
-            self.set_epoch(epoch)
+    def _settle(self, epoch: int) -> None:
+        self._steps.order.settle(epoch)
+        self._epochs_shown = self._epochs_of_samplers()
+
+    def _follow_samplers(self) -> None:
+        """Training scripts call ``set_epoch`` on samplers of their own, too."""
+        shown, self._epochs_shown = self._epochs_shown, self._epochs_of_samplers()
+        for before, now in zip(shown, self._epochs_shown, strict=True):
+            if now != before and isinstance(now, int):
+                self.set_epoch(now)
+
+    def _epochs_of_samplers(self) -> list[Any]:
+        batch_sampler = self.batch_sampler
+        samplers = (self.sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+        return [None if one is self._steps else getattr(one, "epoch", None) for one in samplers]
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """Accelerate asks when it is given the loader, and leaves it as it is: it deals itself out, on the device. What
+        Accelerate wants to know of an epoch's end it is told from then on.
+        """
+        self._accelerated = True
+        return True
+
+    @_is_accelerate_prepared.setter
+    def _is_accelerate_prepared(self, prepared: bool) -> None:
+        """Accelerate sets it, too."""
 
     @property
     def device(self) -> torch.device:
@@ -281,13 +361,16 @@ class DataLoader(TorchDataLoader):
             mask=self._steps.exact,
         )
 
-    def _take_lane(self, epoch: int) -> tuple[Lane, LaneConfig]:
-        if isinstance(self._steps, GivenSteps) and self._steps.largest(epoch) > self._largest:
-            self._largest = self._steps.largest(epoch)
-            while self._lanes:
-                self._lanes.pop().close()
+    def _take_lane(self, steps: Sampler, epoch: int) -> tuple[Lane, LaneConfig]:
+        if isinstance(steps, GivenSteps) and steps.largest(epoch) > self._largest:
+            self._largest = steps.largest(epoch)
         config = self._config()
-        return (self._lanes.pop() if self._lanes else Lane(config, self._quarantine, self._clock)), config
+        while self._lanes:
+            lane = self._lanes.pop()
+            if lane.batch_size >= self._largest:
+                return lane, config
+            lane.close()
+        return Lane(config, self._quarantine, self._clock), config
 
     # State ----------------------------------------------------------------------------------------------------------
 
@@ -295,12 +378,14 @@ class DataLoader(TorchDataLoader):
         """The position, counted in samples given to the user: JSON- and ``weights_only``-safe, and under 1 KB but
         for the indices of bad samples.
         """
-        self._follow_sampler()
+        self._follow_samplers()
         if self._resume is not None:
             epoch, step = self._resume
         elif self._started:
             epoch, step = self._position
-            if self._steps.epoch != epoch or not self._steps._taken:  # set_epoch has been called since
+            current = self._current()
+            begun = self._steps._taken or (current is not None and not current.settled)
+            if self._steps.epoch != epoch or not begun:  # set_epoch has been called since
                 epoch, step = self._steps.epoch, 0
             elif step == len(self):
                 epoch, step = epoch + 1, 0
@@ -348,6 +433,7 @@ class DataLoader(TorchDataLoader):
             self._bind(seed)
             raise
         self._quarantine.load(bad)
+        self._seed_shared = True  # by all who take this state
         epoch = state["epoch"]
         self._resume = (epoch + 1, 0) if step >= len(self) else (epoch, step)
         self._steps.set_epoch(self._resume[0])
@@ -366,7 +452,7 @@ class DataLoader(TorchDataLoader):
             "seed": self.seed,
             "global_batch": self._steps.global_batch,
             "order": self._steps.order.identity(epoch),
-            "drop_last": self.drop_last,
+            "drop_last": self._steps.drop_last,
             "exact": self._steps.exact,
             "skips": self._quarantine.on_error == "skip",
             "dataset": dataset,
@@ -404,6 +490,7 @@ class DataLoader(TorchDataLoader):
         state = self.__dict__.copy()
         state["_saved"] = self.state_dict()
         state.update(_lanes=[], _clock=None, _current=None, _resume=None, _started=False, _position=(0, 0))
+        state["_accelerated"] = False
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -414,23 +501,33 @@ class DataLoader(TorchDataLoader):
 
 
 class _Epoch:
-    """An epoch under way. Dropping it, or `close`, ends its thread and gives its lane back."""
+    """An epoch under way. Dropping it, or `close`, ends its thread, which gives its lane back."""
 
-    def __init__(self, loader: DataLoader, epoch: int, step: int) -> None:
-        self._loader, self._epoch, self._step = loader, epoch, step
-        self._lane, config = loader._take_lane(epoch)
+    def __init__(self, loader: DataLoader, steps: Sampler, epoch: int, step: int) -> None:
+        self._loader, self._steps, self.epoch, self.step = loader, steps, epoch, step
+        self.settled = False
+        """Whether it is certain that this is the epoch wanted: from the first batch on."""
+        self._gradients: Any = None
+        self._start()
+
+    def _start(self) -> None:
+        loader = self._loader
+        self._count = self._steps.steps
+        lane, config = loader._take_lane(self._steps, self.epoch)
         self._cuda = config.output.device if config.output.device.type == "cuda" else None
-        course = Epoch(epoch, rng.make_key(loader.seed, epoch), loader._steps)
-        self._batches: Prefetcher | None = Prefetcher(self._lane, course, step, config, loader._ahead)
+        course = Epoch(self.epoch, rng.make_key(loader.seed, self.epoch), self._steps)
+        self._batches: Prefetcher | None = Prefetcher(
+            lane, course, self.step, config, loader._ahead, loader._lanes.append
+        )
 
     def __iter__(self) -> _Epoch:
         return self
 
     def __next__(self) -> Any:
-        if self._batches is None:
-            raise StopIteration
+        if not self.settled:
+            self._settle()
         try:
-            batch = self._batches.get(self._loader._timeout_s)
+            batch = None if self._batches is None else self._batches.get(self._loader._timeout_s)
         except BaseException:
             self.close()
             raise
@@ -443,10 +540,45 @@ class _Epoch:
             for value in batch:
                 if isinstance(value, torch.Tensor):
                     value.record_stream(stream)
-        self._step += 1
+        self.step += 1
         if self._loader._current() is self:
-            self._loader._position = (self._epoch, self._step)
+            self._loader._position = (self.epoch, self.step)
+        if self.end_of_dataloader:
+            self._end()
         return batch
+
+    def _settle(self) -> None:
+        """What `set_epoch` has said since ``iter`` still counts, as it does for torch's samplers, which are read at the
+        first batch: Lightning calls ``iter`` first.
+        """
+        self.settled = True
+        loader = self._loader
+        if loader._current() is not self:
+            return
+        loader._follow_samplers()
+        if not self._steps._taken:
+            if self._steps.epoch != self.epoch:
+                self._end()
+                self.epoch, self.step = self._steps.epoch, 0
+                loader._settle(self.epoch)
+                self._start()
+            self._steps.take_epoch()
+        if loader._accelerated:
+            self._gradients = sys.modules["accelerate.state"].GradientState()
+            self._gradients._add_dataloader(self)
+
+    @property
+    def end_of_dataloader(self) -> bool:
+        """Whether the last batch has been given. Accelerate asks, to step at the end of an epoch."""
+        return self.step >= self._count
+
+    @property
+    def remainder(self) -> int:
+        """How many rows of the last global batch count; -1: all. Accelerate asks, to count every sample once."""
+        steps = self._steps
+        if steps.drop_last or isinstance(steps, GivenSteps) or steps.world_size != current_place()[1]:
+            return -1
+        return steps.order.size % steps.global_batch
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -456,14 +588,15 @@ class _Epoch:
         return self._batches.ready if self._batches is not None else 0
 
     def close(self) -> None:
+        self._end()
+        if self._gradients is not None:
+            self._gradients._remove_dataloader(self)
+            self._gradients = None
+
+    def _end(self) -> None:
         batches, self._batches = self._batches, None
         if batches is not None:
-            if batches.close():
-                self._loader._lanes.append(self._lane)
-
-    def __del__(self, _exiting: Any = sys.is_finalizing) -> None:
-        if getattr(self, "_batches", None) is not None and not _exiting():  # at exit the thread has been ended already
-            self.close()
+            batches.close()
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
@@ -489,7 +622,7 @@ def _order(shuffle: bool, sampler: Any, batch_sampler: Any, *, batch_size: int, 
     return whole(sampler) if isinstance(sampler, DistributedSampler) else as_order(sampler)
 
 
-def _rank_and_world(rank: int | None, world_size: int | None, sampler: Any) -> tuple[int, int]:
+def _rank_and_world(rank: int | None, world_size: int | None, sampler: Any) -> tuple[int | None, int | None]:
     if (rank is None) != (world_size is None):
         raise ValueError(
             f"DataLoader: give both rank and world_size or neither, got rank={rank}, world_size={world_size}"
@@ -500,6 +633,4 @@ def _rank_and_world(rank: int | None, world_size: int | None, sampler: Any) -> t
         return sampler.rank, sampler.num_replicas
     if sampler is not None and not isinstance(sampler, Order):  # it speaks for this rank
         return 0, 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+    return None, None  # those of torch.distributed, once it has begun

@@ -28,7 +28,7 @@ from dalipipe.storage import wanted_while
 from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
 
-_READ_S = 0.5  # how long an epoch that is broken off waits for a read under way
+_READ_S = 0.3  # how long an epoch that is broken off waits for a read under way
 _DROP_S = 2.0  # and one that is dropped, for the batch under way
 
 
@@ -251,9 +251,9 @@ class _Walk(threading.Thread):
             with suppress(_Stopped):
                 self._put(error)
         finally:
-            atexit.unregister(self.end)
             self._lane.reset()
             self._give_back(self._lane)
+            atexit.unregister(self.end)
 
     def _run(self) -> None:
         config, lane, epoch = self._config, self._lane, self._epoch

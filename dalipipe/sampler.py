@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch.utils.data import DistributedSampler
 
 from dalipipe import rng
@@ -33,6 +34,13 @@ class Step:
         return len(self.indices)
 
 
+def current_place(otherwise: tuple[int, int] = (0, 1)) -> tuple[int, int]:
+    """Rank and world size in ``torch.distributed``, where it has begun."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return otherwise
+
+
 class Sampler(DistributedSampler[int]):
     """Deals an order out in batches, to one rank of ``world_size``.
 
@@ -44,6 +52,9 @@ class Sampler(DistributedSampler[int]):
 
     Iterating gives this rank's record indices for ``epoch``, as torch's samplers do. It is a ``DistributedSampler``, so
     that trainers leave it in place and call its ``set_epoch``.
+
+    ``rank=None``, ``world_size=None``: those of ``torch.distributed``, asked for when they are needed, since many
+    trainers begin it only after loaders have been made.
     """
 
     def __init__(
@@ -52,24 +63,41 @@ class Sampler(DistributedSampler[int]):
         batch_size: int,
         *,
         drop_last: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = 0,
+        world_size: int | None = 1,
         exact: bool = False,
         seed: int = 0,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if not 0 <= rank < world_size:
+        self._place = (0, 1) if rank is None or world_size is None else (rank, world_size)
+        self._ask = rank is None or world_size is None
+        if not 0 <= self._place[0] < self._place[1]:
             raise ValueError(f"rank must lie in [0, world_size), got rank={rank}, world_size={world_size}")
         if exact and drop_last:
             raise ValueError('shards="exact" counts every sample once, so drop_last=True cannot be had with it')
         self.order, self.batch_size, self.drop_last, self.exact = order, batch_size, drop_last, exact
-        self.rank, self.num_replicas, self.epoch, self.seed = rank, world_size, 0, seed
+        self.epoch, self.seed = 0, seed
         self._taken = False
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Rank and world size. Once known, those of ``torch.distributed`` outlive its end, as positions must."""
+        if self._ask:
+            self._place = current_place(self._place)
+        return self._place
+
+    @property
+    def rank(self) -> int:  # type: ignore[override]
+        return self.place[0]
+
+    @property
     def world_size(self) -> int:
-        return self.num_replicas
+        return self.place[1]
+
+    @property
+    def num_replicas(self) -> int:  # type: ignore[override]
+        return self.place[1]
 
     @property
     def global_batch(self) -> int:
@@ -162,11 +190,14 @@ class Sampler(DistributedSampler[int]):
         """The epoch that the loader's next iteration gives. Without it, each iteration takes the next by itself."""
         self.epoch, self._taken = epoch, False
 
+    @property
+    def next_epoch(self) -> int:
+        """The epoch for an iteration that would begin now."""
+        return self.epoch + 1 if self._taken else self.epoch
+
     def take_epoch(self) -> int:
         """The epoch for an iteration that begins now."""
-        if self._taken:
-            self.epoch += 1
-        self._taken = True
+        self.epoch, self._taken = self.next_epoch, True
         return self.epoch
 
     # As torch's samplers ----------------------------------------------------------------------------------------------
@@ -187,6 +218,14 @@ class Sampler(DistributedSampler[int]):
     @property
     def total_size(self) -> int:  # type: ignore[override]
         return len(self) * self.world_size
+
+    @property
+    def num_valid_samples(self) -> int:
+        """Of this rank's samples, those that no other has and that are no filling up: timm's evaluation counts them."""
+        full, rest = divmod(self.order.size, self.global_batch)
+        if self.drop_last:
+            rest = 0
+        return full * self.batch_size + min(max(rest - self.rank * self.batch_size, 0), self.batch_size)
 
 
 class GivenSteps(Sampler):
@@ -225,3 +264,7 @@ class GivenSteps(Sampler):
 
     def __len__(self) -> int:
         return self._epoch_size(self.epoch)
+
+    @property
+    def num_valid_samples(self) -> int:
+        return len(self)

@@ -21,9 +21,9 @@ FLOORS = {
     5: ("plan",),
     6: ("decoders", "engines"),
     7: ("tracks",),
-    8: ("pipeline",),
+    8: ("pipeline", "parts"),
     9: ("loader", "figures"),
-    10: ("pack", "finetune", "explain", "demo_data", "preview", "bench", "doctor"),
+    10: ("pack", "finetune", "interop", "explain", "demo_data", "preview", "bench", "doctor"),
     11: ("cli",),
     12: ("__main__",),
 }
