@@ -57,17 +57,17 @@ class FileBatch {
 enum class ImageKind : int32_t { unknown = 0, jpeg = 1, png = 2, webp = 3, bmp = 4, gif = 5, tiff = 6, pnm = 7 };
 
 enum ImageFlag : uint32_t {
-  kProgressive = 1 << 0,   // JPEG: progressive; PNG: interlaced
-  kTruncated = 1 << 1,     // the file ends before its format says it may
-  kAnimated = 1 << 2,      // more than one picture (APNG, GIF, WebP, multi-page TIFF)
-  kAlpha = 1 << 3,         // an alpha channel or a transparent colour
-  kPalette = 1 << 4,       // samples are indices; `channels` counts the colours' channels
-  kCmyk = 1 << 5,          // four inks
-  kAdobe = 1 << 6,         // JPEG: an Adobe marker (CMYK is then stored inverted)
-  kYcck = 1 << 7,          // JPEG: CMYK stored as YCCK
-  kRgb = 1 << 8,           // JPEG: three components stored as RGB, not YCbCr
-  kLossless = 1 << 9,      // JPEG: lossless process
-  kArithmetic = 1 << 10,   // JPEG: arithmetic coding
+  kProgressive = 1 << 0,    // JPEG: progressive; PNG: interlaced
+  kTruncated = 1 << 1,      // the file ends before its format says it may
+  kAnimated = 1 << 2,       // more than one picture (APNG, GIF, WebP, multi-page TIFF)
+  kAlpha = 1 << 3,          // an alpha channel or a transparent colour
+  kPalette = 1 << 4,        // samples are indices; `channels` counts the colours' channels
+  kCmyk = 1 << 5,           // four inks
+  kAdobe = 1 << 6,          // JPEG: an Adobe marker (CMYK is then stored inverted)
+  kYcck = 1 << 7,           // JPEG: CMYK stored as YCCK
+  kRgb = 1 << 8,            // JPEG: three components stored as RGB, not YCbCr
+  kLossless = 1 << 9,       // JPEG: lossless process
+  kArithmetic = 1 << 10,    // JPEG: arithmetic coding
   kHierarchical = 1 << 11,  // JPEG: hierarchical process
   kDamaged = 1 << 12        // JPEG: a marker where only picture data may be
 };

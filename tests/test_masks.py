@@ -47,7 +47,13 @@ def test_masks_are_what_their_pictures_show(pairs: ImageMasks, engine: str, deco
 
 
 def test_geometry_in_several_passes(pairs: ImageMasks) -> None:
-    policy = (ops.CenterCrop(18), ops.RandomErasing(p=0), ops.Solarize(p=0), ops.CenterCrop(12), ops.HorizontalFlip(p=1))
+    policy = (
+        ops.CenterCrop(18),
+        ops.RandomErasing(p=0),
+        ops.Solarize(p=0),
+        ops.CenterCrop(12),
+        ops.HorizontalFlip(p=1),
+    )
     for images, masks in make(pairs, *policy):
         assert (images == masks[:, None]).all()
 

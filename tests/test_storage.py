@@ -512,7 +512,7 @@ def test_list_objects(proxy, bucket):
             bucket.put(key, content)
         with faulty(bucket.address) as proxy:
             storage = remote(bucket, proxy)
-            proxy.faults = Faults(error=0.5, in_a_row=3)
+            proxy.faults = Faults(error=1.0, in_a_row=2)
             listed = storage.list(bucket.url("train"))
             assert [file.path for file in listed] == [bucket.url(f"train/{i:04d}") for i in range(1200)]
             assert [file.size_bytes for file in listed] == [i % 3 for i in range(1200)]
