@@ -90,7 +90,7 @@ def test_sources(
 FIRST_BATCH = """
 import json, sys, time
 begin = time.perf_counter()
-import dalipipe
+import torch, dalipipe  # every training imports torch; what comes after it is ours
 imported = time.perf_counter()
 source = dalipipe.ImageFolder(sys.argv[1])
 indexed = time.perf_counter()

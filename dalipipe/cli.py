@@ -21,7 +21,7 @@ import dalipipe
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dalipipe.finetune import FineTuneConfig, Result
+    from dalipipe.finetune import FineTuneConfig, Ranks, Result
     from dalipipe.policy import Policy
     from dalipipe.sources import ImageFolder
 
@@ -39,10 +39,10 @@ _settings = {"traceback": False}
 
 Data = Annotated[Path, typer.Argument(help="Folder of pictures: one sub-folder per class.", show_default=False)]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training pictures.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures a step.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures a step; of all processes together.")]
 Size = Annotated[int, typer.Option("--size", min=1, help="Edge of the pictures the model sees, in pixels.")]
 Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Loader threads.", show_default="the cores")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Loader threads a process.", show_default="the cores")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")]
@@ -93,6 +93,8 @@ def demo(
         from dalipipe.demo_data import write_digits
         from dalipipe.finetune.classifier import open_folders
 
+        if _several():
+            raise ValueError("the demo runs in one process; several are for dalipipe train")
         job = _Job(
             title="dalipipe demo",
             model=model,
@@ -134,15 +136,27 @@ def train(
     device: Device = "auto",
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, metrics and figures.")] = Path("runs/train"),
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between two checkpoints.", show_default="the epochs' ends")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that one of several processes waits for another that says nothing.")
+    ] = 300,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fine-tune a torchvision model on a folder of pictures."""
+    """Fine-tune a torchvision model on a folder of pictures.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m dalipipe train … The batch size is that of all of them together.
+    A run may be continued (--resume) by another number of processes. When torchrun itself starts them anew
+    (--max-restarts), they continue from the last checkpoint without being told.
+    """
     with _plain_errors():
         from dalipipe.finetune.classifier import open_folders
 
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
+        restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         job = _Job(
             title=f"{model} on {data}",
             model=model,
@@ -156,8 +170,10 @@ def train(
             device=device,
             seed=seed,
             out=out,
-            resume=resume,
+            resume=resume or (restarted and not overwrite and (out / "checkpoint.pt").is_file()),
             overwrite=overwrite,
+            save_every=save_every,
+            timeout_s=timeout,
         )
         _fit(*open_folders(data, val_fraction=val_fraction), job)
 
@@ -270,14 +286,12 @@ class _Failure(Exception):
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
     """One line for what a user can put right, exit code 2; 1 for a run that failed; 128 + signal for one stopped."""
-    from dalipipe.records import SampleError
-
     try:
         yield
-    except (OSError, ValueError, ImportError, SampleError, FloatingPointError, _Failure) as error:
-        if _settings["traceback"]:
-            raise
+    except Exception as error:
         wrong_input = isinstance(error, (OSError, ValueError, ImportError))
+        if _settings["traceback"] or not (wrong_input or _is_failed_run(error)):
+            raise
         _complain(str(error))
         raise typer.Exit(2 if wrong_input else 1) from error
     except KeyboardInterrupt as stopped:
@@ -285,20 +299,33 @@ def _plain_errors() -> Iterator[None]:
 
         if not isinstance(stopped, Interrupted):
             raise
-        console = _console(stderr=True)
+        console = _console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
         console.print(f"stopped after step {stopped.step}; the checkpoint is complete. Continue with:", highlight=False)
         console.print(f"  {_resume_command()}", style="bold", highlight=False, soft_wrap=True)
         raise typer.Exit(128 + stopped.signum) from stopped
 
 
+def _is_failed_run(error: Exception) -> bool:
+    from dalipipe.finetune import PeerLostError
+    from dalipipe.records import SampleError
+
+    return isinstance(error, (SampleError, FloatingPointError, PeerLostError, _Failure))
+
+
 def _complain(message: str) -> None:
-    _console(stderr=True).print(f"[bold red]error:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
+    who = f" (rank {os.environ.get('RANK')})" if _several() else ""
+    _console(stderr=True).print(f"[bold red]error{who}:[/] {_escaped(message)}", highlight=False, soft_wrap=True)
 
 
-def _console(*, stderr: bool = False) -> Console:
+def _console(*, stderr: bool = False, quiet: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console(stderr=stderr, quiet=quiet)
+
+
+def _several() -> bool:
+    """Whether this is one of several processes that train together, as torchrun tells them."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _escaped(text: str) -> str:
@@ -309,7 +336,9 @@ def _escaped(text: str) -> str:
 
 def _resume_command() -> str:
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--overwrite", "--resume")]
-    return shlex.join(["dalipipe", *arguments, "--resume"])
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    program = ["torchrun", "--nproc-per-node", processes, "-m", "dalipipe"] if _several() else ["dalipipe"]
+    return shlex.join([*program, *arguments, "--resume"])
 
 
 def _open_one(data: Path) -> ImageFolder:
@@ -342,19 +371,12 @@ def _eval_twin(name: str) -> str:
 
 
 def _device(wanted: str) -> Any:
-    import torch
+    from dalipipe.finetune import local_device
 
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {wanted}: torch sees {torch.cuda.device_count()} GPUs; see dalipipe doctor")
-    return device
+        return local_device(wanted)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,17 +397,13 @@ class _Job:
     out: Path
     resume: bool
     overwrite: bool
+    save_every: int | None = None
+    timeout_s: float = 300
 
 
 def _fit(train: ImageFolder, val: ImageFolder, job: _Job) -> Result:
-    """Train, draw, and show the summary."""
-    import torch
-
-    from dalipipe.figures import draw_curves
-    from dalipipe.finetune import FineTuneConfig, finetune
-    from dalipipe.finetune.classifier import make_model
-    from dalipipe.loader import DataLoader
-    from dalipipe.preview import preview as draw_samples
+    """Join the other processes, if there are any, train, draw, and show the summary."""
+    from dalipipe.finetune import FineTuneConfig, process_group
 
     config = FineTuneConfig(
         out=job.out,
@@ -395,42 +413,66 @@ def _fit(train: ImageFolder, val: ImageFolder, job: _Job) -> Result:
         seed=job.seed,
         resume=job.resume,
         overwrite=job.overwrite,
+        save_every=job.save_every,
     )
     _check_run(config)
-    classes, device = train.classes or [], _device(job.device)
+    device = _device(job.device)
+    with process_group(device, timeout_s=job.timeout_s) as ranks:
+        return _fit_together(ranks, device, train, val, config, job)
+
+
+def _fit_together(
+    ranks: Ranks, device: Any, train: ImageFolder, val: ImageFolder, config: FineTuneConfig, job: _Job
+) -> Result:
+    import torch
+
+    from dalipipe.doctor import usable_cores
+    from dalipipe.figures import draw_curves
+    from dalipipe.finetune import finetune
+    from dalipipe.finetune.classifier import make_model
+    from dalipipe.loader import DataLoader
+    from dalipipe.preview import preview as draw_samples
+
+    classes = train.classes or []
     torch.manual_seed(job.seed)
     model, fresh = make_model(job.model, len(classes), weights=job.weights)
     recipe = _recipe(job.policy, job.size)
     options: dict[str, Any] = {
-        "batch_size": min(job.batch_size, len(train)),
-        "num_workers": job.workers,
+        "batch_size": ranks.share(min(job.batch_size, len(train))),
+        "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
         "device": device,
         "seed": job.seed,
         "memory_format": torch.channels_last if device.type == "cuda" else torch.contiguous_format,
     }
     train_loader = DataLoader(train, shuffle=True, drop_last=True, policy=recipe, **options)
-    val_loader = DataLoader(val, policy=_recipe(_eval_twin(job.policy), job.size), **options)
+    val_loader = DataLoader(val, shards="exact", policy=_recipe(_eval_twin(job.policy), job.size), **options)
 
     parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     origin = "from scratch" if job.weights is None else f"from {job.weights}"
     if job.weights is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
     place = f"{torch.cuda.get_device_name(device)}, bf16" if device.type == "cuda" else "CPU, float32"
-    say = functools.partial(_console().print, highlight=False, markup=False)
+    if ranks.world_size > 1:
+        place = f"{ranks.world_size} processes, each on {place}"
+    console = _console(quiet=not ranks.main)
+    say = functools.partial(console.print, highlight=False, markup=False)
     say(job.title, style="bold")
     say(f"  pictures  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
     say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
-    say(f"  device    {place}, {train_loader.num_workers} loader threads")
+    say(f"  device    {place}, {train_loader.threads} loader threads")
 
-    job.out.mkdir(parents=True, exist_ok=True)
-    samples = draw_samples(
-        train, recipe, job.out / "samples.png", seed=job.seed, title=f"{job.policy}: originals, and what the model sees"
-    )
+    figures = {}
+    if ranks.main:
+        job.out.mkdir(parents=True, exist_ok=True)
+        title = f"{job.policy}: originals, and what the model sees"
+        figures["samples"] = draw_samples(train, recipe, job.out / "samples.png", seed=job.seed, title=title)
     with contextlib.closing(train_loader), contextlib.closing(val_loader):
-        result = finetune(model, train_loader, val_loader, config)
-    smoothed = config.label_smoothing > 0
-    curves = draw_curves(result.metrics, job.out / "curves.png", title=job.title, smoothed_labels=smoothed)
-    _console().print(_summary(job.title, result, {"samples": samples, "curves": curves}))
+        result = finetune(model, train_loader, val_loader, config, ranks=ranks)
+    if ranks.main:
+        smoothed = config.label_smoothing > 0
+        curves = job.out / "curves.png"
+        figures["curves"] = draw_curves(result.metrics, curves, title=job.title, smoothed_labels=smoothed)
+    console.print(_summary(job.title, result, figures))
     return result
 
 

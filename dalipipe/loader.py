@@ -79,7 +79,8 @@ class DataLoader(TorchDataLoader):
         bool [N] to batches that says which rows count, so that metrics count every sample once.
         on_error: what becomes of a sample that cannot be read, decoded or augmented. ``"raise"``: a `SampleError`;
         ``"skip"``: its batch comes without it, so shorter (in exact shards as long, and marked); ``"substitute"``:
-        another sample, drawn from (seed, epoch, position), takes its place.
+        another sample, drawn from (seed, epoch, position), takes its place. Several ranks that average gradients want
+        ``"substitute"``: a shorter batch would weigh as much as a full one.
         max_bad: the share of bad samples beyond which a `TooManyBadSamplesError` ends the epoch.
         quarantine: a file that gets a line of JSON for each bad sample: index, where, cause, when.
         decoder: ``"auto"``, ``"dali"`` or ``"pillow"``. engine: ``"auto"``, ``"native"`` or ``"reference"``.
@@ -183,7 +184,7 @@ class DataLoader(TorchDataLoader):
         else:
             order = _order(shuffle, sampler, batch_sampler, batch_size=batch_size, drop_last=drop_last, shards=shards)
             rank, world_size = _rank_and_world(rank, world_size, sampler if batch_sampler is None else batch_sampler)
-            self._order, bound = order, order.bound(size, self.seed, self._source.labels)
+            self._order, bound = order, order.bound(size, self.seed, self._labels)
             if isinstance(bound, GivenBatches):
                 self._steps = GivenSteps(bound, seed=self.seed)
             else:
@@ -438,9 +439,12 @@ class DataLoader(TorchDataLoader):
         self._resume = (epoch + 1, 0) if step >= len(self) else (epoch, step)
         self._steps.set_epoch(self._resume[0])
 
+    def _labels(self) -> np.ndarray | None:
+        return self._source.labels
+
     def _bind(self, seed: int) -> None:
         self._steps.seed = seed
-        self._steps.order = self._order.bound(len(self._source), seed, self._source.labels)
+        self._steps.order = self._order.bound(len(self._source), seed, self._labels)
 
     def _identity(self, epoch: int) -> dict[str, Any]:
         """What must be equal for a position in this epoch to mean the same."""

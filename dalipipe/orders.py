@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,12 @@ from dalipipe import rng
 
 # What each kind of drawing mixes into the seed, so that none sees another's numbers.
 _SHUFFLE, _BLOCKS, _WITHIN, _WEIGHTED, _GIVEN = range(1, 6)
+
+Labels = Callable[[], "np.ndarray | None"]  # asked only by orders that need them: a table reads them from its files
+
+
+def _unknown() -> None:
+    return None
 
 
 class Order(ABC):
@@ -41,7 +47,7 @@ class Order(ABC):
         """
         return None
 
-    def bound(self, records: int, seed: int, labels: np.ndarray | None = None) -> Order:
+    def bound(self, records: int, seed: int, labels: Labels = _unknown) -> Order:
         """This order for a data set of so many records. Raises ``ValueError`` where they don't go together."""
         changes: dict[str, Any] = {} if self.size else {"size": records}
         if getattr(self, "seed", 0) is None:
@@ -101,7 +107,7 @@ class BlockShuffled(Order):
         if starts.ndim and (starts.ndim != 1 or not len(starts) or starts[0] != 0 or (np.diff(starts) < 1).any()):
             raise ValueError("BlockShuffled: block must be a number of records, or rising first records from 0")
 
-    def bound(self, records: int, seed: int, labels: np.ndarray | None = None) -> Order:
+    def bound(self, records: int, seed: int, labels: Labels = _unknown) -> Order:
         if (last := np.asarray(self.block).flat[-1]) >= records and np.ndim(self.block):
             raise ValueError(f"BlockShuffled: a block begins at record {last} of {records}")
         return super().bound(records, seed, labels)
@@ -165,7 +171,7 @@ class Weighted(Order):
                 f"Weighted: {self.size} records without replacement, but only {drawable} weights are above 0"
             )
 
-    def bound(self, records: int, seed: int, labels: np.ndarray | None = None) -> Order:
+    def bound(self, records: int, seed: int, labels: Labels = _unknown) -> Order:
         if len(self.weights) != records:
             raise ValueError(f"Weighted: {len(self.weights)} weights for a data set of {records} records")
         return super().bound(records, seed, labels)
@@ -212,16 +218,16 @@ class ClassBalanced(Order):
     size: int = 0
     seed: int | None = None
 
-    def bound(self, records: int, seed: int, labels: np.ndarray | None = None) -> Order:
-        labels = labels if self.labels is None else np.asarray(self.labels)
-        if labels is None:
+    def bound(self, records: int, seed: int, labels: Labels = _unknown) -> Order:
+        known = labels() if self.labels is None else np.asarray(self.labels)
+        if known is None:
             raise ValueError(
                 "ClassBalanced: this data set does not know its labels before it is read: give "
                 "ClassBalanced(labels=[...])"
             )
-        if labels.ndim != 1 or len(labels) != records:
-            raise ValueError(f"ClassBalanced: labels must be [{records}], one a record, got shape {labels.shape}")
-        _, class_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        if known.ndim != 1 or len(known) != records:
+            raise ValueError(f"ClassBalanced: labels must be [{records}], one a record, got shape {known.shape}")
+        _, class_of, counts = np.unique(known, return_inverse=True, return_counts=True)
         weights = 1.0 / counts[class_of]
         return Weighted(weights, self.size, seed=self.seed).bound(records, seed)
 
@@ -246,10 +252,14 @@ class Subset(Order):
     def size(self) -> int:  # type: ignore[override]
         return self.order.size
 
-    def bound(self, records: int, seed: int, labels: np.ndarray | None = None) -> Order:
+    def bound(self, records: int, seed: int, labels: Labels = _unknown) -> Order:
         _check_range("Subset", self.indices, records)
-        some_labels = None if labels is None else labels[self.indices]
-        return dataclasses.replace(self, order=self.order.bound(len(self.indices), seed, some_labels))
+
+        def some() -> np.ndarray | None:
+            known = labels()
+            return None if known is None else known[self.indices]
+
+        return dataclasses.replace(self, order=self.order.bound(len(self.indices), seed, some))
 
     def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         return self.indices[self.order.at(epoch, positions)]
@@ -284,7 +294,7 @@ class Repeated(Order):
     def size(self) -> int:  # type: ignore[override]
         return self.order.size * (self.times if self.whole else 1)
 
-    def bound(self, records: int, seed: int, labels: np.ndarray | None = None) -> Order:
+    def bound(self, records: int, seed: int, labels: Labels = _unknown) -> Order:
         order = self.order.bound(records, seed, labels)
         if order.variants(0, np.zeros(1, np.int64)) is not None:
             raise ValueError(f"Repeated: {type(order).__name__} repeats records already")
@@ -332,7 +342,7 @@ class Given(Order):
     def size(self) -> int:  # type: ignore[override]
         return len(self.sampler)
 
-    def bound(self, records: int, seed: int, labels: np.ndarray | None = None) -> Order:
+    def bound(self, records: int, seed: int, labels: Labels = _unknown) -> Order:
         return type(self)(self.sampler, records, seed)
 
     def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:

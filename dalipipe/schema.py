@@ -38,6 +38,13 @@ class Schema:
 
     fields: tuple[Field, ...]
 
+    def __post_init__(self) -> None:
+        names = [field.name for field in self.fields]
+        if len(set(names)) < len(names) or "indices" in names:
+            raise ValueError(
+                f'the fields {", ".join(names)}: each needs a name of its own, and "indices" is a batch\'s; rename one'
+            )
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(field.name for field in self.fields)

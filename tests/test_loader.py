@@ -478,8 +478,11 @@ def test_torchvision_datasets(jpeg_folder: Any) -> None:
     assert same(by_sample(make(theirs)), by_sample(make(dalipipe.ImageFolder(root))))
     with pytest.raises(ValueError, match=r"ImageFolder.transform is set, but it would not be applied.*policy="):
         make(ImageFolder(root, transform=lambda x: x))
-    with pytest.raises(TypeError, match="cannot read samples from list"):
+    with pytest.raises(ValueError, match=r"a policy needs a data set with one field of kind image"):
         make([1, 2, 3])
+    assert [batch[0].tolist() for batch in make([1, 2, 3], 2, policy=None, shuffle=False)] == [[1, 2], [3]]
+    wrapped = dalipipe.MapDataset(ImageFolder(root, transform=lambda image: image.resize((20, 20))))
+    assert next(iter(make(wrapped, 3, policy=None))).image.shape == (3, 3, 20, 20)
 
 
 def test_torchvision_arrays() -> None:

@@ -22,7 +22,7 @@ def epoch_of(order: orders.Order, epoch: int = 0) -> list[int]:
 
 
 def bound(order: orders.Order, records: int = 50, seed: int = 3, labels: Any = None) -> orders.Order:
-    return order.bound(records, seed, labels)
+    return order.bound(records, seed, lambda: labels)
 
 
 ORDERS = {

@@ -3,12 +3,17 @@
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
+from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
 
 __all__ = [
     "Evaluation",
     "FineTuneConfig",
     "Interrupted",
+    "PeerLostError",
+    "Ranks",
     "Result",
     "evaluate",
     "finetune",
+    "local_device",
+    "process_group",
 ]

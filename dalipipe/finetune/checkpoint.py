@@ -67,6 +67,13 @@ def random_state() -> dict[str, Any]:
     }
 
 
+def seed_random(seed: int) -> None:
+    """Seed every global generator that :func:`random_state` covers. ``seed``: 64 bits, >= 0."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed([seed >> 32, seed & 0xFFFFFFFF])  # noqa: NPY002 (a model may draw from it)
+
+
 def restore_random_state(state: dict[str, Any]) -> None:
     """Put back what :func:`random_state` returned. CUDA generators are restored where as many GPUs are present."""
     torch.set_rng_state(state["torch"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
@@ -25,14 +26,24 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """While entered, SIGINT and SIGTERM set :attr:`received`. A second SIGINT acts at once, as Python's own does.
+    """While entered, SIGINT and SIGTERM set :attr:`received`, and :meth:`poll` tells when to stop. A second SIGINT acts
+    at once, as Python's own does.
 
     Outside the main thread Python delivers no signals; there this does nothing.
+
+    Several processes give ``Ranks.vote``, so that a signal to any one of them stops all of them after the same step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vote: Callable[[int | None], int | None] | None = None) -> None:
         self.received: int | None = None
+        self.agreed: int | None = None
+        self._vote = vote
         self._previous: dict[int, object] = {}
+
+    def poll(self) -> int | None:
+        """After every step: the signal to stop at now."""
+        self.agreed = self.received if self._vote is None else self._vote(self.received)
+        return self.agreed
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

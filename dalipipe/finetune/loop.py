@@ -2,6 +2,11 @@
 
 A run that is stopped after any step and resumed ends with the weights of a run that was never stopped: bit for bit on
 the CPU with the same number of threads, and on CUDA as far as the model's own kernels are deterministic.
+
+Several processes train as one. With the same global batch, their number changes how the work is shared and nothing
+else: steps, epochs, batches and metrics stay, and a run may be resumed with another number of them. What cannot stay
+to the bit are sums that are rounded in another order, and what is drawn or averaged per process: dropout, the
+statistics of BatchNorm.
 """
 
 from __future__ import annotations
@@ -20,15 +25,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from dalipipe import rng
 from dalipipe.finetune.checkpoint import (
     load_checkpoint,
     random_state,
     restore_random_state,
     save_checkpoint,
+    seed_random,
 )
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
 from dalipipe.finetune.progress import Progress, open_progress
+from dalipipe.finetune.ranks import Ranks
 from dalipipe.finetune.schedule import warmup_cosine
 from dalipipe.finetune.timing import StepClock
 
@@ -79,6 +87,7 @@ def evaluate(
     *,
     amp: bool = False,
     stop: StopSignals | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Cross-entropy (nats) and top-1 accuracy of ``model`` over the whole of ``loader``.
 
@@ -86,74 +95,88 @@ def evaluate(
 
     Args:
         model: maps images ``[N,C,H,W]`` to logits ``[N,classes]``; left in evaluation mode.
-        loader: yields ``(images, labels)``, labels int64 ``[N]``.
+        loader: yields ``(images, labels)``, labels int64 ``[N]``, or ``(images, labels, valid)``, where only rows with
+            ``valid`` bool ``[N]`` count, as ``dalipipe.DataLoader`` does with ``shards="exact"``.
         amp: autocast to bf16.
         stop: where given, a signal it received ends the evaluation with :class:`KeyboardInterrupt`.
+        ranks: where given, the loader holds this rank's share, and the result is that of all shares together.
 
     Raises:
         ValueError: the loader gave no batch.
     """
+    ranks = ranks or Ranks()
     device = next(model.parameters()).device
-    sums, count = torch.zeros(2, dtype=torch.float64, device=device), 0
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, images
     model.eval()
     with torch.inference_mode():
-        for images, labels in loader:
-            images, labels = (
-                images.to(device, non_blocking=True),
-                labels.to(device, non_blocking=True),
-            )
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+        for batch in loader:
+            images, labels, *valid = (tensor.to(device, non_blocking=True) for tensor in batch)
+            if not valid and ranks.world_size > 1:
+                raise ValueError('evaluate: several ranks need batches that say which rows count: shards="exact"')
+            counts = valid[0] if valid else torch.ones_like(labels, dtype=torch.bool)
+            with ranks.during("the broadcast of buffers"), torch.autocast(device.type, torch.bfloat16, enabled=amp):
                 logits = model(images)
-            sums[0] += functional.cross_entropy(logits.float(), labels, reduction="sum")
-            sums[1] += (logits.argmax(1) == labels).sum()
-            count += len(labels)
-            if stop is not None and stop.received is not None:
+            losses = functional.cross_entropy(logits.float(), labels, reduction="none").double()
+            correct = (logits.argmax(1) == labels) & counts
+            sums += torch.stack([losses.where(counts, 0).sum(), correct.sum(), counts.sum()])
+            if stop is not None and stop.poll() is not None:
                 raise KeyboardInterrupt
-    if count == 0:
+    loss, hits, images_seen = ranks.sum(sums.tolist())
+    if images_seen == 0:
         raise ValueError("evaluate: the loader gave no batch; is its data set empty?")
-    loss, accuracy = (sums / count).tolist()
-    return Evaluation(loss, accuracy, count)
+    return Evaluation(loss / images_seen, hits / images_seen, int(images_seen))
 
 
-def finetune(model: nn.Module, train: Any, val: Any, config: FineTuneConfig) -> Result:
+def finetune(model: nn.Module, train: Any, val: Any, config: FineTuneConfig, *, ranks: Ranks | None = None) -> Result:
     """Train ``model`` on ``train`` and evaluate it on the whole of ``val`` after every epoch.
 
     Writes ``config.out/metrics.jsonl`` (a row for every ``log_every`` steps and for every epoch) and
     ``config.out/checkpoint.pt`` (model, optimiser, step, random states, the loader's position; replaced atomically).
-    One process, one device. Ctrl-C or SIGTERM finishes the step, writes the checkpoint and raises :class:`Interrupted`.
+    Ctrl-C or SIGTERM finishes the step, writes the checkpoint and raises :class:`Interrupted`.
+
+    Each process uses one device. Where there are several (see :func:`process_group`), all call this with loaders that
+    deal out each batch among them, gradients are averaged over them, metrics are those of all, and rank 0 writes the
+    files, which all must be able to read on resume. A signal to one of them stops all after the same step, the next
+    one. A run may be resumed by another number of processes, on exactly the next global batch.
 
     Args:
         model: maps images ``[N,C,H,W]`` to logits ``[N,classes]``; trained in place, on the loader's device.
         train: a ``dalipipe.DataLoader``, or any sized loader of ``(images, labels)`` with ``state_dict`` and
             ``load_state_dict``; ``set_epoch`` is called where present.
-        val: any loader of ``(images, labels)`` that drops nothing.
+        val: any loader of ``(images, labels)`` that drops nothing; on several ranks one of ``(images, labels, valid)``,
+            such as ``dalipipe.DataLoader(..., shards="exact")``.
         config: see :class:`FineTuneConfig`.
+        ranks: the processes that share the work; those of ``torch.distributed`` by default.
 
     Raises:
         TypeError: a loader lacks what is needed.
-        ValueError: an empty training loader, a validation loader that drops samples, or a checkpoint of another run.
+        ValueError: an empty training loader, a validation loader that drops or repeats samples, loaders made for
+            another number of ranks, processes that were told different things, or a checkpoint of another run.
         FileExistsError: ``config.out`` holds a run, and neither ``resume`` nor ``overwrite`` is set.
         FileNotFoundError: ``resume`` is set and there is no checkpoint.
         FloatingPointError: the loss is no longer finite.
         Interrupted: a signal stopped the run; the checkpoint is complete.
+        PeerLostError: another process died, or hangs.
     """
-    run = _Run(model, train, val, config)
+    ranks = ranks or Ranks.joined()
+    run = _Run(model, train, val, config, ranks)
     progress = open_progress(
-        config.progress,
+        config.progress if ranks.main else "off",
         epochs=config.epochs,
         total_steps=run.total_steps,
         first_step=run.state.step,
     )
-    with contextlib.closing(run), StopSignals() as stop, progress:
+    with contextlib.closing(run), StopSignals(ranks.vote) as stop, progress:
         while run.state.epoch < config.epochs:
             run.train_epoch(progress, stop)
             run.evaluate_epoch(progress, stop)
+        ranks.last_vote()  # too late to stop anything
     return run.result()
 
 
 @dataclasses.dataclass
 class _Tally:
-    """Sums over the steps of a window, an epoch or the whole run."""
+    """Sums over the steps of a window, an epoch or the whole run, and over the ranks; times are the ranks' mean."""
 
     images: int = 0
     loss: float = 0.0  # summed over images
@@ -200,9 +223,9 @@ class _State:
 class _Run:
     """One call of :func:`finetune`: the prepared model and optimiser, the state, the open metrics file."""
 
-    def __init__(self, model: nn.Module, train: Any, val: Any, config: FineTuneConfig):
-        _check_loaders(train, val)
-        self.config, self.train, self.val = config, train, val
+    def __init__(self, model: nn.Module, train: Any, val: Any, config: FineTuneConfig, ranks: Ranks):
+        _check_loaders(train, val, ranks)
+        self.config, self.train, self.val, self.ranks = config, train, val, ranks
         self.steps_per_epoch = len(train)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.warmup_steps = min(round(config.warmup_epochs * self.steps_per_epoch), self.total_steps)
@@ -213,7 +236,7 @@ class _Run:
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
 
         if config.seed is not None:
-            torch.manual_seed(config.seed)
+            torch.manual_seed(config.seed if ranks.main else rng.mix64(config.seed, ranks.rank))
         self.model = model.to(self.device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -229,10 +252,13 @@ class _Run:
                 "another out folder keeps both"
             )
         self.state = self._load() if config.resume else _State()
-        if not config.resume:
+        ranks.check_equal(**self._settings(), step=self.state.step)
+        self.parallel = ranks.parallel(self.model)
+        if ranks.main and not config.resume:
             config.checkpoint.unlink(missing_ok=True)
-        self.file = open(config.metrics, "ab")  # noqa: SIM115 (closed by close)
-        self.file.truncate(self.state.metrics_bytes)
+        self.file = open(config.metrics if ranks.main else os.devnull, "ab")  # noqa: SIM115 (closed by close)
+        if ranks.main:
+            self.file.truncate(self.state.metrics_bytes)
 
     def train_epoch(self, progress: Progress, stop: StopSignals) -> None:
         config, state = self.config, self.state
@@ -253,10 +279,15 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
 
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-                logits = self.model(images)
+            self.ranks.place = f"step {state.step + 1}"
+            with (
+                self.ranks.during("the broadcast of buffers"),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp),
+            ):
+                logits = self.parallel(images)
                 loss = functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-            loss.backward()
+            with self.ranks.during("the all-reduce of gradients"):
+                loss.backward()
             if config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             self.optimizer.step()
@@ -272,9 +303,10 @@ class _Run:
 
             if state.step % config.log_every == 0 or state.step == end:
                 progress.logged(self._log(lr))
-            if stop.received is not None:
+            signum = stop.poll()
+            if signum is not None:
                 self.save()
-                raise Interrupted(stop.received, state.step, config.checkpoint)
+                raise Interrupted(signum, state.step, config.checkpoint)
             if config.save_every is not None and state.step % config.save_every == 0:
                 self.save()
         if state.step != end:
@@ -285,13 +317,14 @@ class _Run:
 
     def evaluate_epoch(self, progress: Progress, stop: StopSignals) -> None:
         state, begin_s = self.state, time.perf_counter()
+        self.ranks.place = f"the evaluation after step {state.step}"
         try:
-            found = evaluate(self.model, self.val, amp=self.amp, stop=stop)
+            found = evaluate(self.parallel, self.val, amp=self.amp, stop=stop, ranks=self.ranks)
         except KeyboardInterrupt:
-            if stop.received is None:
+            if stop.agreed is None:
                 raise
             self.save()
-            raise Interrupted(stop.received, state.step, self.config.checkpoint) from None
+            raise Interrupted(stop.agreed, state.step, self.config.checkpoint) from None
         eval_s = time.perf_counter() - begin_s
         row = {
             "kind": "epoch",
@@ -318,13 +351,16 @@ class _Run:
         """Move the sums on the device into the state. The only place where training waits for the device."""
         loss, correct = self.sums.tolist()
         self.sums.zero_()
-        times = self.clock.take()
+        here, ranks = [loss, correct, self.images, *self.clock.take()], self.ranks
+        loss, correct, images, wait_s, compute_s = ranks.sum(here)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the training loss became {loss} shortly before step {self.state.step}; "
                 "a lower lr, a longer warm-up or a smaller clip_norm usually helps"
             )
-        self.state.since_log.add(_Tally(self.images, loss, correct, times.wait_s, times.compute_s))
+        self.state.since_log.add(
+            _Tally(int(images), loss, correct, wait_s / ranks.world_size, compute_s / ranks.world_size)
+        )
         self.images = 0
 
     def _log(self, lr: float) -> dict[str, Any]:
@@ -348,10 +384,16 @@ class _Run:
         self.file.flush()
 
     def save(self) -> None:
-        """Write the checkpoint; possible after any step."""
+        """Write the checkpoint; possible after any step. No rank goes on before it is complete."""
         self._settle()
-        os.fsync(self.file.fileno())
-        self.state.metrics_bytes = os.fstat(self.file.fileno()).st_size
+        random = self.ranks.gather(random_state())
+        if self.ranks.main:
+            os.fsync(self.file.fileno())
+            self.state.metrics_bytes = os.fstat(self.file.fileno()).st_size
+            self._write_checkpoint(random)
+        self.ranks.wait()
+
+    def _write_checkpoint(self, random: list[dict[str, Any]]) -> None:
         save_checkpoint(
             self.config.checkpoint,
             {
@@ -360,7 +402,7 @@ class _Run:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "state": dataclasses.asdict(self.state),
-                "random": random_state(),
+                "random": random,
                 "loader": self.train.state_dict(),
             },
         )
@@ -377,8 +419,12 @@ class _Run:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.train.load_state_dict(saved["loader"])
-        restore_random_state(saved["random"])
-        return _State.from_dict(saved["state"])
+        state, ranks = _State.from_dict(saved["state"]), self.ranks
+        if len(saved["random"]) == ranks.world_size:
+            restore_random_state(saved["random"][ranks.rank])
+        else:  # as many ranks as there were have no heirs; but no two of the new ones may draw the same
+            seed_random(rng.mix64(self.config.seed or 0, state.step, ranks.rank))
+        return state
 
     def _settings(self) -> dict[str, Any]:
         return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch}
@@ -422,7 +468,7 @@ def _optimizer(model: nn.Module, config: FineTuneConfig, device: torch.device) -
     return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
 
 
-def _check_loaders(train: Any, val: Any) -> None:
+def _check_loaders(train: Any, val: Any, ranks: Ranks) -> None:
     missing = [name for name in ("__len__", "state_dict", "load_state_dict") if not hasattr(train, name)]
     if missing:
         raise TypeError(
@@ -437,3 +483,14 @@ def _check_loaders(train: Any, val: Any) -> None:
         raise ValueError(
             "finetune: the validation loader has drop_last=True and would leave samples out; set it to False"
         )
+    for name, loader in (("training", train), ("validation", val)):
+        made_for = getattr(getattr(loader, "sampler", None), "num_replicas", ranks.world_size)
+        if made_for != ranks.world_size:
+            raise ValueError(
+                f"finetune: the {name} loader was made for {made_for} processes, and there are {ranks.world_size}; "
+                "make it after they have found each other, inside process_group()"
+            )
+    if getattr(getattr(train, "sampler", None), "exact", False):
+        raise ValueError('finetune: the training loader has shards="exact", which is for evaluation; leave it out')
+    if ranks.world_size > 1 and not getattr(getattr(val, "sampler", None), "exact", True):
+        raise ValueError('finetune: on several ranks the validation loader needs shards="exact" to count samples once')
