@@ -89,6 +89,28 @@ def goals_cpu(load: Load) -> str:
     return "\n".join(lines)
 
 
+def sources_cpu(load: Load) -> str:
+    """What the sources and the handling of faults cost beside a plain folder, and a million files from the start."""
+    sources, million = load("sources_cpu"), load("million_cpu")
+    lines: list[str] = []
+    if sources:
+        lines += ["| source | images/s | beside the folder |", "|---|---:|---:|"]
+        for name, timing in sources["contenders"].items():
+            factor = f"{sources['over_folder'][name]:.2f}×" if name in sources["over_folder"] else ""
+            lines.append(f"| {name} | {timing['per_s']:,.0f} | {factor} |")
+        rounds = len(sources["contenders"]["folder"]["rounds"])
+        lines += ["", f"The same work and photographs, {rounds} interleaved rounds. {_measured_on(sources)}."]
+    if million:
+        first, later = million["first_time"], million["later"]
+        lines += [
+            "",
+            f"A million files in a thousand folders: listed in {first['index_s']:.1f} s the first time, "
+            f"{later['index_s']:.2f} s after that; in a new process the first batch is there "
+            f"{later['index_to_first_batch_s']:.2f} s after the imports.",
+        ]
+    return "\n".join(lines) or "Not measured yet."
+
+
 def gpu(load: Load) -> str:
     """What a GPU run gave, or that there was none."""
     result = load("gpu")
@@ -98,7 +120,7 @@ def gpu(load: Load) -> str:
     return "\n".join([*lines, "", f"{_measured_on(result)}."])
 
 
-BLOCKS = {function.__name__: function for function in (loaders_cpu, goals_cpu, gpu)}
+BLOCKS = {function.__name__: function for function in (loaders_cpu, goals_cpu, sources_cpu, gpu)}
 
 
 def render(text: str, load: Load = _load) -> str:

@@ -111,12 +111,18 @@ def test_a_million_files(
     photographs: Path, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root, cache = tmp_path_factory.mktemp("million"), tmp_path_factory.mktemp("cache")
-    files = sorted(photographs.rglob("*.*"))[:125:] or sorted(photographs.rglob("*.*"))
+    files = sorted(path for path in photographs.rglob("*.*") if path.is_file())
+    originals = list(
+        {path.stat().st_ino: path.read_bytes() for path in files}.values()
+    )  # a file has 65,000 names at most
     for i in range(1000):
         folder = root / f"class_{i:04d}"
         folder.mkdir()
         for k in range(1000):
-            os.link(files[(1000 * i + k) % len(files)], folder / f"{k:04d}.jpg")
+            if i % 60 == 0 and k < len(originals):
+                (folder / f"{k:04d}.jpg").write_bytes(originals[k])
+            else:
+                os.link(root / f"class_{i // 60 * 60:04d}" / f"{k % len(originals):04d}.jpg", folder / f"{k:04d}.jpg")
     time.sleep(2.5)  # a folder that has only just changed is not trusted
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "DALIPIPE_CACHE": str(cache)}
     runs = []
