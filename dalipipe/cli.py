@@ -142,6 +142,9 @@ def train(
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that one of several processes waits for another that says nothing.")
     ] = 300,
+    on_error: Annotated[
+        str, typer.Option(help="A picture that cannot be read: raise an error, or substitute another for it.")
+    ] = "raise",
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -156,6 +159,8 @@ def train(
 
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
+        if on_error not in ("raise", "substitute"):
+            raise ValueError(f"--on-error must be raise or substitute, got {on_error}")
         restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         job = _Job(
             title=f"{model} on {data}",
@@ -174,6 +179,7 @@ def train(
             overwrite=overwrite,
             save_every=save_every,
             timeout_s=timeout,
+            on_error=on_error,
         )
         _fit(*open_folders(data, val_fraction=val_fraction), job)
 
@@ -399,6 +405,12 @@ class _Job:
     overwrite: bool
     save_every: int | None = None
     timeout_s: float = 300
+    on_error: Any = "raise"
+
+    @property
+    def bad_samples(self) -> Path:
+        """Which pictures could not be read."""
+        return self.out / "bad_samples.jsonl"
 
 
 def _fit(train: ImageFolder, val: ImageFolder, job: _Job) -> Result:
@@ -444,8 +456,17 @@ def _fit_together(
         "seed": job.seed,
         "memory_format": torch.channels_last if device.type == "cuda" else torch.contiguous_format,
     }
-    train_loader = DataLoader(train, shuffle=True, drop_last=True, policy=recipe, **options)
-    val_loader = DataLoader(val, shards="exact", policy=_recipe(_eval_twin(job.policy), job.size), **options)
+    if job.on_error != "raise":
+        job.out.mkdir(parents=True, exist_ok=True)
+        options["quarantine"] = job.bad_samples
+    train_loader = DataLoader(train, shuffle=True, drop_last=True, policy=recipe, on_error=job.on_error, **options)
+    val_loader = DataLoader(
+        val,
+        shards="exact",
+        policy=_recipe(_eval_twin(job.policy), job.size),
+        on_error="raise" if job.on_error == "raise" else "skip",  # what stands in would count twice
+        **options,
+    )
 
     parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     origin = "from scratch" if job.weights is None else f"from {job.weights}"
@@ -461,13 +482,22 @@ def _fit_together(
     say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
     say(f"  device    {place}, {train_loader.threads} loader threads")
 
-    figures = {}
+    figures: dict[str, Path] = {}
     if ranks.main:
         job.out.mkdir(parents=True, exist_ok=True)
         title = f"{job.policy}: originals, and what the model sees"
-        figures["samples"] = draw_samples(train, recipe, job.out / "samples.png", seed=job.seed, title=title)
+        figures["samples"] = draw_samples(
+            train,
+            recipe,
+            job.out / "samples.png",
+            seed=job.seed,
+            title=title,
+            pass_over_bad=job.on_error != "raise",
+        )
     with contextlib.closing(train_loader), contextlib.closing(val_loader):
         result = finetune(model, train_loader, val_loader, config, ranks=ranks)
+    if train_loader.bad_samples or val_loader.bad_samples:
+        figures["bad pictures"] = job.bad_samples
     if ranks.main:
         smoothed = config.label_smoothing > 0
         curves = job.out / "curves.png"

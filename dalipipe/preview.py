@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -27,10 +28,12 @@ def preview(
     seed: int = 0,
     title: str = "",
     decoder: str = "auto",
+    pass_over_bad: bool = False,
 ) -> Path:
     """Write a PNG with a row per picture: the original, then ``variants`` of what training would see of it.
 
     The pictures are evenly spaced in ``source``. Normalisation is left out, since it is not meant for eyes.
+    ``pass_over_bad``: take the next picture in the place of one that cannot be read.
 
     Raises:
         ValueError: ``samples`` or ``variants`` is less than one.
@@ -40,6 +43,8 @@ def preview(
         if value < 1:
             raise ValueError(f"preview: {name} must be at least 1, got {value}")
     picks = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).round().astype(int))
+    if pass_over_bad:
+        picks = np.unique([_next_readable(source, i) for i in picks.tolist()])
     chosen = [(source.paths[i], int(source.labels[i])) for i in picks]
     visible = Policy([op for op in policy.ops if not isinstance(op, Normalize)])
     loader = DataLoader(
@@ -67,6 +72,14 @@ def preview(
         title=title,
         cell_px=side_px * round(_CELL_PX / side_px) if side_px <= _CELL_PX else _CELL_PX,  # whole multiples stay crisp
     )
+
+
+def _next_readable(source: ImageFolder, first: int) -> int:
+    for i in (*range(first, len(source)), *range(first)):
+        with contextlib.suppress(Exception):  # whatever a damaged file provokes
+            _original(source.paths[i])
+            return i
+    raise ValueError(f"preview: none of the {len(source)} pictures can be read")
 
 
 def _original(path: str) -> np.ndarray:

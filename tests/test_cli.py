@@ -209,6 +209,23 @@ def test_a_rotten_picture_fails_the_run_by_name(halves: Path, tmp_path: Path) ->
     assert "class_0/0002.jpg" in shown.output and "Traceback" not in shown.output
 
 
+def test_a_rotten_picture_can_be_stood_in_for(halves: Path, tmp_path: Path) -> None:
+    rotten = [sorted((halves / part).rglob("*.jpg"))[0] for part in ("train", "val")]
+    for path in rotten:
+        path.write_bytes(b"no picture")
+    out = tmp_path / "run"
+    arguments = ("train", halves, "--out", out, "--epochs", "1", "--size", "32", "--batch-size", "8", "--on-error")
+    result = call(*arguments, "substitute")
+    assert result.exit_code == 0, result.output
+    found = [json.loads(line) for line in (out / "bad_samples.jsonl").read_text().splitlines()]
+    assert sorted(bad["where"] for bad in found) == sorted(map(str, rotten))
+    assert "bad pictures" in result.output
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    images = sum(1 for _ in (halves / "val").rglob("*.jpg"))
+    assert [row["val_images"] for row in rows if row["kind"] == "epoch"] == [images - 1]
+    assert call(*arguments, "ignore").exit_code == 2
+
+
 def test_traceback_on_request(tmp_path: Path) -> None:
     shown = call("--traceback", "train", tmp_path / "absent")
     assert isinstance(shown.exception, FileNotFoundError)
