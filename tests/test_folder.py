@@ -17,7 +17,7 @@ from dalipipe.records import Encoded
 from dalipipe.sources import ImageFolder
 from dalipipe.sources import folder as folder_module
 from dalipipe.sources.index import cached_index
-from dalipipe.sources.names import Names, common_folder
+from dalipipe.sources.index.names import Names, common_folder
 from dalipipe.storage import FileInfo, Storage
 
 LARGE = "_WORTH_KEEPING"

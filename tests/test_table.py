@@ -538,7 +538,7 @@ def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
 
 
 def test_long_ranges_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dalipipe.sources.parquet._RANGE_BYTES", 1000)
+    monkeypatch.setattr("dalipipe.sources.arrow.parquet._RANGE_BYTES", 1000)
     path = write(plain(100), tmp_path / "a.parquet", 50, compression="none")
     storage = Counting()
     source = Table(path, storage=storage)

@@ -14,9 +14,9 @@ from dalipipe.records import Encoded, Records
 from dalipipe.schema import Field, Schema
 from dalipipe.sources.base import Source, digest
 from dalipipe.sources.index import cached_index
-from dalipipe.sources.listing import is_absolute, parse_list
-from dalipipe.sources.names import Names, common_folder
-from dalipipe.sources.scan import EXTENSIONS, mtimes_ns, scan
+from dalipipe.sources.index.listing import is_absolute, parse_list
+from dalipipe.sources.index.names import Names, common_folder
+from dalipipe.sources.index.scan import EXTENSIONS, mtimes_ns, scan
 from dalipipe.storage import Storage, is_remote
 
 _WORTH_KEEPING = 10_000  # pictures; fewer are found again as fast as an index is read

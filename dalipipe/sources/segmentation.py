@@ -11,8 +11,8 @@ import numpy as np
 from dalipipe.records import Encoded, Records
 from dalipipe.schema import Field, Schema
 from dalipipe.sources.base import Source, digest
-from dalipipe.sources.names import Names
-from dalipipe.sources.scan import scan
+from dalipipe.sources.index.names import Names
+from dalipipe.sources.index.scan import scan
 from dalipipe.storage import Storage
 
 Root = str | os.PathLike[str]

@@ -22,8 +22,8 @@ from dalipipe.storage import Storage, expand, is_remote
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dalipipe.sources.arrow_blocks import Block, Blocks
-    from dalipipe.sources.arrow_columns import Column, Errors
+    from dalipipe.sources.arrow.blocks import Block, Blocks
+    from dalipipe.sources.arrow.columns import Column, Errors
 
 _PARQUET = (".parquet", ".pq")
 _ARROW = (".arrow", ".feather", ".ipc")
@@ -206,7 +206,7 @@ class Table(Source):
                 self._kept_bytes -= _cost(self._kept.popitem(last=False)[1])
 
     def _read_labels(self, name: str) -> np.ndarray:
-        from dalipipe.sources.arrow_columns import make_column
+        from dalipipe.sources.arrow.columns import make_column
 
         column = make_column(name, name, None, self._blocks.schema.field(name).type)
         starts = self._blocks.starts
@@ -266,9 +266,9 @@ def _open(source: Any, storage: Storage) -> tuple[Blocks, np.ndarray | None]:
         import pyarrow.dataset as pads
     except ImportError as error:
         raise ImportError(f"Table needs pyarrow ({error}): pip install 'dalipipe[tables]'") from error
-    from dalipipe.sources.arrow_blocks import Fragments, Resident
-    from dalipipe.sources.arrow_ipc import IpcFiles
-    from dalipipe.sources.parquet import ParquetFiles
+    from dalipipe.sources.arrow.blocks import Fragments, Resident
+    from dalipipe.sources.arrow.ipc import IpcFiles
+    from dalipipe.sources.arrow.parquet import ParquetFiles
 
     kind = _hugging_face(source)
     if kind is not None:
@@ -299,7 +299,7 @@ def _open(source: Any, storage: Storage) -> tuple[Blocks, np.ndarray | None]:
 
 
 def _open_hugging_face(kind: str, source: Any) -> tuple[Blocks, np.ndarray | None]:
-    from dalipipe.sources.arrow_blocks import HuggingFaceRows
+    from dalipipe.sources.arrow.blocks import HuggingFaceRows
 
     if kind.endswith("DatasetDict"):
         raise ValueError(
@@ -355,7 +355,7 @@ def _choose(
     columns: Sequence[str] | Mapping[str, str] | None,
 ) -> tuple[list[Column], str | None]:
     """The columns to read, and the label's name where there is one."""
-    from dalipipe.sources.arrow_columns import holds_files, is_text, make_column
+    from dalipipe.sources.arrow.columns import holds_files, is_text, make_column
 
     def known(name: str, what: str, hint: str = "") -> str:
         if schema.names.count(name) != 1:

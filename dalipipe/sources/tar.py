@@ -14,7 +14,7 @@ from dalipipe.schema import Schema
 from dalipipe.sources.base import Source, digest
 from dalipipe.sources.formats import FieldSpec, Reading, infer
 from dalipipe.sources.index import Arrays
-from dalipipe.sources.names import Names
+from dalipipe.sources.index.names import Names
 from dalipipe.sources.shards import IndexFolder, Urls, join_starts, open_shards
 from dalipipe.storage import Storage
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.types as pat
 
-from dalipipe.sources.arrow_blocks import Block
-from dalipipe.sources.arrow_files import REQUESTS, Files, RangeFile, index_arrays
+from dalipipe.sources.arrow.blocks import Block
+from dalipipe.sources.arrow.files import REQUESTS, Files, RangeFile, index_arrays
 from dalipipe.sources.base import digest
 from dalipipe.sources.index import Arrays
 from dalipipe.storage import FileInfo, Storage, is_remote

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dalipipe.sources.arrow_blocks import Block
-from dalipipe.sources.arrow_files import REQUESTS, Files, RangeFile, index_arrays
+from dalipipe.sources.arrow.blocks import Block
+from dalipipe.sources.arrow.files import REQUESTS, Files, RangeFile, index_arrays
 from dalipipe.sources.index import Arrays
 from dalipipe.storage import FileInfo, Storage
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from dalipipe.sources.arrow_blocks import Blocks, starts_of, types_of
+from dalipipe.sources.arrow.blocks import Blocks, starts_of, types_of
 from dalipipe.sources.base import digest
 from dalipipe.sources.index import Arrays, cached_index
 from dalipipe.storage import FileInfo, Storage, is_remote
