@@ -311,3 +311,23 @@ def test_the_same_over_s3_with_a_failing_network(tmp_path: Path) -> None:
     assert {found.where for found in loader.bad_samples} == bad
     causes = {ways[found.where.removeprefix(bucket.url())]: found.cause for found in loader.bad_samples}
     assert "404" in causes["vanished"] or "No such" in causes["vanished"]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("how", ["skip", "substitute"])
+def test_damaged_files_on_cuda(tmp_path: Path, how: str) -> None:
+    damage = make_folder(tmp_path / "images", 400)
+    source = dalipipe.ImageFolder(tmp_path / "images")
+    bad = {path for path, way in damage.items() if way in BAD and way not in ("vanished", "forbidden")}
+    good = {i for i in range(400) if source.describe(i) not in bad}
+    for _ in range(2):
+        loader = make(source, 32, policy=POLICY, device="cuda", on_error=how)
+        seen = np.concatenate([batch.indices for batch in loader]).tolist()
+        assert set(seen) == good and (how == "substitute" or len(seen) == len(good))
+        assert {found.where for found in loader.bad_samples} == bad
+
+
+@pytest.mark.cuda
+def test_exact_shards_on_cuda() -> None:
+    for batch in make(Flaky(23, {4}), 5, shards="exact", on_error="skip", device="cuda"):
+        assert batch.value.is_cuda and batch.valid.is_cuda and batch.valid.dtype == torch.bool

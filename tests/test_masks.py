@@ -125,3 +125,10 @@ def test_several_masks_each_with_its_own_fill(pairs: ImageMasks) -> None:
         inside = a == b
         assert (images[:, 0][inside] == a[inside]).all()
         assert (a[~inside] == 1).all() and (b[~inside] == 2).all() and (~inside).any()
+
+
+@pytest.mark.cuda
+def test_masks_on_cuda_are_those_of_the_cpu(pairs: ImageMasks) -> None:
+    policy = (ops.RandomResizedCrop(24), ops.Rotate(30), ops.HorizontalFlip())
+    for cpu, cuda in zip(make(pairs, *policy), make(pairs, *policy, device="cuda"), strict=True):
+        assert cuda.mask.is_cuda and (cpu.mask == cuda.mask.cpu()).all()
