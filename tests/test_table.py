@@ -925,7 +925,7 @@ def test_a_store_that_fails_now_and_then(suffix: str, tmp_path: Path) -> None:
     files = [Path(write(plain(30).slice(10 * i, 10), tmp_path / f"{i}{suffix}", 4)) for i in range(3)]
     with (
         s3_bucket({f"t/{file.name}": file.read_bytes() for file in files}) as bucket,
-        faulty(bucket.address, Faults(error=0.2, short=0.1, seed=1)) as proxy,
+        faulty(bucket.address, Faults(error=0.2, short=0.1, seed=1, in_a_row=4)) as proxy,
     ):
         storage = Storage(options=bucket.options(proxy), retry=Retry(attempts=10, base_s=0.01))
         source = Table(bucket.url("t"), storage=storage)
