@@ -259,7 +259,7 @@ def test_when_one_process_hangs_the_others_give_up_in_time(start: Start, tmp_pat
 def test_processes_that_were_told_different_things_do_not_start(start: Start, tmp_path: Path) -> None:
     for process in by_hand(start, Job(str(tmp_path)), Job(str(tmp_path), epochs=3)):
         output, errors = process.communicate(timeout=120)
-        assert process.returncode == 1 and not output
+        assert process.returncode == 1 and not output, (process.returncode, output, errors)
         assert "ValueError: the processes differ in epochs: rank 0 has 2, rank 1 has 3" in errors
 
 

@@ -47,6 +47,7 @@ def test_fifty_epochs_and_fifty_early_breaks(jpeg_folder: Any, decoder: str) -> 
     after = holdings()
     assert after["threads"] == before["threads"] and after["descriptors"] == before["descriptors"]
     grown = (half["rss"] - before["rss"]) / 2**20, (after["rss"] - half["rss"]) / 2**20
+    print(f"{grown[0]:+.1f} and {grown[1]:+.1f} MiB in the first and second 25 epochs, {after}")
     assert grown[1] < 8, f"{grown} MiB in the first and second 25 epochs"
     loader.close()
     assert threading.active_count() <= before["threads"]
