@@ -99,7 +99,7 @@ def sources_cpu(load: Load) -> str:
             factor = f"{sources['over_folder'][name]:.2f}×" if name in sources["over_folder"] else ""
             lines.append(f"| {name} | {timing['per_s']:,.0f} | {factor} |")
         rounds = len(sources["contenders"]["folder"]["rounds"])
-        lines += ["", f"The same work and photographs, {rounds} interleaved rounds. {_measured_on(sources)}."]
+        lines += ["", f"The same work; {sources['images']}; {rounds} interleaved rounds. {_measured_on(sources)}."]
     if million:
         first, later = million["first_time"], million["later"]
         lines += [

@@ -219,14 +219,17 @@ def process_group(device: str | torch.device = "auto", *, timeout_s: float = TIM
             f"rank {rank} of {world_size}: not all processes came within {timeout_s:g} s, or MASTER_ADDR and "
             f"MASTER_PORT name no reachable place. Here torch said: {_reason(error)}"
         ) from error
-    orderly = False
+    orderly, ranks = False, None
     try:
-        yield Ranks.joined(timeout_s=timeout_s)
+        ranks = Ranks.joined(timeout_s=timeout_s)
+        yield ranks
         orderly = True
     except Interrupted:  # all ranks have agreed on it
         orderly = True
         raise
     finally:
+        if ranks is not None:  # an error's traceback may keep it until Python ends, when the group could only abort
+            ranks._group = ranks._ballot = None
         if nccl and not orderly:  # the GPU may be waiting for a process that is gone: it would not let this one go
             with contextlib.suppress(Exception):  # the error that brought us here is the one to tell
                 dist.distributed_c10d._abort_process_group()
