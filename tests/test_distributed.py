@@ -172,7 +172,9 @@ def test_the_same_processes_again_end_with_the_same_bits(start: Start, tmp_path:
     stopped = Job(**asdict(parts) | {"signal_to": "torchrun", "signum": signal.SIGTERM, "at_step": 5})
     status, output = train(start, 2, stopped)
     step = load_checkpoint(Path(parts.out, "checkpoint.pt"))["state"]["step"]
-    assert status != 0 and output.count(f"interrupted: signal 15, step {step}\n") == 2
+    assert (
+        status != 0 and output.count(f"interrupted: signal 15, step {step}") == 2
+    )  # two processes write there, perhaps into one line
     train(start, 2, Job(**asdict(parts) | {"resume": True}))
     assert recorded(parts.out, 2) == recorded(whole.out, 2)
     for (name, a), b in zip(weights(whole.out).items(), weights(parts.out).values(), strict=True):
