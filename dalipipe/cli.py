@@ -41,6 +41,9 @@ Data = Annotated[Path, typer.Argument(help="Folder of pictures: one sub-folder p
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training pictures.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures a step; of all processes together.")]
 Size = Annotated[int, typer.Option("--size", min=1, help="Edge of the pictures the model sees, in pixels.")]
+SizeOfRecipe = Annotated[
+    int | None, typer.Option("--size", min=1, help="Edge of what a recipe makes, in pixels.", show_default="224")
+]
 Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Loader threads a process.", show_default="the cores")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
@@ -127,11 +130,14 @@ def train(
     weights: Weights = None,
     epochs: Epochs = 10,
     batch_size: BatchSize = 64,
-    size: Size = 224,
+    size: SizeOfRecipe = None,
     lr: Rate = 1e-3,
     policy: Annotated[
-        str, typer.Option(help="Recipe for training; validation uses its _eval twin.")
+        str, typer.Option(help="For training: a recipe, or a policy's .yaml or .json file.")
     ] = "imagenet_train",
+    eval_policy: Annotated[
+        str | None, typer.Option(help="For validation, likewise.", show_default="the _eval twin of --policy")
+    ] = None,
     workers: Workers = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -171,6 +177,7 @@ def train(
             size=size,
             lr=lr,
             policy=policy,
+            eval_policy=eval_policy,
             workers=workers,
             device=device,
             seed=seed,
@@ -186,22 +193,42 @@ def train(
 
 @app.command()
 def preview(
-    data: Data,
-    policy: Annotated[str, typer.Option(help="Recipe whose effect to show.")] = "imagenet_train",
-    size: Size = 224,
-    samples: Annotated[int, typer.Option(min=1, help="Pictures, evenly spaced in the folder.")] = 6,
-    variants: Annotated[int, typer.Option("--n", min=1, help="Variants of each picture.")] = 8,
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of pictures: one sub-folder per class; with --masks, any.", show_default="the demo's digits"
+        ),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="A recipe, or a policy's .yaml or .json file.")] = "imagenet_train",
+    each: Annotated[bool, typer.Option("--each", help="A row for each operator of the policy, alone.")] = False,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of label maps named as the pictures, to be laid over them.")
+    ] = None,
+    size: SizeOfRecipe = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures, evenly spaced in the folder.", show_default="6; with --each 1"),
+    ] = None,
+    variants: Annotated[int, typer.Option("--variants", "--n", min=1, help="Variants of each picture.")] = 8,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
 ) -> None:
     """Write a PNG with a row per picture: the original, and what training would see of it."""
     with _plain_errors():
+        from dalipipe.demo_data import write_digits
         from dalipipe.preview import preview as draw
+        from dalipipe.sources import ImageMasks
 
-        source, recipe = _open_one(data), _recipe(policy, size)
+        if size is not None and _is_policy_file(policy):
+            raise ValueError(f"--size is for recipes; {policy} says itself what size it makes")
+        shown = _policy(policy, size)
+        if data is None:
+            data = write_digits(Path("runs/demo/digits"))
+        source = _open_one(data) if masks is None else ImageMasks(data, masks)
         out.parent.mkdir(parents=True, exist_ok=True)
-        draw(source, recipe, out, samples=samples, variants=variants, seed=seed, title=f"{policy} on {data}")
-        _console().print(f"wrote [bold]{out}[/]", highlight=False, soft_wrap=True)
+        title = f"{policy} on {data}" + (", operator by operator" if each else "")
+        draw(source, shown, out, samples=samples, variants=variants, each=each, seed=seed, title=title)
+        _console().print(f"wrote [bold]{_escaped(str(out))}[/]", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -354,7 +381,8 @@ def _open_one(data: Path) -> ImageFolder:
     return ImageFolder(data / "train" if (data / "train").is_dir() else data)
 
 
-def _recipe(name: str, size: int) -> Policy:
+def _policy(wanted: str, size: int | None) -> Policy:
+    """A recipe by its name, at ``size`` px; or what a file says, which sets its own sizes."""
     from dalipipe import recipes
     from dalipipe.policy import Policy
 
@@ -363,17 +391,35 @@ def _recipe(name: str, size: int) -> Policy:
         for key, value in vars(recipes).items()
         if inspect.isfunction(value) and value.__module__ == recipes.__name__ and not key.startswith("_")
     }
-    if name not in makers:
-        raise ValueError(f"no recipe is called {name!r}; there are {', '.join(sorted(makers))}")
-    sized = "size" in inspect.signature(makers[name]).parameters
-    made = makers[name](size) if sized else makers[name]()
-    assert isinstance(made, Policy)
-    return made
+    if wanted in makers:
+        takes_size = "size" in inspect.signature(makers[wanted]).parameters
+        made = makers[wanted](size or 224) if takes_size else makers[wanted]()
+        assert isinstance(made, Policy)
+        return made
+    if not _is_policy_file(wanted):
+        raise ValueError(
+            f"no recipe is called {wanted!r}; there are {', '.join(sorted(makers))}, and files, policy.yaml or .json"
+        )
+    from dalipipe.policy_files import load_policy
+
+    return load_policy(Path(wanted))
+
+
+def _is_policy_file(name: str) -> bool:
+    return Path(name).suffix.lower() in (".yaml", ".yml", ".json")
 
 
 def _eval_twin(name: str) -> str:
-    """``imagenet_train`` → ``imagenet_eval``, ``cifar10`` → ``cifar10_eval``."""
-    return f"{name.removesuffix('_train')}_eval"
+    """``imagenet_train`` → ``imagenet_eval``, ``cifar10`` → ``cifar10_eval``, ``deit.yaml`` → ``deit_eval.yaml``."""
+    if not _is_policy_file(name):
+        return f"{name.removesuffix('_train')}_eval"
+    path = Path(name)
+    twin = path.with_stem(f"{path.stem.removesuffix('_train')}_eval")
+    if not twin.is_file():
+        raise FileNotFoundError(
+            f"validation needs a policy without chance: write {twin}, or name one, a recipe or a file, by --eval-policy"
+        )
+    return str(twin)
 
 
 def _device(wanted: str) -> Any:
@@ -394,7 +440,7 @@ class _Job:
     weights: Path | None
     epochs: int
     batch_size: int
-    size: int
+    size: int | None
     lr: float
     policy: str
     workers: int | None
@@ -406,6 +452,7 @@ class _Job:
     save_every: int | None = None
     timeout_s: float = 300
     on_error: Any = "raise"
+    eval_policy: str | None = None
 
     @property
     def bad_samples(self) -> Path:
@@ -446,9 +493,10 @@ def _fit_together(
     from dalipipe.preview import preview as draw_samples
 
     classes = train.classes or []
+    recipe = _policy(job.policy, job.size)
+    eval_recipe = _policy(job.eval_policy or _eval_twin(job.policy), job.size)
     torch.manual_seed(job.seed)
     model, fresh = make_model(job.model, len(classes), weights=job.weights)
-    recipe = _recipe(job.policy, job.size)
     options: dict[str, Any] = {
         "batch_size": ranks.share(min(job.batch_size, len(train))),
         "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
@@ -463,7 +511,7 @@ def _fit_together(
     val_loader = DataLoader(
         val,
         shards="exact",
-        policy=_recipe(_eval_twin(job.policy), job.size),
+        policy=eval_recipe,
         on_error="raise" if job.on_error == "raise" else "skip",  # what stands in would count twice
         **options,
     )

@@ -1,4 +1,4 @@
-"""Two pictures a run leaves behind: the curves of its metrics, and a grid of augmented samples."""
+"""The pictures that a run leaves behind: the curves of its metrics, and a grid of augmented samples."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def draw_grid(
         rows: images, uint8 ``[H,W,3]`` or ``[H,W]``; each is fitted into its cell with its aspect ratio kept. Small
             images are enlarged with hard pixel edges, so that what is shown is what the model sees.
         path: the file to write.
-        row_labels: a text left of each row; may be left out.
+        row_labels: a text left of each row, its further lines smaller; may be left out.
         column_labels: a text above each column; may be left out.
         title: a heading; may be left out.
         cell_px: edge of a cell, in pixels.
@@ -133,8 +133,10 @@ def draw_grid(
     if not rows or not any(len(row) for row in rows):
         raise ValueError("draw_grid: no images given")
     heading, plain, small = (ImageFont.load_default(size=size) for size in (22, 15, 14))
-    gap, margin = 8, 20
-    left = margin + (round(max(plain.getlength(label) for label in row_labels)) + 14 if row_labels else 0)
+    gap, margin, line_px = 8, 20, 18
+    lines = [[(text, small if n else plain) for n, text in enumerate(label.split("\n"))] for label in row_labels]
+    widest = max((font.getlength(text) for label in lines for text, font in label), default=0)
+    left = margin + (round(widest) + 14 if row_labels else 0)
     top = margin + (38 if title else 0) + (24 if column_labels else 0)
     columns = max(len(row) for row in rows)
     width = left + columns * (cell_px + gap) - gap + margin
@@ -150,8 +152,9 @@ def draw_grid(
         draw.text((left + column * (cell_px + gap), top - 8), label, fill=SOFT, font=small, anchor="ls")
     for r, row in enumerate(rows):
         y = top + r * (cell_px + gap)
-        if r < len(row_labels):
-            draw.text((left - 14, y + cell_px / 2), row_labels[r], fill=INK, font=plain, anchor="rm")
+        for n, (text, font) in enumerate(lines[r] if r < len(lines) else ()):
+            middle = y + cell_px / 2 + (n - (len(lines[r]) - 1) / 2) * line_px
+            draw.text((left - 14, middle), text, fill=SOFT if n else INK, font=font, anchor="rm")
         for c, image in enumerate(row):
             x = left + c * (cell_px + gap)
             draw.rectangle((x, y, x + cell_px - 1, y + cell_px - 1), fill=FAINT)
@@ -159,6 +162,24 @@ def draw_grid(
             canvas.paste(fitted, (x + (cell_px - fitted.width) // 2, y + (cell_px - fitted.height) // 2))
     canvas.save(path, format="PNG", optimize=True)
     return Path(path)
+
+
+def tinted(image: np.ndarray, mask: np.ndarray, *, ignore: int) -> np.ndarray:
+    """``image`` uint8 [H, W, 1 or 3] under the classes of ``mask`` int [H, W]: a colour each, none for class 0; what is
+    to be ignored, dark. uint8 [H, W, 3].
+    """
+    import colorsys
+
+    shown = np.broadcast_to(image, (*image.shape[:2], 3)).copy()
+    for index in np.unique(mask):
+        at = mask == index
+        if index == ignore:
+            shown[at] //= 4
+        elif index:
+            hue = int(index) * 0.618034 % 1  # the golden section: neighbours in number are far apart in colour
+            colour = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.9, 0.95))
+            shown[at] = (0.5 * shown[at] + 0.5 * colour).astype(np.uint8)
+    return shown
 
 
 def _fit(image: np.ndarray, cell_px: int) -> Image:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import weakref
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,16 +17,18 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import DistributedSampler
 
 from dalipipe import decoders, engines, rng
+from dalipipe.convert import OnUnsupported, Report, convert
 from dalipipe.engines.base import Output
 from dalipipe.faults import BadSample, OnError, Quarantine
 from dalipipe.orders import GivenBatches, Order, Sequential, Shuffled, as_order, whole
 from dalipipe.parts import DatasetView, StepBatches, as_it_is
 from dalipipe.pipeline import Epoch, Lane, Prefetcher
-from dalipipe.plan import Plan, lower
+from dalipipe.plan import Plan
 from dalipipe.policy import Policy
 from dalipipe.sampler import GivenSteps, Sampler, current_place
 from dalipipe.sources import as_source
-from dalipipe.sources.base import digest
+from dalipipe.sources.base import Source, digest
+from dalipipe.stages import StagedPlan, lower
 from dalipipe.tracks.base import LaneConfig, StageClock
 
 _STATE_VERSION = 2
@@ -66,9 +69,11 @@ class DataLoader(TorchDataLoader):
         loader's `threads` says so; its attribute ``num_workers`` is 0, so that nobody starts processes.
         drop_last: leave a short last batch out.
         timeout: seconds to wait for a batch before a ``TimeoutError``; 0: for ever.
-        policy: what happens to the pictures; ``None``: decoding only, so all must have one size.
+        policy: what happens to the pictures; ``None``: what the data set's ``transform`` says, converted (`convert`),
+        or, where it has none, decoding only, so all must have one size.
         device: ``"auto"`` (the current CUDA device where there is one, else the CPU), or a device.
-        dtype: float32, float16, bfloat16 (normalised as the policy says, else 0..1), or uint8 (0..255).
+        dtype: float32, float16, bfloat16 (normalised as the policy says, else 0..1), or uint8 (0..255); ``None``: what
+        a converted transform gives, else float32.
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
         seed: of order and augmentation; ``None`` draws it from ``generator`` or torch's default one, so
         ``torch.manual_seed`` works. prefetch_factor: finished batches kept waiting.
@@ -83,12 +88,15 @@ class DataLoader(TorchDataLoader):
         ``"substitute"``: a shorter batch would weigh as much as a full one.
         max_bad: the share of bad samples beyond which a `TooManyBadSamplesError` ends the epoch.
         quarantine: a file that gets a line of JSON for each bad sample: index, where, cause, when.
+        on_unsupported: what to do with a step of the data set's ``transform`` that cannot be converted: ``"raise"``, or
+        let it run in ``"python"``, picture by picture, which costs time.
         decoder: ``"auto"``, ``"dali"`` or ``"pillow"``. engine: ``"auto"``, ``"native"`` or ``"reference"``.
         pin_memory, persistent_workers, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken for
         compatibility; there are no worker processes for them to matter to.
 
     Raises:
         TypeError, ValueError: an argument of another kind or range, saying what to give instead.
+        UnsupportedTransformError: naming the steps of the data set's ``transform`` that cannot be converted.
         ValueError: from ``iter``, where the device asked for is not there.
         SampleError, TooManyBadSamplesError, TimeoutError: from ``next``, as said above.
         MissingDaliError: from ``iter``, where DALI is needed and not installed.
@@ -120,7 +128,7 @@ class DataLoader(TorchDataLoader):
         in_order: bool = True,
         policy: Policy | None = None,
         device: str | torch.device = "auto",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
         seed: int | None = None,
         rank: int | None = None,
@@ -129,6 +137,7 @@ class DataLoader(TorchDataLoader):
         on_error: OnError = "raise",
         max_bad: float = 0.1,
         quarantine: str | os.PathLike[str] | None = None,
+        on_unsupported: OnUnsupported = "raise",
         decoder: str = "auto",
         engine: str = "auto",
     ) -> None:
@@ -154,16 +163,21 @@ class DataLoader(TorchDataLoader):
             ("decoder", decoder, decoders.NAMES),
             ("engine", engine, engines.NAMES),
             ("shards", shards, ("equal", "exact")),
+            ("on_unsupported", on_unsupported, get_args(OnUnsupported)),
         ):
             if value not in names:
                 raise ValueError(f"DataLoader: {name} must be one of {', '.join(names)}, got {value!r}")
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(
-                f"DataLoader: policy must be a dalipipe.Policy, got {type(policy).__name__}; see dalipipe.recipes"
+                f"DataLoader: policy must be a dalipipe.Policy, got {type(policy).__name__}; see dalipipe.recipes, and "
+                "dalipipe.convert, which makes one of a transform"
             )
 
         self._source = as_source(dataset)
-        self._plan: Plan = lower(policy or Policy([]), self._source.schema)
+        policy, self._conversion = _policy(policy, self._source, on_unsupported)
+        self._plan: Plan | StagedPlan = lower(policy, self._source.schema)
+        if dtype is None:
+            dtype = torch.float32 if self._conversion is None else self._conversion.dtype
         self._dtype, self._memory_format, self._device_wanted = dtype, memory_format, device
         # Says what is wrong now, not in the first epoch.
         Output(torch.device("cpu"), dtype, memory_format).check(self._plan)
@@ -192,6 +206,10 @@ class DataLoader(TorchDataLoader):
                 exact = shards == "exact"
                 self._steps = Sampler(bound, batch_size, drop_last=drop_last, exact=exact, seed=self.seed, **place)
         self._check_shares()
+        if self._plan.mix is not None:
+            together = batch_size if batch_sampler is None else getattr(batch_sampler, "batch_size", None)
+            if isinstance(together, int):
+                self._plan.mix.warn_of_cut_groups(together)
 
         self._quarantine = Quarantine(on_error, max_bad, quarantine, size)
         self._lanes: list[Lane] = []
@@ -339,9 +357,14 @@ class DataLoader(TorchDataLoader):
         return self._source.classes
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Plan | StagedPlan:
         """The policy as it will run; ``print(loader.plan.explain())``."""
         return self._plan
+
+    @property
+    def conversion(self) -> Report | None:
+        """How closely the data set's ``transform`` is met, step by step; ``None`` where it has none."""
+        return self._conversion
 
     @property
     def bad_samples(self) -> list[BadSample]:
@@ -449,7 +472,7 @@ class DataLoader(TorchDataLoader):
     def _identity(self, epoch: int) -> dict[str, Any]:
         """What must be equal for a position in this epoch to mean the same."""
         if self._fingerprints is None:  # once: a state may be taken at every step
-            policy = json.dumps(self._plan.policy.to_dict(), sort_keys=True)
+            policy = json.dumps(self._plan.policy.to_dict(), sort_keys=True, default=_in_words)
             self._fingerprints = (self._source.fingerprint(), digest([policy.encode()]))
         dataset, policy_digest = self._fingerprints
         return {
@@ -601,6 +624,24 @@ class _Epoch:
         batches, self._batches = self._batches, None
         if batches is not None:
             batches.close()
+
+
+def _policy(policy: Policy | None, source: Source, on_unsupported: OnUnsupported) -> tuple[Policy, Report | None]:
+    """The one given, or what the source's transform is converted to, and how closely."""
+    if source.transform is None:
+        return Policy([]) if policy is None else policy, None
+    if policy is not None:
+        raise ValueError(
+            f"DataLoader: the data set has a transform, {type(source.transform).__name__}, and there is a policy: give "
+            "one of them"
+        )
+    channels = next((field.channels for field in source.schema.of_kind("image")), None)
+    return convert(source.transform, on_unsupported=on_unsupported, channels=channels or 3)
+
+
+def _in_words(step: Any) -> str:
+    """A Python step as it says itself, but for its address, which is another in each process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(step))
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

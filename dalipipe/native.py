@@ -25,24 +25,60 @@ except ImportError as error:
 if TYPE_CHECKING:
     import torch
 
-#: One sample of a fused image pass; mirrors `ImageSample` in csrc/ops.h, where each field is explained.
-IMAGE_SAMPLE = np.dtype(
+def _int32s(names: str) -> list[tuple[str, type]]:
+    return [(name, np.int32) for name in names.split()]
+
+
+#: One pass over one sample's pixels; mirrors `ImagePass` in csrc/ops.h, where each field is explained.
+IMAGE_PASS = np.dtype(
     [
         ("data", np.uint64),
         ("row_bytes", np.int64),
-        *[(name, np.int32) for name in ("stored_h", "stored_w", "origin_y", "origin_x", "crop_h", "crop_w")],
-        *[(name, np.int32) for name in ("resized_h", "resized_w", "window_y", "window_x", "canvas_h", "canvas_w")],
-        ("flip", np.int32),
-        ("warp", np.int32),
-        ("matrix", np.float32, 6),
-        ("colour", np.int32),
+        *_int32s("stored_h stored_w origin_y origin_x crop_h crop_w resized_h resized_w window_y window_x"),
+        *_int32s("canvas_h canvas_w out_h out_w resample flip warp"),
+        ("matrix", np.float32, 9),
+        ("displacement", np.uint64),
+        ("fill", np.uint8, 4),
+        *_int32s("filter filter_h filter_w"),
+        ("filter_weights", np.int64),
+        ("filter_values", np.float32, 12),
+        ("noise", np.uint32, 5),
+        *_int32s("stretch colour"),
         ("colour_matrix", np.float32, (3, 3)),
         ("colour_mean_matrix", np.float32, (3, 3)),
         ("colour_offset", np.float32, 3),
-        ("table", np.int32),
-        ("fill", np.uint8, 4),
-    ]
+        ("hue", np.float32),
+        *_int32s("table first_erase erases from_kept keep blend"),
+        ("weight", np.float32),
+        ("kept_weight", np.float32),
+    ],
+    align=True,
 )
+
+#: A box set to a colour, or to noise about it; mirrors `EraseBox` in csrc/ops.h.
+ERASE_BOX = np.dtype(
+    [*_int32s("y x h w"), ("values", np.float32, 3), ("sigma", np.float32, 3), ("noise", np.uint32, 5)], align=True
+)
+
+#: The displacement of an elastic warp; mirrors `ElasticField` in csrc/ops.h.
+ELASTIC_FIELD = np.dtype(
+    [
+        ("out", np.uint64),
+        ("weights", np.uint64),
+        *_int32s("h w"),
+        ("taps", np.int32, 2),
+        ("scale", np.float32, 2),
+        ("noise", np.uint32, 5),
+        ("unused", np.int32),
+    ],
+    align=True,
+)
+
+#: A label map; mirrors `LabelMap` in csrc/labels.h.
+LABEL_MAP = np.dtype([("data", np.uint64), ("row_bytes", np.int64), *_int32s("h w bytes unused")], align=True)
+
+#: Two samples that take something of each other; mirrors `MixPair` in csrc/mix.h.
+MIX_PAIR = np.dtype([("rows", np.int32, 2), ("weights", np.float32, 2), ("boxes", np.int32, (2, 4))])
 
 #: What an image file's header says; mirrors `ImageHeader` in csrc/io.h. Sizes in px, before orientation; 0: not found.
 IMAGE_HEADER = np.dtype(
@@ -68,6 +104,7 @@ FEATURE = np.dtype([(name, np.int64) for name in ("kind", "count", "list", "list
 #: `FEATURE["kind"]` → name.
 FEATURE_KINDS = ("absent", "bytes", "floats", "ints")
 
+_STRUCTS = {"passes": "IMAGE_PASS", "erases": "ERASE_BOX", "fields": "ELASTIC_FIELD"}
 _OUT_DTYPES = {"torch.uint8": 0, "torch.float16": 1, "torch.bfloat16": 2, "torch.float32": 3}  # `DType` of csrc/ops.h
 
 MAX_FILE_BYTES = 2**31 - 1  # what decoders take; a larger file among images is a mistake
@@ -308,44 +345,49 @@ def pack_ranges(arena: np.ndarray, at: np.ndarray, nbytes: np.ndarray, out: np.n
 
 
 def fused_image(
-    samples: np.ndarray,
+    passes: np.ndarray,
+    starts: np.ndarray,
     out: torch.Tensor,
     *,
     channels: int,
     scale: npt.ArrayLike,
     bias: npt.ArrayLike,
     tables: np.ndarray | None = None,
-    erase_boxes: np.ndarray | None = None,
-    erase_values: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    erases: np.ndarray | None = None,
     threads: int = 1,
     layout: str = "nchw",
     stream: int | None = None,
 ) -> None:
-    """Crops, resizes, windows, flips, warps, colours, normalises, erases and casts N ragged images into one batch.
+    """Takes N ragged images through a pass or more each, into one batch.
 
-    One pass over the pixels, on the device that holds `out`; csrc/ops.h says what each step does, and in which order.
-    On CUDA the work is queued on the stream, and `samples["data"]` are device addresses.
+    On the device that holds `out`; csrc/ops.h says what a pass does, and in which order. On CUDA the work is queued on
+    the stream, and `passes["data"]` and `["displacement"]` are device addresses.
 
     Args:
-        samples: `IMAGE_SAMPLE` [N]; stored pixels are uint8, HWC.
+        passes: `IMAGE_PASS` [P], sample after sample; stored pixels are uint8, HWC.
+        starts: int32 [N+1]: sample i has passes starts[i] to starts[i+1]; at least one.
         out: contiguous; [N,C,H,W] for "nchw", [N,H,W,C] for "nhwc"; float32, float16, bfloat16 or uint8.
         channels: C; 1 or 3, the same for stored pixels and output.
         scale, bias: float32 [C]; out = scale * v + bias, v in 0..255. uint8 output needs 1 and 0.
-        tables: uint8 [N,C,256], for the samples that ask for one.
-        erase_boxes: int32 [N,E,4] as y, x, h, w in output px; clipped to the output, h or w 0: none.
-        erase_values: float32 [N,E,C] in output units.
+        tables: uint8 [T,C,256], which passes name.
+        weights: float32 [K], of the passes' filters.
+        erases: `ERASE_BOX` [E], which passes name.
         threads: how many work at a time; on the CPU.
         layout: "nchw" or "nhwc".
         stream: a cudaStream_t; None: torch's current one. On CUDA.
 
     Raises:
-        ValueError: anything the operator cannot do, naming the sample and what came.
+        ValueError: anything the operator cannot do, naming the sample, its pass and what came.
 
-    Source: the resize equals torch's `interpolate(mode="bilinear", antialias=True)` of uint8, to the bit.
+    Source: the resize equals torch's `interpolate(antialias=True)` of uint8, to the bit.
     """
-    n = len(samples)
+    n = len(starts) - 1
     _check_threads("fused_image", threads)
-    _check_array("samples", samples, IMAGE_SAMPLE, (n,))
+    _check_array("starts", starts, np.int32, (n + 1,))
+    _check_array("passes", passes, IMAGE_PASS, (len(passes),))
+    if n < 0 or starts[0] != 0 or starts[-1] != len(passes):
+        raise ValueError(f"fused_image: starts must go from 0 to {len(passes)}, the passes, got {starts}")
     if layout not in ("nchw", "nhwc"):
         raise ValueError(f'fused_image: layout must be "nchw" or "nhwc", got {layout!r}')
     dtype = _OUT_DTYPES.get(str(out.dtype))
@@ -357,19 +399,20 @@ def fused_image(
     expected = (n, channels, out_h, out_w) if layout == "nchw" else (n, out_h, out_w, channels)
     if tuple(out.shape) != expected:
         raise ValueError(f"fused_image: out must be {layout} {expected}, got {tuple(out.shape)}")
-    erases = 0 if erase_boxes is None else erase_boxes.shape[1] if erase_boxes.ndim == 3 else -1
-    if (erase_boxes is None) != (erase_values is None):
-        raise ValueError("fused_image: erase_boxes and erase_values come together")
+    counts = [0 if array is None else len(array) for array in (tables, weights, erases)]
     params = _C.FusedImageParams(
-        samples=samples.ctypes.data,
+        passes=passes.ctypes.data,
+        starts=starts.ctypes.data,
         n=n,
         channels=channels,
         out_h=out_h,
         out_w=out_w,
-        tables=_check_array("tables", tables, np.uint8, (n, channels, 256)),
-        erases=erases,
-        erase_boxes=_check_array("erase_boxes", erase_boxes, np.int32, (n, erases, 4)),
-        erase_values=_check_array("erase_values", erase_values, np.float32, (n, erases, channels)),
+        tables=_check_array("tables", tables, np.uint8, (counts[0], channels, 256)),
+        table_count=counts[0],
+        weights=_check_array("weights", weights, np.float32, (counts[1],)),
+        weight_count=counts[1],
+        erases=_check_array("erases", erases, ERASE_BOX, (counts[2],)),
+        erase_count=counts[2],
         scale=_three("scale", scale, channels),
         bias=_three("bias", bias, channels),
         dtype=dtype,
@@ -379,9 +422,173 @@ def fused_image(
     if out.device.type == "cpu":
         _C.fused_image_cpu(params=params, threads=threads)
     elif out.device.type == "cuda":
-        _fused_image_cuda(params, out.device, stream)
+
+        def launch(scratch: int, scratch_bytes: int, pinned: int, pinned_bytes: int, queue: int) -> None:
+            _C.fused_image_cuda(
+                params=params,
+                scratch=scratch,
+                scratch_bytes=scratch_bytes,
+                pinned=pinned,
+                pinned_bytes=pinned_bytes,
+                stream=queue,
+            )
+
+        def sizes() -> tuple[int, int]:
+            scratch_bytes = _C.fused_image_cuda_scratch_bytes(params=params)
+            return scratch_bytes, _C.fused_image_cuda_upload_bytes(params=params)
+
+        _on_cuda("fused_image", out.device, stream, sizes, launch)
     else:
         raise ValueError(f"fused_image: out must be on the CPU or a CUDA device, got {out.device}")
+
+
+def elastic(fields: np.ndarray, out: torch.Tensor, *, threads: int = 1, stream: int | None = None) -> None:
+    """Draws the displacements of N elastic warps, into memory of ``out``'s device.
+
+    Args:
+        fields: `ELASTIC_FIELD` [N]; csrc/ops.h says what each is. Their `out` lie within ``out``.
+        out: the memory that holds what they write; says on which device.
+        threads: how many work at a time; on the CPU.
+        stream: a cudaStream_t; None: torch's current one. On CUDA.
+
+    Raises:
+        ValueError: naming the field and what came.
+    """
+    _check_threads("elastic", threads)
+    _check_array("fields", fields, ELASTIC_FIELD, (len(fields),))
+    given = {"fields": fields.ctypes.data, "n": len(fields)}
+    if out.device.type == "cpu":
+        _C.elastic_cpu(**given, threads=threads)
+        return
+
+    def launch(scratch: int, scratch_bytes: int, pinned: int, pinned_bytes: int, queue: int) -> None:
+        _C.elastic_cuda(
+            **given,
+            scratch=scratch,
+            scratch_bytes=scratch_bytes,
+            pinned=pinned,
+            pinned_bytes=pinned_bytes,
+            stream=queue,
+        )
+
+    _on_cuda("elastic", out.device, stream, lambda: _C.elastic_cuda_bytes(**given), launch)
+
+
+def move_labels(
+    maps: Sequence[np.ndarray],
+    passes: np.ndarray,
+    starts: np.ndarray,
+    out: np.ndarray,
+    *,
+    ignore_index: int,
+    table: np.ndarray | None = None,
+    threads: int = 1,
+) -> None:
+    """Takes N label maps through the geometry of their pictures' passes, by nearest neighbours; on the CPU.
+
+    Args:
+        maps: N arrays [H, W], uint8 or int32, dense in the rows; whole ones, of their pictures' sizes.
+        passes: `IMAGE_PASS` [P], sample after sample; each one's origin is minus its crop's corner in what comes in.
+        starts: int32 [N+1]: sample i has passes starts[i] to starts[i+1]; at least one.
+        out: [N, h, w], contiguous; uint8, int32 or int64. It must hold what the maps or the table have, and ignore_index.
+        ignore_index: where geometry leaves the map.
+        table: int32 [T ≥ 1]: label in the maps → label in the batch, the last entry for all others.
+        threads: how many work at a time.
+
+    Raises:
+        ValueError: anything that cannot be done, naming the sample and what came.
+    """
+    n = len(maps)
+    _check_threads("move_labels", threads)
+    _check_array("starts", starts, np.int32, (n + 1,))
+    _check_array("passes", passes, IMAGE_PASS, (len(passes),))
+    if starts[0] != 0 or starts[-1] != len(passes):
+        raise ValueError(f"move_labels: starts must go from 0 to {len(passes)}, the passes, got {starts}")
+    if out.dtype not in (np.uint8, np.int32, np.int64) or out.ndim != 3 or len(out) != n or not out.flags.carray:
+        raise ValueError(
+            f"move_labels: out must be contiguous uint8, int32 or int64 [{n}, h, w], got {out.dtype} {out.shape}"
+        )
+    rows = np.zeros(n, LABEL_MAP)
+    for i, labels in enumerate(maps):
+        dense = labels.ndim == 2 and (labels.shape[1] == 1 or labels.strides[1] == labels.itemsize)
+        if labels.dtype not in (np.uint8, np.int32) or not dense:
+            raise ValueError(
+                f"move_labels: map {i} must be uint8 or int32 [H, W], dense in its rows, got {labels.dtype} "
+                f"{labels.shape}, strides {labels.strides}"
+            )
+        row_bytes = labels.strides[0] if len(labels) > 1 else labels.nbytes
+        rows[i] = (labels.ctypes.data, row_bytes, *labels.shape, labels.itemsize, 0)
+    entries = 0 if table is None else len(table)
+    _C.move_labels(
+        maps=rows.ctypes.data,
+        passes=passes.ctypes.data,
+        starts=starts.ctypes.data,
+        n=n,
+        out_h=out.shape[1],
+        out_w=out.shape[2],
+        table=_check_array("table", table, np.int32, (entries,)),
+        table_count=entries,
+        ignore=ignore_index,
+        out_bytes=out.itemsize,
+        out=out.ctypes.data,
+        threads=threads,
+    )
+
+
+def mix(
+    batch: torch.Tensor, pairs: np.ndarray, *, threads: int = 1, layout: str = "nchw", stream: int | None = None
+) -> None:
+    """Mixes the samples of a batch with each other, pair by pair, in place. Its specification: `dalipipe.ops.mix.mix`.
+
+    On the device that holds ``batch``; on CUDA the work is queued on the stream.
+
+    Args:
+        batch: contiguous; [N,C,H,W] for "nchw", [N,H,W,C] for "nhwc"; float32, float16, bfloat16 or uint8; finite.
+        pairs: `MIX_PAIR` [P]; no sample stands in two of them. ``rows``: the two; ``weights``: of each one's own
+            pixels, [0, 1], 1: they stay to the bit; ``boxes``: y, x, h, w inside the picture, where each shows its partner.
+        threads: how many work at a time; on the CPU.
+        layout: "nchw" or "nhwc".
+        stream: a cudaStream_t; None: torch's current one. On CUDA.
+
+    Raises:
+        ValueError: naming the pair, what was expected and what came.
+    """
+    _check_threads("mix", threads)
+    if pairs.dtype != MIX_PAIR or pairs.ndim != 1 or not pairs.flags.c_contiguous:
+        raise ValueError(f"mix: pairs must be contiguous MIX_PAIR [P], got {pairs.dtype} {pairs.shape}")
+    if layout not in ("nchw", "nhwc"):
+        raise ValueError(f'mix: layout must be "nchw" or "nhwc", got {layout!r}')
+    dtype = _OUT_DTYPES.get(str(batch.dtype))
+    if dtype is None:
+        raise ValueError(f"mix: batch must be one of {', '.join(_OUT_DTYPES)}, got {batch.dtype}")
+    if batch.ndim != 4 or not batch.is_contiguous():
+        raise ValueError(f"mix: batch must be contiguous with 4 axes, got {tuple(batch.shape)}, {batch.stride()}")
+    n, *sides = batch.shape
+    channels, h, w = sides if layout == "nchw" else (sides[2], *sides[:2])
+    params = _C.MixParams(
+        pairs=pairs.ctypes.data,
+        pair_count=len(pairs),
+        n=n,
+        channels=channels,
+        h=h,
+        w=w,
+        dtype=dtype,
+        layout=("nchw", "nhwc").index(layout),
+        batch=batch.data_ptr(),
+    )
+    if batch.device.type == "cpu":
+        _C.mix_cpu(params=params, threads=threads)
+    elif batch.device.type == "cuda":
+        if not _C.build_info()["cuda"]:
+            raise ValueError("mix: batch is on a CUDA device, but dalipipe was built without CUDA")
+        import torch
+
+        device = batch.device
+        queue = torch.cuda.current_stream(device) if stream is None else torch.cuda.ExternalStream(stream, device)
+        with torch.cuda.stream(queue):
+            _C.mix_cuda(params=params, stream=queue.cuda_stream)
+    else:
+        raise ValueError(f"mix: batch must be on the CPU or a CUDA device, got {batch.device}")
 
 
 # Pinned memory that a stream may still be reading from, each with the event that says when no more.
@@ -389,9 +596,16 @@ _uploads: collections.deque[tuple[torch.cuda.Event, torch.Tensor]] = collections
 _uploads_lock = threading.Lock()
 
 
-def _fused_image_cuda(params: Any, device: torch.device, stream: int | None) -> None:
+def _on_cuda(
+    what: str,
+    device: torch.device,
+    stream: int | None,
+    sizes: Callable[[], tuple[int, int]],
+    launch: Callable[[int, int, int, int, int], None],
+) -> None:
+    """Calls launch(scratch, its bytes, pinned memory, its bytes, stream) with ``sizes()`` bytes of either."""
     if not _C.build_info()["cuda"]:
-        raise ValueError("fused_image: out is on a CUDA device, but dalipipe was built without CUDA")
+        raise ValueError(f"{what}: out is on a CUDA device, but dalipipe was built without CUDA")
     import torch
 
     with _uploads_lock:
@@ -399,17 +613,10 @@ def _fused_image_cuda(params: Any, device: torch.device, stream: int | None) -> 
             _uploads.popleft()
     queue = torch.cuda.current_stream(device) if stream is None else torch.cuda.ExternalStream(stream, device)
     with torch.cuda.stream(queue):  # whose allocator keeps the scratch from others until the stream has passed
-        scratch_bytes = _C.fused_image_cuda_scratch_bytes(params=params)
+        scratch_bytes, pinned_bytes = sizes()
         scratch = torch.empty(scratch_bytes, dtype=torch.uint8, device=device)
-        pinned = torch.empty(_C.fused_image_cuda_upload_bytes(params=params), dtype=torch.uint8, pin_memory=True)
-        _C.fused_image_cuda(
-            params=params,
-            scratch=scratch.data_ptr(),
-            scratch_bytes=scratch_bytes,
-            pinned=pinned.data_ptr(),
-            pinned_bytes=pinned.numel(),
-            stream=queue.cuda_stream,
-        )
+        pinned = torch.empty(pinned_bytes, dtype=torch.uint8, pin_memory=True)
+        launch(scratch.data_ptr(), scratch_bytes, pinned.data_ptr(), pinned_bytes, queue.cuda_stream)
         done = torch.cuda.Event()
         done.record(queue)
     _uploads.append((done, pinned))
@@ -435,7 +642,7 @@ def _check_array(name: str, array: np.ndarray | None, dtype: npt.DTypeLike, shap
     if array is None:
         return 0
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-        what = "IMAGE_SAMPLE" if name == "samples" else np.dtype(dtype).name
+        what = _STRUCTS.get(name) or np.dtype(dtype).name
         raise ValueError(
             f"fused_image: {name} must be contiguous {what} {shape}, got {array.dtype} {array.shape}"
             + ("" if array.flags.c_contiguous else " with strides")

@@ -8,84 +8,117 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dalipipe import rng
+from dalipipe.ops.image.families import BlendOp
 from dalipipe.passes.image import lower_image
-from dalipipe.policy import Drawn, Op, Policy
+from dalipipe.passes.mix import MixParams, MixPass, lower_mix
+from dalipipe.policy import DrawError, Drawn, Policy
 from dalipipe.schema import Field, Schema
 
 
-class Pass(Protocol):
-    """A run of operators that an engine applies in one go, folded into parameters that it understands."""
-
-    ops: list[Op]
-    positions: list[int]
-    """Where they stand among the policy's leaves."""
+class Fold(Protocol):
+    """The operators of one modality: makes of what is drawn for them the parameters that an engine takes."""
 
     def fold(self, drawn: Sequence[Drawn], size: np.ndarray) -> Any:
-        """Its parameters for N samples of ``size`` int64 [N, d]; their ``out_size`` is the next pass's ``size``."""
+        """``drawn``: of all the policy's operators, for N samples of ``size`` int64 [N, d]. The parameters' ``out_size``
+        says at which sizes they end.
+        """
+        ...
+
+    def explain(self, drawn: Sequence[Drawn], size: np.ndarray) -> list[str]:
+        """What became of these samples, in lines."""
         ...
 
 
-# Kind of field → what cuts a policy into passes for it. A new modality adds its line here.
+# Kind of field → what folds a policy's operators for it. A new modality adds its line here.
 _LOWER = {"image": lower_image}
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What happens to N samples, twice told: operator by operator (``drawn``) and folded (``passes``)."""
+    """What happens to N samples, twice told: operator by operator (``drawn``) and folded (``params``). ``mix``: what
+    they take of each other.
+    """
 
     drawn: list[Drawn]
-    passes: list[Any]
+    params: Any
+    mix: MixParams | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a loader does to one field of a batch: ``passes`` in order, at least one."""
+    """What a loader does to one field of a batch, sample by sample (``fold``) and among samples (``mix``)."""
 
     policy: Policy
     field: Field | None
     """``None``: the data set has nothing to augment."""
-    passes: tuple[Any, ...]
+    fold: Any
+    mix: MixPass | None = None
 
-    def draw(self, key: np.ndarray, indices: np.ndarray, size: np.ndarray, variants: np.ndarray | int = 0) -> Draws:
+    def draw(
+        self,
+        key: np.ndarray,
+        indices: np.ndarray,
+        size: np.ndarray,
+        variants: np.ndarray | int = 0,
+        positions: np.ndarray | None = None,
+    ) -> Draws:
         """What happens to samples ``indices`` int64 [N] of ``size`` int64 [N, d] (of pictures: height, width, px).
 
-        ``key``: `rng.make_key`; ``variants``: which copy of its sample each is. Raises `DrawError` where an operator
-        cannot be applied.
+        ``key``: `rng.make_key`; ``variants``: which copy of its sample each is; ``positions`` int64 [N]: where they
+        stand in the epoch, -1: nowhere, which says who mixes with whom. Raises `DrawError` where an operator cannot be
+        applied.
         """
         drawn = self.policy.draw(key, indices, size, variants)
-        folded = []
-        for one_pass in self.passes:
-            folded.append(one_pass.fold([drawn[i] for i in one_pass.positions], size))
-            size = folded[-1].out_size
-        return Draws(drawn, folded)
+        params = self.fold.fold(drawn, size)
+        if self.mix is None:
+            return Draws(drawn, params)
+        positions = np.full(len(indices), -1) if positions is None else positions
+        return Draws(drawn, params, self.mix.fold(drawn, positions, key))
 
-    def explain(self) -> str:
-        """The passes and their operators, a line each."""
+    def explain(self, samples: int = 1000, size: tuple[int, ...] = (375, 500)) -> str:
+        """How the policy runs: the passes that ``samples`` samples of ``size`` take, and where each operator is applied,
+        a line each.
+        """
         if self.field is None:
             return "nothing to augment"
-        lines = []
-        for number, one_pass in enumerate(self.passes, 1):
-            lines.append(f"pass {number} over {self.field.name!r}: {one_pass.summary}")
-            lines += [f"    {op!r}" for op in one_pass.ops] or ["    (nothing to do)"]
+        sizes, key, indices = np.tile(np.array(size), (samples, 1)), rng.make_key(0, 0), np.arange(samples)
+        try:
+            drawn = self.policy.draw(key, indices, sizes)
+        except DrawError:  # larger pictures fit more crops
+            sizes = sizes * 8
+            drawn = self.policy.draw(key, indices, sizes)
+        lines = [f"{self.field.name!r}, {samples:,} samples of {'×'.join(map(str, sizes[0]))} px:"]
+        lines += [f"    {line}" for line in self.fold.explain(drawn, sizes)]
+        if self.mix is not None:
+            lines += [f"    {op!r}: mixed with a partner, when the batch is finished" for op in self.mix.ops]
         return "\n".join(lines)
 
 
 def lower(policy: Policy, schema: Schema) -> Plan:
-    """Folds a policy's operators into passes over the one field that they apply to.
+    """Folds a policy's operators over the one field that they apply to.
 
     Raises ``ValueError`` naming the operator that fits no field or stands in the wrong place.
     """
     fields = [field for field in schema.fields if field.kind in _LOWER]
     if not fields and not len(policy):
-        return Plan(policy, None, ())
+        return Plan(policy, None, None)
     if len(fields) != 1:
         kinds, found = " or ".join(_LOWER), ", ".join(f"{field.name} ({field.kind})" for field in schema.fields)
         raise ValueError(
             f"a policy needs a data set with one field of kind {kinds}; this one has {found}. Pictures that a data set "
             "has made into float tensors cannot be augmented any more: drop ToTensor and Normalize from its transform"
         )
-    field = fields[0]
-    for leaf in policy.leaves:
+    field, leaves = fields[0], policy.leaves
+    mix = lower_mix(policy, schema)
+    positions = [i for i, leaf in enumerate(leaves) if mix is None or i not in mix.leaves]
+    for leaf in (leaves[i] for i in positions):
         if leaf.op.modality != field.kind:
             raise ValueError(f"{leaf.op!r} applies to {leaf.op.modality} fields, but {field.name!r} is {field.kind}")
-    return Plan(policy, field, _LOWER[field.kind](policy.leaves, field))
+        for other in schema.fields:
+            if isinstance(leaf.op, BlendOp) and other.kind in ("mask", "boxes", "points"):
+                raise ValueError(
+                    f"AugMix blends pictures that it moved differently: {other.name!r} ({other.kind}) cannot follow; "
+                    "drop the operator or the field"
+                )
+    return Plan(policy, field, _LOWER[field.kind]([leaves[i] for i in positions], positions, field), mix)

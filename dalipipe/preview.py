@@ -1,89 +1,196 @@
-"""What a policy does to the pictures of a folder, to look at."""
+"""What a policy does to the pictures of a data set, to look at: as a whole, or operator by operator."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from dalipipe.figures import draw_grid
+from dalipipe.figures import draw_grid, tinted
 from dalipipe.loader import DataLoader
-from dalipipe.ops.image import Normalize
-from dalipipe.policy import Policy
-from dalipipe.sources import ImageFolder
+from dalipipe.ops.image import CenterCrop, Normalize, Resize
+from dalipipe.ops.image.families import BlendOp, CropOp, ResizeOp
+from dalipipe.orders import Sequential, Subset
+from dalipipe.policy import Op, Policy, Range
+from dalipipe.records import SampleError
+from dalipipe.schema import Field
+from dalipipe.sources import Source
 
 _CELL_PX = 112
+_MOST_LINES = 6  # beside a cell
 
 
 def preview(
-    source: ImageFolder,
+    source: Source,
     policy: Policy,
     path: str | os.PathLike[str],
     *,
-    samples: int = 6,
+    samples: int | None = None,
     variants: int = 8,
+    each: bool = False,
     seed: int = 0,
     title: str = "",
     decoder: str = "auto",
     pass_over_bad: bool = False,
 ) -> Path:
-    """Write a PNG with a row per picture: the original, then ``variants`` of what training would see of it.
+    """Write a PNG with a row per picture: the original, then ``variants`` of what training would see of it, in the
+    first epochs from that seed.
 
-    The pictures are evenly spaced in ``source``. Normalisation is left out, since it is not meant for eyes.
+    The pictures are evenly spaced in ``source``, ``samples`` of them (6, with ``each`` 1). Normalisation is undone,
+    since it is not meant for eyes; label maps are laid over their pictures.
+
+    ``each``: a row per operator instead, in the order in which the policy, its containers and macros unrolled, first
+    names them. Each is applied alone and always, at strengths drawn as in the policy, and to pictures of the size that
+    the policy makes.
     ``pass_over_bad``: take the next picture in the place of one that cannot be read.
 
     Raises:
-        ValueError: ``samples`` or ``variants`` is less than one.
-        SampleError: a picture cannot be read or decoded.
+        ValueError: ``samples`` or ``variants`` is less than one; there is no operator to show.
+        SampleError: a picture cannot be read, decoded or augmented.
     """
+    samples = (1 if each else 6) if samples is None else samples
     for name, value in (("samples", samples), ("variants", variants)):
         if value < 1:
             raise ValueError(f"preview: {name} must be at least 1, got {value}")
-    picks = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).round().astype(int))
+    album = _Album(source, seed, decoder)
+    picks = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).round().astype(int)).tolist()
     if pass_over_bad:
-        picks = np.unique([_next_readable(source, i) for i in picks.tolist()])
-    chosen = [(source.paths[i], int(source.labels[i])) for i in picks]
-    visible = Policy([op for op in policy.ops if not isinstance(op, Normalize)])
-    loader = DataLoader(
-        ImageFolder.from_samples(chosen, source.classes),
-        batch_size=len(chosen),
-        policy=visible,
-        dtype=torch.uint8,
-        seed=seed,
-        decoder=decoder,
-    )
-    rows = [[_original(file)] for file, _ in chosen]
-    for epoch in range(variants):
-        loader.set_epoch(epoch)
-        for batch in loader:
-            for row, image in zip(rows, batch.image.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
-                row.append(image)
-    loader.close()
-    side_px = max(rows[0][1].shape[:2])
-    names = [source.classes[label] if source.classes else str(label) for _, label in chosen]
+        picks = sorted({album.next_readable(pick) for pick in picks})
+    if each:
+        rows, labels = album.each(picks, policy, variants)
+    else:
+        originals = [album.original(pick) for pick in picks]
+        rows = [list(row) for row in zip(originals, *album.variants(picks, policy, variants), strict=True)]
+        labels = [_cut(album.name(pick), 20) for pick in picks]
+    side_px = max(max(image.shape[:2]) for row in rows for image in row[1:])
     return draw_grid(
         rows,
         path,
-        row_labels=[name if len(name) <= 20 else name[:19] + "…" for name in names],
+        row_labels=labels,
         column_labels=["original", *(str(variant + 1) for variant in range(variants))],
         title=title,
         cell_px=side_px * round(_CELL_PX / side_px) if side_px <= _CELL_PX else _CELL_PX,  # whole multiples stay crisp
     )
 
 
-def _next_readable(source: ImageFolder, first: int) -> int:
-    for i in (*range(first, len(source)), *range(first)):
-        with contextlib.suppress(Exception):  # whatever a damaged file provokes
-            _original(source.paths[i])
-            return i
-    raise ValueError(f"preview: none of the {len(source)} pictures can be read")
+class _Album:
+    """The pictures of a source, as they are and as a policy makes them: uint8 [H, W, C], label maps laid over them."""
+
+    def __init__(self, source: Source, seed: int, decoder: str) -> None:
+        self._source, self._seed, self._decoder = source, seed, decoder
+        self._records = DataLoader(source, seed=seed, dtype=torch.uint8, decoder=decoder, device="cpu").dataset
+        self._image = source.schema.of_kind("image")[0].name
+        self._masks = source.schema.of_kind("mask")
+
+    def original(self, index: int) -> np.ndarray:
+        return self._seen(self._records.__getitems__([index]), None)[0]
+
+    def next_readable(self, first: int) -> int:
+        count = len(self._source)
+        for index in (*range(first, count), *range(first)):
+            with contextlib.suppress(SampleError):
+                self.original(index)
+                return index
+        raise ValueError(f"preview: none of the {count} pictures can be read")
+
+    def name(self, index: int) -> str:
+        """Its class's, or its own."""
+        labels, classes = self._source.labels, self._source.classes
+        if labels is None:
+            return os.path.basename(self._source.describe(index))
+        label = int(labels[index])
+        return classes[label] if classes else str(label)
+
+    def variants(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[np.ndarray]]:
+        """What training sees of these records in each of the first ``count`` epochs: an entry an epoch."""
+        normalize = next((op for op in policy if isinstance(op, Normalize)), None)
+        loader = DataLoader(
+            self._source,
+            batch_size=len(picks),
+            sampler=Subset(picks, Sequential()),
+            policy=policy,
+            dtype=torch.uint8 if normalize is None else torch.float32,
+            seed=self._seed,
+            decoder=self._decoder,
+        )
+        with contextlib.closing(loader):
+            seen = []
+            for epoch in range(count):
+                loader.set_epoch(epoch)
+                seen.append([image for batch in loader for image in self._seen(batch, normalize)])
+            return seen
+
+    def each(self, picks: Sequence[int], policy: Policy, count: int) -> tuple[list[list[np.ndarray]], list[str]]:
+        """A row an operator and record, and what stands before it."""
+        rows: list[list[np.ndarray]] = []
+        labels: list[str] = []
+        height, width = self.variants(picks[:1], policy, 1)[0][0].shape[:2]
+        for op, before in _one_by_one(policy, (height, width)):
+            for nth, pick in enumerate(picks):
+                shown = [self.original(pick)] if not before else self.variants([pick], Policy(before), 1)[0]
+                shown += [images[0] for images in self.variants([pick], Policy([*before, op]), count)]
+                rows.append(shown)
+                labels.append("" if nth else _label(op))
+        if not rows:
+            raise ValueError("preview: the policy has no operator to show; Normalize is not meant for eyes")
+        return rows, labels
+
+    def _seen(self, batch: Any, normalize: Normalize | None) -> list[np.ndarray]:
+        images = getattr(batch, self._image)
+        if normalize is not None:
+            mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (normalize.mean, normalize.std))
+            images = ((images.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        seen: list[np.ndarray] = list(images.permute(0, 2, 3, 1).cpu().numpy())
+        for field in self._masks:
+            seen = [self._laid_over(*pair, field) for pair in zip(seen, getattr(batch, field.name), strict=True)]
+        return seen
+
+    @staticmethod
+    def _laid_over(image: np.ndarray, mask: torch.Tensor, field: Field) -> np.ndarray:
+        return tinted(image, mask.cpu().numpy(), ignore=field.ignore_index)
 
 
-def _original(path: str) -> np.ndarray:
-    from PIL import Image
+def _one_by_one(policy: Policy, size: tuple[int, int]) -> Iterator[tuple[Op, list[Op]]]:
+    """Each operator that a policy may apply, always applied, and what goes before it.
 
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    What says the size itself gets pictures as they are; all others get them at the size that the policy makes.
+    """
+    framed: list[Op] = [Resize(min(size)) if size[0] == size[1] else Resize(size), CenterCrop(size)]
+    seen: list[Op] = []
+    for leaf in policy.leaves:
+        op = leaf.op
+        if isinstance(op, Normalize):
+            framed = [*framed, op]
+        elif not isinstance(op, BlendOp):
+            op = dataclasses.replace(op, p=1.0)
+            if op not in seen:
+                seen.append(op)
+                yield op, [] if isinstance(op, (ResizeOp, CropOp)) else framed
+
+
+def _label(op: Op) -> str:
+    """Its name, and beneath it the fields that are not as by default."""
+    lines = [type(op).__name__]
+    for field in dataclasses.fields(op):
+        value = getattr(op, field.name)
+        if field.name != "p" and value != field.default:
+            lines.append(_cut(f"{field.name} {_short(value)}", 26))
+    return "\n".join(lines[:_MOST_LINES])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Range):
+        return f"{value.low:g} … {value.high:g}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

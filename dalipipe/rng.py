@@ -71,6 +71,20 @@ def uniforms(
     return philox4x32(counters, key) * 2.0**-32
 
 
+def noise_keys(key: np.ndarray, indices: np.ndarray, slot: int, variants: np.ndarray | int = 0) -> np.ndarray:
+    """uint32 [N, 5]: the `NoiseKey` (``csrc/ops.h``) of each sample ``indices`` int64 [N], for noise drawn per element.
+
+    Element e takes word e % 4 of block 2³¹ + e // 4; operators draw from blocks far below.
+    """
+    keys = np.empty((len(indices), 5), np.uint32)
+    keys[:, :2] = key
+    index = np.asarray(indices).astype(np.uint64)
+    keys[:, 2] = (index & _LOW).astype(np.uint32)
+    keys[:, 3] = (index >> _WORD).astype(np.uint32)
+    keys[:, 4] = np.uint32(slot) | np.asarray(variants, np.uint32) << np.uint32(16)
+    return keys
+
+
 class Permutation:
     """A keyed bijection on [0, n): shuffles without an array, so that position p of any epoch costs O(1) at any n.
 

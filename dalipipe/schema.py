@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import namedtuple
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-Kind = Literal["image", "mask", "column", "object"]
+Kind = Literal["image", "mask", "boxes", "points", "column", "object"]
+BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class Field:
     """One named part of a sample.
 
     ``kind`` says which operators may touch it and which decoder reads it: ``"image"`` is a picture (encoded bytes or
-    uint8 pixels, HWC), ``"mask"`` a label map that moves with the image, ``"column"`` a number or a fixed-shape array
-    that travels as it is (class labels, ids, targets), ``"object"`` a Python object (text, parsed JSON): a batch holds
-    a list of them.
+    uint8 pixels, HWC), ``"mask"`` a label map that moves with the image, ``"boxes"`` float32 [k, 4] and ``"points"``
+    float32 [..., 2] (x, y) arrays in px that move with it, too: a batch holds a list of tensors, one a sample;
+    ``"column"`` a number or a fixed-shape array that travels as it is (class labels, ids, targets), ``"object"`` a
+    Python object (text, parsed JSON): a batch holds a list of them.
     """
 
     name: str
@@ -30,6 +32,27 @@ class Field:
     """Of a mask: the class that stands where geometry leaves the picture."""
     table: tuple[int, ...] | None = None
     """Of a mask: class index in the files → in the batch; what is beyond its end counts as its last entry."""
+    format: BoxFormat = "xyxy"
+    """Of boxes: two corners; a corner, width and height; or the centre, width and height. In px from the picture's left
+    and top edge, so that a whole picture is 0, 0, width, height.
+    """
+    sanitize_px: float | None = None
+    """Of boxes: those with a side shorter than this after all operators are dropped. ``None``: none, so that there are
+    as many as there were, those outside the picture with a side of 0.
+    """
+    companions: tuple[str, ...] = ()
+    """Of boxes: "object" fields that are arrays or tensors with a row a box (their labels). They come as tensors, too,
+    without the rows of the boxes that are dropped.
+    """
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(BoxFormat):
+            raise ValueError(
+                f"Field {self.name!r}: format must be one of {', '.join(get_args(BoxFormat))}, got {self.format!r}"
+            )
+        if self.sanitize_px is not None and not self.sanitize_px > 0:
+            raise ValueError(f"Field {self.name!r}: sanitize_px must be above 0 px or None, got {self.sanitize_px!r}")
+        object.__setattr__(self, "companions", tuple(self.companions))
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,14 @@ class Schema:
             raise ValueError(
                 f'the fields {", ".join(names)}: each needs a name of its own, and "indices" is a batch\'s; rename one'
             )
+        kinds: dict[str, Kind] = {field.name: field.kind for field in self.fields}
+        for field in self.of_kind("boxes"):
+            for name in field.companions:
+                if kinds.get(name) != "object":
+                    found = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+                    raise ValueError(
+                        f'{field.name!r}: its companion {name!r} must be a field of kind "object"; there are {found}'
+                    )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ from dalipipe.cli import app
 from dalipipe.demo_data import DIGITS_COUNT, write_digits
 from dalipipe.figures import draw_curves, draw_grid
 from dalipipe.finetune.classifier import make_model, open_folders
-from dalipipe.preview import preview
 
 SMALL_MODEL = [
     "--model",
@@ -157,6 +156,45 @@ def test_preview(halves: Path, tmp_path: Path) -> None:
         assert image.format == "PNG" and image.width > 3 * 128 and image.height > 3 * 128
 
 
+def test_preview_of_a_policy_file_operator_by_operator(halves: Path, tmp_path: Path) -> None:
+    policy, heights = tmp_path / "p.yaml", []
+    policy.write_text("ops:\n  - RandomResizedCrop: {size: 32}\n  - OneOf: {ops: [Invert, Solarize], p: 0.1}\n")
+    for each in ([], ["--each"]):
+        out = tmp_path / "grid.png"
+        shown = call("preview", halves, "--policy", policy, *each, "--samples", "1", "--variants", "2", "--out", out)
+        assert shown.exit_code == 0, shown.output
+        with Image.open(out) as image:
+            heights.append(image.height)
+    assert heights[1] - heights[0] == 2 * (128 + 8)  # three operators instead of one picture, 32 px enlarged fourfold
+
+
+def test_preview_with_masks_and_without_data(halves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "masks").mkdir()
+    for path in (halves / "train" / "class_0").iterdir():
+        Image.fromarray(np.full((48, 64), 3, np.uint8)).save(tmp_path / "masks" / f"{path.stem}.png")
+    out = tmp_path / "grid.png"
+    folders = [halves / "train" / "class_0", "--masks", tmp_path / "masks"]
+    shown = call("preview", *folders, "--size", "32", "--samples", "2", "--n", "1", "--out", out)
+    assert shown.exit_code == 0 and out.is_file(), shown.output
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "runs" / "demo" / "digits", size_px=64)
+    shown = call("preview", "--policy", "digits_train", "--samples", "1", "--n", "1")
+    assert shown.exit_code == 0 and (tmp_path / "preview.png").is_file(), shown.output
+
+
+def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:
+    policy, twin = tmp_path / "p_train.yaml", tmp_path / "p_eval.yaml"
+    policy.write_text("ops:\n  - RandomResizedCrop: {size: 32}\n  - Normalize\n")
+    arguments = ["train", halves, "--epochs", "1", "--policy", policy, *SMALL_MODEL[:2], *SMALL_MODEL[4:]]
+    missing = call(*arguments, "--out", tmp_path / "a")
+    assert missing.exit_code == 2 and "write" in missing.output and "p_eval.yaml" in missing.output, missing.output
+    named = call(*arguments, "--out", tmp_path / "a", "--eval-policy", "imagenet_eval", "--size", "32")
+    assert named.exit_code == 0, named.output
+    twin.write_text("ops:\n  - Resize: {size: [32, 32]}\n  - Normalize\n")
+    found = call(*arguments, "--out", tmp_path / "b")
+    assert found.exit_code == 0, found.output
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [
@@ -183,6 +221,14 @@ def test_preview(halves: Path, tmp_path: Path) -> None:
         (["train", "{}/one", "--resume", "--overwrite"], "give one of them"),
         (["preview", "{}/absent", "--out", "{}/p.png"], "is no folder"),
         (["preview", "{}/one", "--policy", "nothing", "--out", "{}/p.png"], "no recipe is called 'nothing'"),
+        (["preview", "{}/one", "--policy", "{}/absent.yaml", "--out", "{}/p.png"], "absent.yaml"),
+        (
+            ["preview", "{}/one", "--policy", "{}/wrong.yaml", "--out", "{}/p.png"],
+            "wrong.yaml, line 2, column 5: no operator is called 'Inwert'; did you mean Invert?",
+        ),
+        (["preview", "{}/one", "--policy", "{}/wrong.yaml", "--size", "9"], "--size is for recipes"),
+        (["preview", "{}/one", "--each", "--policy", "cifar10_eval", "--out", "{}/p.png"], "no operator to show"),
+        (["train", "{}/one", "--val-fraction", ".5", "--policy", "{}/wrong.yaml"], "wrong_eval.yaml"),
         (["preview", "{}/one", "--out", "{}/text.pth/p.png"], "text.pth"),
         (["bench", "{}/absent"], "is no folder"),
     ],
@@ -194,6 +240,7 @@ def test_wrong_input_gets_one_line_and_exit_code_2(
     (tmp_path / "empty").mkdir()
     (tmp_path / "half" / "train").mkdir(parents=True)
     (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "wrong.yaml").write_text("ops:\n  - Inwert\n")
     filled = [argument.format(tmp_path) for argument in arguments]
     shown = call(*filled, *(["--out", tmp_path / "run"] if arguments[0] == "train" else []))
     assert shown.exit_code == 2
@@ -404,18 +451,6 @@ def test_models_take_weights_of_their_own_kind_only(tmp_path: Path) -> None:
 
 
 # Figures -----------------------------------------------------------------------------------------------------------
-
-
-def test_preview_shows_the_original_and_different_variants(jpeg_folder: Folder, tmp_path: Path) -> None:
-    source = dalipipe.ImageFolder(jpeg_folder(2))
-    paths = [
-        preview(source, dalipipe.recipes.digits_train(28), tmp_path / f"{i}.png", variants=3, seed=i // 2)
-        for i in range(3)
-    ]
-    first, again, other_seed = (np.asarray(Image.open(path)) for path in paths)
-    assert np.array_equal(first, again) and not np.array_equal(first, other_seed)
-    with pytest.raises(ValueError, match="variants must be at least 1, got 0"):
-        preview(source, dalipipe.recipes.digits_train(28), tmp_path / "p.png", variants=0)
 
 
 def test_grid_places_images_in_their_cells(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from PIL import Image
 import dalipipe
 from dalipipe.loader import DataLoader
 from dalipipe.ops import image as ops
+from dalipipe.policy import RandomOrder
 from dalipipe.records import Encoded, Records
 from dalipipe.schema import Field, Schema
+from dalipipe.sources.mapped import MapDataset
 from dalipipe.sources.segmentation import ImageMasks
 
 
@@ -56,6 +58,24 @@ def test_geometry_in_several_passes(pairs: ImageMasks) -> None:
     )
     for images, masks in make(pairs, *policy):
         assert (images == masks[:, None]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_masks_go_where_nearest_pixels_go(pairs: ImageMasks, dtype: torch.dtype) -> None:
+    """Through every warp, in passes and orders of their own for each sample."""
+    how: Any = {"interpolation": "nearest", "fill": 255}
+    warps = [
+        ops.Perspective(0.4, p=0.7, **how),
+        ops.Elastic(60.0, 3.0, p=0.7, **how),
+        ops.Affine(40, translate=(0.2, 0.2), scale=(0.7, 1.2), **how),
+        ops.HorizontalFlip(),
+        ops.RandomCrop((22, 17), padding=9, fill=255),
+    ]
+    policy = (ops.Resize((26, 21), interpolation="nearest"), RandomOrder(warps), ops.CenterCrop(16))
+    scale = 1 if dtype == torch.uint8 else 255
+    for images, masks in make(pairs, *policy, dtype=dtype):
+        assert ((images * scale).round() == masks[:, None]).all()
+        assert 0.02 < (masks == 255).float().mean() < 0.7
 
 
 def test_a_resize_takes_the_nearest_and_a_warp_fills_with_what_is_ignored(pairs: ImageMasks) -> None:
@@ -127,8 +147,20 @@ def test_several_masks_each_with_its_own_fill(pairs: ImageMasks) -> None:
         assert (a[~inside] == 1).all() and (b[~inside] == 2).all() and (~inside).any()
 
 
+@pytest.mark.parametrize("kind", ["mask", "boxes", "points"])
+def test_what_blends_pictures_is_refused(kind: Any) -> None:
+    item = {"image": np.zeros((8, 8, 3), np.uint8), "beside": np.zeros((8, 8) if kind == "mask" else (0, 4), np.uint8)}
+    source = MapDataset([item], columns=["image", Field("beside", kind)])
+    with pytest.raises(ValueError, match=rf"AugMix blends pictures .*'beside' \({kind}\) cannot follow"):
+        make(source, ops.AugMix())
+
+
 @pytest.mark.cuda
-def test_masks_on_cuda_are_those_of_the_cpu(pairs: ImageMasks) -> None:
-    policy = (ops.RandomResizedCrop(24), ops.Rotate(30), ops.HorizontalFlip())
-    for cpu, cuda in zip(make(pairs, *policy), make(pairs, *policy, device="cuda"), strict=True):
-        assert cuda.mask.is_cuda and (cpu.mask == cuda.mask.cpu()).all()
+@pytest.mark.parametrize(("table", "ignore_index"), [(None, 255), (None, -100), ([3] * 90 + [7] * 90, 0), ([-5], 9)])
+def test_masks_on_cuda_are_those_of_the_cpu(
+    pairs: ImageMasks, tmp_path: Path, table: list[int] | None, ignore_index: int
+) -> None:
+    source = ImageMasks(tmp_path / "images", tmp_path / "masks", table=table, ignore_index=ignore_index)
+    policy = (ops.RandomResizedCrop(24), ops.Rotate(30), ops.HorizontalFlip(), ops.Elastic())
+    for cpu, cuda in zip(make(source, *policy), make(source, *policy, device="cuda"), strict=True):
+        assert cuda.mask.is_cuda and cuda.mask.dtype == torch.int64 and (cpu.mask == cuda.mask.cpu()).all()

@@ -23,7 +23,7 @@ from dalipipe import rng
 from dalipipe.decoders.base import DecodeError
 from dalipipe.decoders.pillow import decode_mask
 from dalipipe.ops import image as ops
-from dalipipe.ops.pixels import nearest
+from dalipipe.ops.targets import canvas_places, drawn_field, move_labels
 from dalipipe.plan import lower
 from dalipipe.policy import Policy
 from dalipipe.records import Encoded
@@ -276,23 +276,24 @@ def by_spec(policy: Policy, masks: list[np.ndarray], whole: bool = True) -> tupl
     plan = lower(policy, RGB)
     size = np.array([mask.shape for mask in masks])
     draws = plan.draw(rng.make_key(5, 2), np.arange(len(masks)), size)
-    for params in draws.passes:
-        out = []
-        for row, mask in enumerate(masks):
-            sample, (y, x, h, w) = params.samples[row].copy(), params.roi[row]
-            if whole:
-                y, x, (h, w) = 0, 0, mask.shape
-            sample["origin_y"], sample["origin_x"] = y - params.box[row, 0], x - params.box[row, 1]
-            out.append(nearest(mask[y : y + h, x : x + w], sample, tuple(params.out_size[row]), FILL))
-        masks = out
-    return masks, draws
+    params, out = draws.params, []
+    for row, mask in enumerate(masks):
+        passes, (y, x, h, w) = params.passes[params.starts[row] : params.starts[row + 1]].copy(), params.roi[row]
+        if not whole:
+            mask = mask[y : y + h, x : x + w]
+            passes["origin_y"][0] += y
+            passes["origin_x"][0] += x
+        out.append(move_labels(mask, passes, FILL))
+    return out, draws
 
 
 def by_torchvision(drawn: Any, row: int, mask: np.ndarray) -> np.ndarray:
     """The same operators by torchvision's functions, one after the other. Outside it has 0, so labels are one up."""
     x = tv_tensors.Mask(torch.from_numpy(mask.astype(np.uint8) + 1))
     for d in drawn:
-        p = {name: value[row] for name, value in d.params.items()}
+        p = d.at(row)
+        if p is None:
+            continue
         if isinstance(d.op, ops.ResizeOp):
             x = F.resized_crop(x, *p["box"].tolist(), p["resized"].tolist())
         elif isinstance(d.op, ops.CropOp):
@@ -336,9 +337,16 @@ def test_resize_is_torchs_nearest_at_every_scale(old: int, new: int) -> None:
     row = np.arange(old, dtype=np.int32)[None]
     plan = lower(Policy([ops.Resize((1, new))]), RGB)
     draws = plan.draw(rng.make_key(0, 0), np.zeros(1, np.int64), np.array([[1, old]]))
-    got = nearest(row, draws.passes[0].samples[0], (1, new), -1)
+    got = move_labels(row, draws.params.passes, -1)
     theirs = torch.nn.functional.interpolate(torch.from_numpy(row)[None, None].float(), (1, new), mode="nearest")
     assert np.array_equal(got[0], theirs.numpy()[0, 0, 0].astype(np.int32))
+
+
+def between_pixels(passes: np.ndarray) -> np.ndarray:
+    """bool [H, W]: where a warp looks half-way between two pixels, as near as float32 sees it."""
+    (one,) = passes
+    places = canvas_places(one, *np.indices((int(one["out_h"]), int(one["out_w"]))))
+    return (np.abs((places + 0.5) - np.rint(places + 0.5)) < 1e-3).any(axis=0)
 
 
 @pytest.mark.parametrize(
@@ -352,19 +360,39 @@ def test_resize_is_torchs_nearest_at_every_scale(old: int, new: int) -> None:
 )
 @pytest.mark.parametrize("size", [(40, 50), (53, 54), (31, 31), (200, 13)])
 def test_warps_are_torchvisions_nearest(op: Any, affine: dict[str, Any], size: tuple[int, int]) -> None:
-    """But where a centre lies half-way between two pixels, as near as float32 sees it."""
     mask = RNG.integers(0, 200, size, dtype=np.uint8)
     (got,), draws = by_spec(Policy([op]), [mask])
     settings = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **affine}
     theirs = F.affine(tv_tensors.Mask(torch.from_numpy(mask + 1)), interpolation=InterpolationMode.NEAREST, **settings)
     expected = np.where(theirs.numpy() == 0, FILL, theirs.numpy() - 1)
-    m = draws.drawn[0].params["matrix"][0]
-    x, y = np.meshgrid(np.arange(size[1]), np.arange(size[0]))
-    places = np.stack([m[0, 0] * x + m[0, 1] * y + m[0, 2], m[1, 0] * x + m[1, 1] * y + m[1, 2]])
-    clear = (np.abs((places + 0.5) - np.rint(places + 0.5)) > 1e-3).all(axis=0)
+    clear = ~between_pixels(draws.params.passes)
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(got[clear], expected[clear])
     assert (got == FILL).any() or affine.get("scale", 0) > 1
+
+
+@pytest.mark.parametrize("size", [(40, 50), (53, 54), (120, 33)])
+@pytest.mark.parametrize("op", [ops.Perspective(0.6, p=1.0), ops.Elastic((30.0, 80.0), 4.0)])
+def test_perspective_and_elastic_are_torchvisions_nearest(op: Any, size: tuple[int, int]) -> None:
+    mask = RNG.integers(0, 200, size, dtype=np.uint8)
+    plan = lower(Policy([op]), RGB)
+    draws = plan.draw(rng.make_key(5, 2), np.arange(1), np.array([size]))
+    (drawn,), passes = draws.drawn, draws.params.passes.copy()
+    x = tv_tensors.Mask(torch.from_numpy(mask + 1))
+    if isinstance(op, ops.Perspective):
+        to_centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+        edges = to_centre @ drawn.params["matrix"][0] @ np.linalg.inv(to_centre)
+        theirs = F.perspective(x, None, None, coefficients=(edges / edges[2, 2]).ravel()[:8].tolist())
+    else:
+        field = np.ascontiguousarray(drawn_field(drawn, 0), np.float32)
+        passes["displacement"] = field.ctypes.data
+        scaled = np.stack([field[0] * (2 / size[1]), field[1] * (2 / size[0])], axis=-1)[None]
+        theirs = F.elastic(x, torch.from_numpy(scaled.astype(np.float32)))
+    expected = np.where(theirs.numpy() == 0, FILL, theirs.numpy() - 1)
+    clear = ~between_pixels(passes)
+    got = move_labels(mask, passes, FILL)
+    assert clear.mean() > 0.9 and (got != mask).mean() > 0.5
+    np.testing.assert_array_equal(got[clear], expected[clear])
 
 
 def test_warp_after_crop_and_flip_before_another_pass() -> None:
@@ -395,6 +423,6 @@ def test_masks_of_any_width(tmp_path: Path) -> None:
         policy = Policy([ops.RandomResizedCrop(24), ops.HorizontalFlip(p=1.0), ops.Rotate(20)])
         (got,), _ = by_spec(policy, [mask])
         (got_low,), _ = by_spec(policy, [low])
-        assert got.dtype == dtype and got.shape == (24, 24)
+        assert got.dtype == np.int64 and got.shape == (24, 24)
         outside = got_low == FILL
         assert np.array_equal(got[~outside] % 200, got_low[~outside]) and (got[outside] == FILL).all()

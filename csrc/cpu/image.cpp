@@ -1,14 +1,16 @@
-// The fused image operator on the CPU. Samples are shared out among threads; a sample goes row by row, so that what is
-// in flight stays in cache: eight input rows → horizontal pass → a ring of half-resized rows → vertical pass → one
-// uint8 row → the finished output row. A warp, or colour that needs the sample's mean, keeps the sample's uint8 pixels
-// first.
+// The fused image operator on the CPU. Samples are shared out among threads, and a thread takes one through all its
+// passes while its pixels are in cache. A pass goes row by row: eight input rows → horizontal pass → a ring of
+// half-resized rows → vertical pass → one uint8 row → the finished output row. What looks at more than a row (a warp, a
+// filter, a histogram, a mean) holds the whole uint8 picture first.
 #include <algorithm>
 #include <atomic>
 #include <stdexcept>
 #include <string>
 
+#include "cpu/filter.h"
 #include "cpu/image_kernels.h"
 #include "cpu/pool.h"
+#include "noise.h"
 
 namespace dalipipe {
 namespace {
@@ -39,15 +41,21 @@ struct Workspace {
   Buffer<PairSpan> pair_spans;
   Buffer<int16_t> pair_weights;
   Buffer<const int16_t*> pairs;
-  Buffer<uint8_t> narrow, row, canvas, sample;
-  Buffer<uint32_t> column_sums;
+  Buffer<uint8_t> narrow, row, canvas, shaped, filtered;
+  Buffer<uint8_t> pictures[2], kept;  // what passes leave
+  Buffer<float> sum;                  // of blended pictures
+  Buffer<uint32_t> column_sums, counts;
+  Buffer<uint8_t> stretches;
+  FilterScratch filter;
 
   // One giant picture must not pin its scratch for good.
   void trim() {
     constexpr int64_t kKeep_bytes = 16 << 20;
     const auto drop = [](auto&... buffers) { ((buffers.bytes() > kKeep_bytes ? buffers.release() : void()), ...); };
     drop(exact, columns.spans, columns.weights, rows.spans, rows.weights, gather.start, gather.base, gather.index,
-         gather.weight, ring, pair_spans, pair_weights, pairs, narrow, row, canvas, sample, column_sums);
+         gather.weight, ring, pair_spans, pair_weights, pairs, narrow, row, canvas, shaped, filtered, pictures[0],
+         pictures[1], kept, sum, column_sums);
+    filter.trim();
   }
 };
 
@@ -184,9 +192,10 @@ void fill_pixels(uint8_t* to, int64_t n, const uint8_t* fill, int32_t channels) 
 // Crop, resize, window, flip: calls sink(y, row) once for every canvas row, in no promised order; the sink may write to
 // the row, and past its end. A row without fill is first offered half resized, to `direct`.
 template <typename Sink, typename Direct>
-void resize(const ImageSample& s, int32_t channels, const ImageKernels& k, Workspace& ws, const Sink& sink,
+void resize(const ImagePass& s, int32_t channels, const ImageKernels& k, Workspace& ws, const Sink& sink,
             const Direct& direct) {
-  const Axis across = make_axis(s.crop_w, s.resized_w), down = make_axis(s.crop_h, s.resized_h);
+  const Axis across = make_axis(s.crop_w, s.resized_w, s.resample);
+  const Axis down = make_axis(s.crop_h, s.resized_h, s.resample);
   const View columns = make_view(s.resized_w, s.window_x, s.canvas_w, s.flip & 1);
   const View rows = make_view(s.resized_h, s.window_y, s.canvas_h, s.flip & 2);
   const int32_t shown = columns.end - columns.begin;
@@ -262,99 +271,278 @@ void resize(const ImageSample& s, int32_t channels, const ImageKernels& k, Works
   }
 }
 
+// Whether the geometry hands on what it got.
+bool moves_nothing(const ImagePass& s) {
+  return s.warp == static_cast<int32_t>(Warp::none) && s.flip == 0 && s.crop_h == s.resized_h &&
+         s.crop_w == s.resized_w && s.window_y == 0 && s.window_x == 0 && s.canvas_h == s.resized_h &&
+         s.canvas_w == s.resized_w;
+}
+
 // The whole of the geometry: calls sink(y, row), or direct, once for every output row.
 template <typename Sink, typename Direct>
-void geometry(const ImageSample& s, int32_t channels, int32_t out_h, int32_t out_w, const ImageKernels& k,
-              Workspace& ws, const Sink& sink, const Direct& direct) {
+void geometry(const ImagePass& s, int32_t channels, const ImageKernels& k, Workspace& ws, const Sink& sink,
+              const Direct& direct) {
   if (s.warp == static_cast<int32_t>(Warp::none)) return resize(s, channels, k, ws, sink, direct);
-  const int64_t stride = static_cast<int64_t>(s.canvas_w + 3) * channels;
-  uint8_t* framed = ws.canvas.need(stride * (s.canvas_h + 3) + 4);
-  uint8_t* origin = framed + stride + channels;
-  fill_pixels(framed, s.canvas_w + 4, s.fill, channels);  // the frame, as far as pixel (0, 0)
+  constexpr int32_t kSides_px = 2 * kFrame_px + 1;
+  const int64_t stride = static_cast<int64_t>(s.canvas_w + kSides_px) * channels;
+  uint8_t* framed = ws.canvas.need(stride * (s.canvas_h + kSides_px) + 4);
+  uint8_t* origin = framed + kFrame_px * (stride + channels);
+  fill_pixels(framed, kFrame_px * static_cast<int64_t>(s.canvas_w + kSides_px) + kFrame_px, s.fill, channels);
   for (int32_t y = 0; y < s.canvas_h; ++y) {
-    fill_pixels(origin + y * stride + static_cast<int64_t>(s.canvas_w) * channels, 3, s.fill, channels);
+    fill_pixels(origin + y * stride + static_cast<int64_t>(s.canvas_w) * channels, kSides_px, s.fill, channels);
   }
-  fill_pixels(origin + s.canvas_h * stride - channels, 2 * (s.canvas_w + 3), s.fill, channels);
+  fill_pixels(origin + s.canvas_h * stride - kFrame_px * channels,
+              (kFrame_px + 1) * static_cast<int64_t>(s.canvas_w + kSides_px), s.fill, channels);
   const auto keep = [&](int32_t y, const uint8_t* row) {
     memcpy(origin + y * stride, row, static_cast<int64_t>(s.canvas_w) * channels);
   };
   resize(s, channels, k, ws, keep, NeverHalfway());
   const Canvas canvas{origin, static_cast<int32_t>(stride), s.canvas_h, s.canvas_w};
-  uint8_t* row = ws.row.need(static_cast<int64_t>(out_w) * channels + kRowPadding);
-  for (int32_t y = 0; y < out_h; ++y) {
-    k.warp(canvas, s, channels, y, 0, out_w, row);
+  uint8_t* row = ws.row.need(static_cast<int64_t>(s.out_w) * channels + kRowPadding);
+  for (int32_t y = 0; y < s.out_h; ++y) {
+    k.warp(canvas, s, channels, y, 0, s.out_w, row);
     sink(y, row);
   }
 }
 
-void erase_row(const FusedImageParams& p, int32_t i, int32_t y, uint8_t* out) {
-  for (int32_t e = 0; e < p.erases; ++e) {
-    const int32_t* box = p.erase_boxes + (static_cast<int64_t>(i) * p.erases + e) * 4;
-    const float* values = p.erase_values + (static_cast<int64_t>(i) * p.erases + e) * p.channels;
-    const int32_t begin = std::max(box[1], 0);
-    const int32_t end = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(box[1]) + box[3], p.out_w));
-    if (y < box[0] || y >= static_cast<int64_t>(box[0]) + box[2]) continue;
-    const bool planes = p.layout == Layout::nchw;
-    with_cast(p.dtype, [&](auto cast) {
-      using C = decltype(cast);
-      for (int32_t c = 0; c < p.channels; ++c) {
-        auto* to =
-            reinterpret_cast<typename C::type*>(out) + (planes ? c * static_cast<int64_t>(p.out_h) * p.out_w : c);
-        for (int64_t x = begin; x < end; ++x) to[x * (planes ? 1 : p.channels)] = C::from(values[c]);
+// The boxes of a pass in row y of its output. `out`: where pixel (y, 0) of channel 0 is; `step`, `plane`: elements from
+// a pixel, from a channel to the next.
+template <typename C>
+void erase_row(const FusedImageParams& p, const ImagePass& s, int32_t y, typename C::type* out, int64_t step,
+               int64_t plane) {
+  for (int32_t e = s.first_erase; e < s.first_erase + s.erases; ++e) {
+    const EraseBox& box = p.erases[e];
+    if (y < box.y || y >= static_cast<int64_t>(box.y) + box.h) continue;
+    const int64_t begin = std::max(box.x, 0), end = std::min<int64_t>(static_cast<int64_t>(box.x) + box.w, s.out_w);
+    for (int32_t c = 0; c < p.channels; ++c) {
+      for (int64_t x = begin; x < end; ++x) {
+        float v = box.values[c];
+        if (box.sigma[c] != 0.0f) {
+          const int64_t element = (static_cast<int64_t>(y) * s.out_w + x) * p.channels + c;
+          v = v + box.sigma[c] * normal_element(box.noise, static_cast<uint64_t>(element));
+        }
+        out[x * step + c * plane] = C::from(v);
       }
-    });
+    }
   }
 }
+
+// A dense picture's histograms, per channel: counts [channels, 256].
+void count_values(const uint8_t* picture, int64_t pixels, int32_t channels, uint32_t* counts) {
+  std::fill_n(counts, 256 * channels, 0u);
+  for (int64_t e = 0, n = pixels * channels; e < n; e += channels) {
+    for (int32_t c = 0; c < channels; ++c) ++counts[256 * c + picture[e + c]];
+  }
+}
+
+// A pass's pixel-by-pixel stages.
+struct Pointwise {
+  const ImagePass& s;
+  int32_t channels;
+  const ImageKernels& k;
+  const uint8_t* stretch;  // [channels, 256] or null
+  const uint8_t* table;    // likewise
+  float constant[3];       // of its colour
+
+  Pointwise(const FusedImageParams& p, const ImagePass& pass, const ImageKernels& kernels)
+      : s(pass),
+        channels(p.channels),
+        k(kernels),
+        stretch(nullptr),
+        table(pass.table < 0 ? nullptr : p.tables + static_cast<int64_t>(pass.table) * p.channels * 256) {
+    const float none[3] = {0, 0, 0};
+    set_mean(none);
+  }
+
+  void set_mean(const float* mean) {
+    for (int32_t c = 0; c < 3; ++c) {
+      constant[c] = colour_constant(s.colour_mean_matrix + 3 * c, mean, s.colour_offset[c]);
+    }
+  }
+
+  bool idle() const { return stretch == nullptr && table == nullptr && !s.colour && s.hue == 0.0f; }
+
+  void operator()(uint8_t* row) const {
+    const int32_t elements = s.out_w * channels;
+    if (stretch != nullptr) k.look_up(stretch, channels, elements, row);
+    if (s.colour) k.colour(s.colour_matrix, constant, channels, 0, s.out_w, row);
+    if (s.hue != 0.0f && channels == 3) {
+      for (int32_t e = 0; e < elements; e += 3) turn_hue(s.hue, row + e);
+    }
+    if (table != nullptr) k.look_up(table, channels, elements, row);
+  }
+};
+
+// One pass: calls sink(y, row) once for every finished uint8 row, before erasing. Rows that need nothing between the
+// vertical pass and the sink are first offered to `direct`.
+template <typename Sink, typename Direct>
+void run_pass(const FusedImageParams& p, const ImagePass& s, const ImageKernels& k, Workspace& ws, const Sink& sink,
+              const Direct& direct) {
+  Pointwise point(p, s, k);
+  const bool stretched = s.stretch != static_cast<int32_t>(Stretch::none), mean = needs_mean(s);
+  const bool filtered = s.filter != static_cast<int32_t>(Filter::none);
+  if (!stretched && !mean && !filtered) {
+    const auto give = [&](int32_t y, uint8_t* row) {
+      point(row);
+      sink(y, row);
+    };
+    if (point.idle()) return geometry(s, p.channels, k, ws, give, direct);
+    return geometry(s, p.channels, k, ws, give, NeverHalfway());
+  }
+
+  const int32_t elements = s.out_w * p.channels;
+  const int64_t pixels = static_cast<int64_t>(s.out_h) * s.out_w, size = pixels * p.channels + kRowPadding;
+  const uint8_t* picture = nullptr;
+  if (moves_nothing(s) && s.row_bytes == elements && s.origin_y == 0 && s.origin_x == 0 && s.stored_w == s.crop_w) {
+    picture = reinterpret_cast<const uint8_t*>(s.data);
+  } else {
+    uint8_t* shaped = ws.shaped.need(size);
+    const auto hold = [&](int32_t y, const uint8_t* row) {
+      memcpy(shaped + static_cast<int64_t>(y) * elements, row, elements);
+    };
+    geometry(s, p.channels, k, ws, hold, NeverHalfway());
+    picture = shaped;
+  }
+  if (filtered) {
+    uint8_t* out = ws.filtered.need(size);
+    filter_picture(s, p.weights, p.channels, picture, out, ws.filter);
+    picture = out;
+  }
+  uint64_t sums[3] = {0, 0, 0};
+  if (stretched) {
+    uint32_t* counts = ws.counts.need(3 * 256);
+    uint8_t* tables = ws.stretches.need(3 * 256);
+    count_values(picture, pixels, p.channels, counts);
+    for (int32_t c = 0; c < p.channels; ++c) {
+      stretch_table(s.stretch, counts + 256 * c, pixels, tables + 256 * c);
+      sums[c] = sum_after(counts + 256 * c, tables + 256 * c);
+    }
+    point.stretch = tables;
+  } else if (mean) {
+    uint32_t* columns = ws.column_sums.need(elements);
+    std::fill_n(columns, elements, 0u);
+    for (int32_t y = 0; y < s.out_h; ++y) {
+      const uint8_t* row = picture + static_cast<int64_t>(y) * elements;
+      for (int32_t e = 0; e < elements; ++e) columns[e] += row[e];
+    }
+    for (int32_t e = 0; e < elements; ++e) sums[e % p.channels] += columns[e];
+  }
+  if (mean) {
+    float means[3];
+    for (int32_t c = 0; c < 3; ++c) means[c] = mean_byte(sums[p.channels == 1 ? 0 : c], pixels);
+    point.set_mean(means);
+  }
+  uint8_t* row = ws.row.need(elements + kRowPadding);
+  for (int32_t y = 0; y < s.out_h; ++y) {
+    memcpy(row, picture + static_cast<int64_t>(y) * elements, elements);
+    point(row);
+    sink(y, row);
+  }
+}
+
+// A dense uint8 picture between passes.
+struct Picture {
+  uint8_t* data = nullptr;
+  int32_t h = 0, w = 0;
+};
+
+// What a sample's passes leave behind for each other.
+class Chain {
+ public:
+  Chain(const FusedImageParams& p, Workspace& ws) : p_(p), ws_(ws) {}
+
+  // The pass as it finds its input: what came before, or the kept picture.
+  ImagePass prepare(int32_t j) const {
+    ImagePass s = p_.passes[j];
+    const Picture& in = s.from_kept ? kept_ : last_;
+    if (in.data == nullptr) return s;  // the first
+    s.data = reinterpret_cast<uint64_t>(in.data);
+    s.row_bytes = static_cast<int64_t>(in.w) * p_.channels;
+    s.stored_h = in.h;
+    s.stored_w = in.w;
+    return s;
+  }
+
+  // Runs a pass whose picture another takes up, or the batch after a blend.
+  const Picture& run(const ImagePass& s, const ImageKernels& k) {
+    const int32_t elements = s.out_w * p_.channels;
+    const int64_t bytes = static_cast<int64_t>(s.out_h) * elements;
+    turn_ = !turn_;
+    uint8_t* out = ws_.pictures[turn_].need(bytes + kRowPadding);
+    const auto sink = [&](int32_t y, const uint8_t* row) {
+      uint8_t* to = out + static_cast<int64_t>(y) * elements;
+      memcpy(to, row, elements);
+      erase_row<Cast<DType::uint8>>(p_, s, y, to, p_.channels, 1);
+    };
+    run_pass(p_, s, k, ws_, sink, NeverHalfway());
+    last_ = {out, s.out_h, s.out_w};
+    if (s.blend != static_cast<int32_t>(Blend::none)) blend(s, out, bytes);
+    if (s.keep) {
+      kept_ = {ws_.kept.need(bytes + kRowPadding), s.out_h, s.out_w};
+      memcpy(kept_.data, out, bytes);
+      std::fill_n(ws_.sum.need(bytes), bytes, 0.0f);
+    }
+    return last_;
+  }
+
+ private:
+  void blend(const ImagePass& s, uint8_t* out, int64_t bytes) {
+    float* sum = ws_.sum.data();
+    for (int64_t e = 0; e < bytes; ++e) sum[e] = sum[e] + s.weight * static_cast<float>(out[e]);
+    if (s.blend != static_cast<int32_t>(Blend::last)) return;
+    for (int64_t e = 0; e < bytes; ++e) {
+      out[e] = blend_to_byte(sum[e] + s.kept_weight * static_cast<float>(kept_.data[e]));
+    }
+  }
+
+  const FusedImageParams& p_;
+  Workspace& ws_;
+  Picture last_, kept_;
+  int turn_ = 0;
+};
 
 void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
   const FusedImageParams& p = f.p;
   thread_local Workspace scratch;
   Workspace& ws = scratch;
-  const ImageSample& s = p.samples[i];
-  const int32_t elements = p.out_w * p.channels;
+  const bool planes = p.layout == Layout::nchw;
   const int64_t pixels = static_cast<int64_t>(p.out_h) * p.out_w;
-  const int64_t row_step = static_cast<int64_t>(p.out_w) * (p.layout == Layout::nchw ? 1 : p.channels);
+  const int64_t step = planes ? 1 : p.channels, row_step = p.out_w * step;
   uint8_t* out = static_cast<uint8_t*>(p.out) + i * pixels * p.channels * dtype_bytes(p.dtype);
+  const auto row_of = [&](int32_t y) { return out + y * row_step * dtype_bytes(p.dtype); };
 
-  float mean[3] = {0, 0, 0}, constant[3];
-  const auto set_constant = [&] {
-    for (int32_t c = 0; c < 3; ++c) {
-      constant[c] = colour_constant(s.colour_mean_matrix + 3 * c, mean, s.colour_offset[c]);
-    }
-  };
-  const auto finish = [&](int32_t y, uint8_t* row) {
-    uint8_t* to = out + y * row_step * dtype_bytes(p.dtype);
-    if (s.colour) k.colour(s.colour_matrix, constant, p.channels, 0, p.out_w, row);
-    if (s.table) k.look_up(p.tables + static_cast<int64_t>(i) * p.channels * 256, p.channels, elements, row);
-    k.finish(f, row, to);
-    if (p.erases) erase_row(p, i, y, to);
-  };
-  // The common case, in fewer steps.
-  const auto finish_halfway = [&](int32_t y, const Halfway& h) {
-    if (s.colour || s.table || k.vertical_finish == nullptr) return false;
-    uint8_t* to = out + y * row_step * dtype_bytes(p.dtype);
-    k.vertical_finish(f, h.pairs, h.weights, h.n, h.precision, to);
-    if (p.erases) erase_row(p, i, y, to);
-    return true;
-  };
-
-  set_constant();
-  if (!needs_mean(s)) {
-    geometry(s, p.channels, p.out_h, p.out_w, k, ws, finish, finish_halfway);
-  } else {
-    uint8_t* sample = ws.sample.need(pixels * p.channels + kRowPadding);
-    uint32_t* sums = ws.column_sums.need(elements);
-    std::fill_n(sums, elements, 0u);
-    const auto keep = [&](int32_t y, const uint8_t* row) {
-      memcpy(sample + static_cast<int64_t>(y) * elements, row, elements);
-      for (int32_t e = 0; e < elements; ++e) sums[e] += row[e];
+  Chain chain(p, ws);
+  const int32_t end = p.starts[i + 1];
+  for (int32_t j = p.starts[i]; j < end; ++j) {
+    const ImagePass s = chain.prepare(j);
+    const auto erase = [&](int32_t y) {
+      if (s.erases == 0) return;
+      with_cast(p.dtype, [&](auto cast) {
+        using C = decltype(cast);
+        erase_row<C>(p, s, y, reinterpret_cast<typename C::type*>(row_of(y)), step, planes ? pixels : 1);
+      });
     };
-    geometry(s, p.channels, p.out_h, p.out_w, k, ws, keep, NeverHalfway());
-    uint64_t total[3] = {0, 0, 0};
-    for (int32_t e = 0; e < elements; ++e) total[e % p.channels] += sums[e];
-    for (int32_t c = 0; c < 3; ++c) mean[c] = mean_byte(total[p.channels == 1 ? 0 : c], pixels);
-    set_constant();
-    for (int32_t y = 0; y < p.out_h; ++y) finish(y, sample + static_cast<int64_t>(y) * elements);
+    const auto finish = [&](int32_t y, const uint8_t* row) {
+      k.finish(f, row, row_of(y));
+      erase(y);
+    };
+    if (j + 1 < end) {
+      chain.run(s, k);
+    } else if (s.blend != static_cast<int32_t>(Blend::none)) {  // blended in uint8, and erased after that
+      ImagePass blended = s;
+      blended.erases = 0;
+      const Picture& picture = chain.run(blended, k);
+      const int64_t elements = static_cast<int64_t>(picture.w) * p.channels;
+      for (int32_t y = 0; y < picture.h; ++y) finish(y, picture.data + y * elements);
+    } else {
+      const auto finish_halfway = [&](int32_t y, const Halfway& h) {  // the common case, in fewer steps
+        if (k.vertical_finish == nullptr) return false;
+        k.vertical_finish(f, h.pairs, h.weights, h.n, h.precision, row_of(y));
+        erase(y);
+        return true;
+      };
+      run_pass(p, s, k, ws, finish, finish_halfway);
+    }
   }
   ws.trim();
   if (f.stream) std::atomic_thread_fence(std::memory_order_seq_cst);  // no other order holds for streamed stores

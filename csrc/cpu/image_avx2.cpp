@@ -22,6 +22,8 @@ DP_INLINE Floats load(const float* aligned) { return _mm256_load_ps(aligned); }
 DP_INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
 DP_INLINE Floats sub(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
 DP_INLINE Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+DP_INLINE Floats load_any(const float* from) { return _mm256_loadu_ps(from); }
+DP_INLINE Floats div(Floats a, Floats b) { return _mm256_div_ps(a, b); }
 DP_INLINE Floats min(Floats a, Floats b) { return _mm256_min_ps(a, b); }  // b if either is NaN; so max
 DP_INLINE Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 DP_INLINE Floats floor(Floats v) { return _mm256_floor_ps(v); }
@@ -29,8 +31,8 @@ DP_INLINE Floats to_floats(Ints v) { return _mm256_cvtepi32_ps(v); }
 DP_INLINE Ints truncate(Floats v) { return _mm256_cvttps_epi32(v); }
 DP_INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 DP_INLINE Ints mul(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
-DP_INLINE Ints min(Ints a, Ints b) { return _mm256_min_epu32(a, b); }
-DP_INLINE Ints shift_right(Ints v, int32_t bits) { return _mm256_srl_epi32(v, _mm_cvtsi32_si128(bits)); }
+DP_INLINE Ints byte(Ints v) { return _mm256_max_epi32(_mm256_min_epi32(v, ints(255)), ints(0)); }
+DP_INLINE Ints shift_right(Ints v, int32_t bits) { return _mm256_sra_epi32(v, _mm_cvtsi32_si128(bits)); }
 DP_INLINE Ints add_dot(Ints sum, Ints a, Ints b) { return add(sum, _mm256_madd_epi16(a, b)); }  // of int16 pairs
 DP_INLINE Ints byte_of(Ints lanes, int c) { return _mm256_and_si256(_mm256_srli_epi32(lanes, 8 * c), ints(255)); }
 DP_INLINE Ints gather(const uint8_t* from, Ints bytes) { return _mm256_i32gather_epi32((const int*)from, bytes, 1); }
@@ -41,7 +43,7 @@ DP_INLINE __m128i join(Ints a) {  // int32 → uint16
 DP_INLINE void store_bytes(uint8_t* row, Ints v) {
   _mm_storel_epi64((__m128i*)row, _mm_packus_epi16(join(v), _mm_setzero_si128()));
 }
-DP_INLINE void store_bytes(uint8_t* row, Ints a, Ints b, Ints c, Ints d) {  // what is above 255 becomes 255
+DP_INLINE void store_bytes(uint8_t* row, Ints a, Ints b, Ints c, Ints d) {  // clamped to 0 ... 255
   const Ints packed = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
   const Ints order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   _mm256_storeu_si256((Ints*)row, _mm256_permutevar8x32_epi32(packed, order));
@@ -57,7 +59,7 @@ DP_INLINE Ints load_rgb(const uint8_t* row) {
   const __m128i upper = _mm_loadu_si128((const __m128i*)(row + 12));
   return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)row)), upper, 1);
 }
-DP_INLINE Ints pack_rgb(Ints a, Ints b, Ints c) {  // what is above 255 becomes 255
+DP_INLINE Ints pack_rgb(Ints a, Ints b, Ints c) {  // clamped to 0 ... 255
   const Ints packed = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, c));
   return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 7, 5, 2, 6, 7));
 }
@@ -99,7 +101,7 @@ DP_INLINE void put(Cast<DType::float32>, float* to, Floats v, bool stream) {
 DP_TARGET void horizontal(const Taps& taps, const Gather& gather, int32_t, const uint8_t* const* rows, int64_t ahead,
                           int16_t* const* pairs) {
   constexpr int kRows = 4;  // whose sums and look-ups fit into sixteen registers
-  const Ints half = ints(half_unit(taps.precision)), most = ints(255);
+  const Ints half = ints(half_unit(taps.precision));
   const int32_t* start = gather.start.data();
   for (int first = 0; first < kBlockRows; first += kRows) {
     const uint8_t* const* in = rows + first;
@@ -125,8 +127,8 @@ DP_TARGET void horizontal(const Taps& taps, const Gather& gather, int32_t, const
         }
       }
       for (int m = 0; m < kRows / 2; ++m) {
-        const Ints even = min(shift_right(sum[2 * m], taps.precision), most);
-        const Ints odd = min(shift_right(sum[2 * m + 1], taps.precision), most);
+        const Ints even = byte(shift_right(sum[2 * m], taps.precision));
+        const Ints odd = byte(shift_right(sum[2 * m + 1], taps.precision));
         _mm256_store_si256((Ints*)(pairs[first / 2 + m] + group * 2 * kLanes),
                            _mm256_or_si256(even, _mm256_slli_epi32(odd, 16)));
       }

@@ -25,6 +25,8 @@ DP_INLINE Floats load(const float* aligned) { return _mm512_load_ps(aligned); }
 DP_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 DP_INLINE Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 DP_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+DP_INLINE Floats load_any(const float* from) { return _mm512_loadu_ps(from); }
+DP_INLINE Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 DP_INLINE Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }  // b if either is NaN; so max
 DP_INLINE Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 DP_INLINE Floats floor(Floats v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
@@ -32,14 +34,14 @@ DP_INLINE Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
 DP_INLINE Ints truncate(Floats v) { return _mm512_cvttps_epi32(v); }
 DP_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 DP_INLINE Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
-DP_INLINE Ints min(Ints a, Ints b) { return _mm512_min_epu32(a, b); }
-DP_INLINE Ints shift_right(Ints v, int32_t bits) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128(bits)); }
+DP_INLINE Ints byte(Ints v) { return _mm512_max_epi32(_mm512_min_epi32(v, ints(255)), ints(0)); }
+DP_INLINE Ints shift_right(Ints v, int32_t bits) { return _mm512_sra_epi32(v, _mm_cvtsi32_si128(bits)); }
 DP_INLINE Ints add_dot(Ints sum, Ints a, Ints b) { return _mm512_dpwssd_epi32(sum, a, b); }  // of int16 pairs
 DP_INLINE Ints byte_of(Ints lanes, int c) { return _mm512_and_si512(_mm512_srli_epi32(lanes, 8 * c), ints(255)); }
 DP_INLINE Ints gather(const uint8_t* from, Ints bytes) { return _mm512_i32gather_epi32(bytes, from, 1); }
 DP_INLINE Ints widen(const uint8_t* row) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)row)); }
 DP_INLINE void store_bytes(uint8_t* row, Ints v) { _mm_storeu_si128((__m128i*)row, _mm512_cvtepi32_epi8(v)); }
-DP_INLINE void store_bytes(uint8_t* row, Ints a, Ints b, Ints c, Ints d) {  // what is above 255 becomes 255
+DP_INLINE void store_bytes(uint8_t* row, Ints a, Ints b, Ints c, Ints d) {  // clamped to 0 ... 255
   const Ints packed = _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, d));
   const Ints order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   _mm512_storeu_si512(row, _mm512_permutexvar_epi32(order, packed));
@@ -66,7 +68,7 @@ DP_INLINE Ints load_rgb(const uint8_t* row) { return _mm512_loadu_si512(row); }
 DP_INLINE Ints pick(Ints rgb, int c) {
   return _mm512_maskz_permutexvar_epi8(kLowBytes, _mm512_load_si512(kShuffles.rgb[c]), rgb);
 }
-DP_INLINE Ints pack_rgb(Ints a, Ints b, Ints c) {  // what is above 255 becomes 255
+DP_INLINE Ints pack_rgb(Ints a, Ints b, Ints c) {  // clamped to 0 ... 255
   return _mm512_packus_epi16(_mm512_packus_epi32(a, b), _mm512_packus_epi32(c, c));
 }
 DP_INLINE Ints pick_packed(Ints packed, int c) {
@@ -102,7 +104,7 @@ DP_INLINE void put(Cast<DType::float32>, float* to, Floats v, bool stream) {
 
 DP_TARGET void horizontal(const Taps& taps, const Gather& gather, int32_t, const uint8_t* const* rows, int64_t ahead,
                           int16_t* const* pairs) {
-  const Ints half = ints(half_unit(taps.precision)), most = ints(255);
+  const Ints half = ints(half_unit(taps.precision));
   const int32_t* start = gather.start.data();
   int32_t fetched = -64;
   for (int32_t group = 0; group < gather.groups; ++group) {
@@ -125,8 +127,8 @@ DP_TARGET void horizontal(const Taps& taps, const Gather& gather, int32_t, const
       for (int r = 0; r < kBlockRows; ++r) _mm_prefetch((const char*)(rows[r] + ahead + base), _MM_HINT_T0);
     }
     for (int m = 0; m < kBlockRows / 2; ++m) {
-      const Ints even = min(shift_right(sum[2 * m], taps.precision), most);
-      const Ints odd = min(shift_right(sum[2 * m + 1], taps.precision), most);
+      const Ints even = byte(shift_right(sum[2 * m], taps.precision));
+      const Ints odd = byte(shift_right(sum[2 * m + 1], taps.precision));
       _mm512_store_si512(pairs[m] + group * 2 * kLanes, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
     }
   }

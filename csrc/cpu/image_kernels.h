@@ -75,8 +75,9 @@ struct Gather {
 constexpr int32_t kBlockRows = 8;    // rows a horizontal call takes
 constexpr int32_t kRowPadding = 64;  // bytes a kernel may read, and `vertical` also write, past a row's last pixel
 
-// A picture in scratch with a frame of `fill`, one pixel above and left, two below and right, so that a warp's clamped
-// indices need no test.
+// A picture in scratch with a frame of `fill`, kFrame_px above and left, one more below and right, so that the taps about
+// a warp's clamped indices need no test.
+constexpr int32_t kFrame_px = 3;
 struct Canvas {
   const uint8_t* origin;  // pixel (0, 0); at least 3 readable bytes follow the frame
   int32_t stride;         // bytes a row
@@ -122,7 +123,7 @@ struct ImageKernels {
   // `n` rows of pairs, weights [n, 2] → one row; writes up to kRowPadding bytes too many.
   void (*vertical)(const int16_t* const* pairs, const int16_t* weights, int32_t n, int32_t elements, int32_t precision,
                    uint8_t* row);
-  void (*warp)(const Canvas& canvas, const ImageSample& s, int32_t channels, int32_t y, int32_t from, int32_t width,
+  void (*warp)(const Canvas& canvas, const ImagePass& s, int32_t channels, int32_t y, int32_t from, int32_t width,
                uint8_t* row);
   // In place; constant: K·mean + offset of each channel.
   void (*colour)(const float* matrix, const float* constant, int32_t channels, int32_t from, int32_t width,

@@ -37,21 +37,39 @@ void vertical(const int16_t* const* pairs, const int16_t* weights, int32_t n, in
   }
 }
 
-void warp(const Canvas& canvas, const ImageSample& s, int32_t channels, int32_t y, int32_t from, int32_t width,
+// Sixteen pixels around p, at (tx, ty) from it.
+uint8_t bicubic(const uint8_t* p, int64_t stride, int32_t channels, float tx, float ty) {
+  float rows[4];
+  for (int32_t r = 0; r < 4; ++r) {
+    const uint8_t* at = p + (r - 1) * stride;
+    rows[r] = cubic(at[-channels], at[0], at[channels], at[2 * channels], tx);
+  }
+  return round_byte(clamp_byte(cubic(rows[0], rows[1], rows[2], rows[3], ty)));
+}
+
+void warp(const Canvas& canvas, const ImagePass& s, int32_t channels, int32_t y, int32_t from, int32_t width,
           uint8_t* row) {
   const bool nearest = s.warp == static_cast<int32_t>(Warp::nearest);
+  const int32_t reach = s.warp == static_cast<int32_t>(Warp::bicubic) ? 2 : 1;
+  const bool projective = is_projective(s.matrix);
+  const float* moved = reinterpret_cast<const float*>(s.displacement);
   for (int32_t x = from; x < width; ++x) {
-    const Point at = warp_point(s.matrix, x, y);
+    const Point start = displaced(moved, s.out_h, s.out_w, x, y);
+    const Point at = warp_point(s.matrix, projective, start.x, start.y);
     uint8_t* out = row + static_cast<int64_t>(x) * channels;
     if (nearest) {
       const int32_t ix = nearest_index(at.x, canvas.width), iy = nearest_index(at.y, canvas.height);
       memcpy(out, canvas.origin + static_cast<int64_t>(iy) * canvas.stride + ix * channels, channels);
       continue;
     }
-    const float cx = clamp_index(at.x, canvas.width), cy = clamp_index(at.y, canvas.height);
+    const float cx = clamp_index(at.x, canvas.width, reach), cy = clamp_index(at.y, canvas.height, reach);
     const int32_t ix = floor_index(cx), iy = floor_index(cy);
     const float tx = cx - static_cast<float>(ix), ty = cy - static_cast<float>(iy);
     const uint8_t* a = canvas.origin + static_cast<int64_t>(iy) * canvas.stride + ix * channels;
+    if (reach == 2) {
+      for (int32_t k = 0; k < channels; ++k) out[k] = bicubic(a + k, canvas.stride, channels, tx, ty);
+      continue;
+    }
     const uint8_t* c = a + canvas.stride;
     for (int32_t k = 0; k < channels; ++k) out[k] = bilinear(a[k], a[k + channels], c[k], c[k + channels], tx, ty);
   }

@@ -25,6 +25,24 @@ DP_TARGET void vertical(const int16_t* const* pairs, const int16_t* weights, int
   }
 }
 
+DP_INLINE Floats cubic(Floats a, Floats b, Floats c, Floats d, Floats t) {
+  const Floats square = add(mul(floats(2.0f), sub(a, b)), sub(c, d)), cube = add(sub(b, a), sub(d, c));
+  return add(b, mul(t, add(sub(c, a), mul(t, add(square, mul(t, cube))))));
+}
+
+DP_INLINE void sample_bicubic(const Canvas& canvas, int32_t channels, Ints at, Floats tx, Floats ty, Ints (&out)[3]) {
+  Floats rows[4][3];
+  for (int r = 0; r < 4; ++r) {
+    const uint8_t* from = canvas.origin + (r - 1) * canvas.stride;
+    const Ints a = gather(from - channels, at), b = gather(from, at);
+    const Ints c = gather(from + channels, at), d = gather(from + 2 * channels, at);
+    for (int k = 0; k < channels; ++k) rows[r][k] = cubic(level(a, k), level(b, k), level(c, k), level(d, k), tx);
+  }
+  for (int k = 0; k < channels; ++k) {
+    out[k] = round_byte(clamp(cubic(rows[0][k], rows[1][k], rows[2][k], rows[3][k], ty), 0.0f, 255.0f));
+  }
+}
+
 // kLanes pixels' taps around `at` (bytes from the canvas's origin), in all channels.
 DP_INLINE void sample_bilinear(const Canvas& canvas, int32_t channels, Ints at, Floats tx, Floats ty, Ints (&out)[3]) {
   const uint8_t* upper = canvas.origin;
@@ -36,18 +54,36 @@ DP_INLINE void sample_bilinear(const Canvas& canvas, int32_t channels, Ints at, 
   }
 }
 
-DP_TARGET void warp(const Canvas& canvas, const ImageSample& s, int32_t channels, int32_t y, int32_t from,
-                    int32_t width, uint8_t* row) {
+DP_INLINE Floats row_of(const float* m, Floats x, Floats y) {
+  return add(add(mul(floats(m[0]), x), mul(floats(m[1]), y)), floats(m[2]));
+}
+
+DP_TARGET void warp(const Canvas& canvas, const ImagePass& s, int32_t channels, int32_t y, int32_t from, int32_t width,
+                    uint8_t* row) {
   const float* m = s.matrix;
   const bool nearest = s.warp == static_cast<int32_t>(Warp::nearest);
-  const float right = static_cast<float>(canvas.width), bottom = static_cast<float>(canvas.height);
-  const Floats fy = floats(static_cast<float>(y));
-  const Floats add_x = mul(floats(m[1]), fy), add_y = mul(floats(m[4]), fy);
+  const bool bicubic = s.warp == static_cast<int32_t>(Warp::bicubic);
+  const bool projective = is_projective(m);
+  const float reach = bicubic ? 2.0f : 1.0f;
+  const float right = static_cast<float>(canvas.width - 1) + reach;
+  const float bottom = static_cast<float>(canvas.height - 1) + reach;
+  const float* moved = reinterpret_cast<const float*>(s.displacement);
+  if (moved != nullptr) moved += static_cast<int64_t>(y) * s.out_w;
   int32_t x = from;
   for (; x + kLanes <= width; x += kLanes) {
-    const Floats fx = add(floats(static_cast<float>(x)), lane_numbers());
-    Floats at_x = clamp(add(add(mul(floats(m[0]), fx), add_x), floats(m[2])), -1.0f, right);
-    Floats at_y = clamp(add(add(mul(floats(m[3]), fx), add_y), floats(m[5])), -1.0f, bottom);
+    Floats fx = add(floats(static_cast<float>(x)), lane_numbers()), fy = floats(static_cast<float>(y));
+    if (moved != nullptr) {
+      fx = add(fx, load_any(moved + x));
+      fy = add(fy, load_any(moved + x + static_cast<int64_t>(s.out_h) * s.out_w));
+    }
+    Floats at_x = row_of(m, fx, fy), at_y = row_of(m + 3, fx, fy);
+    if (projective) {
+      const Floats w = row_of(m + 6, fx, fy);
+      at_x = div(at_x, w);
+      at_y = div(at_y, w);
+    }
+    at_x = clamp(at_x, -reach, right);
+    at_y = clamp(at_y, -reach, bottom);
     if (nearest) {
       at_x = add(at_x, floats(0.5f));
       at_y = add(at_y, floats(0.5f));
@@ -58,6 +94,8 @@ DP_TARGET void warp(const Canvas& canvas, const ImageSample& s, int32_t channels
     if (nearest) {
       const Ints rgbx = gather(canvas.origin, at);
       for (int k = 0; k < channels; ++k) out[k] = byte_of(rgbx, k);
+    } else if (bicubic) {
+      sample_bicubic(canvas, channels, at, sub(at_x, left), sub(at_y, top), out);
     } else {
       sample_bilinear(canvas, channels, at, sub(at_x, left), sub(at_y, top), out);
     }
@@ -73,7 +111,7 @@ DP_TARGET void warp(const Canvas& canvas, const ImageSample& s, int32_t channels
 
 DP_INLINE Ints colour(const float* m, float constant, Floats r, Floats g, Floats b) {
   const Floats rg = add(mul(floats(m[0]), r), mul(floats(m[1]), g));
-  return round_byte(clamp(add(add(rg, mul(floats(m[2]), b)), floats(constant)), 0.0f, 255.0f));
+  return truncate(clamp(add(add(rg, mul(floats(m[2]), b)), floats(constant)), 0.0f, 255.0f));
 }
 
 DP_TARGET void colour_row(const float* m, const float* constant, int32_t channels, int32_t from, int32_t width,
@@ -129,7 +167,7 @@ template <typename C>
 DP_TARGET void vertical_finish_as(const Finish& f, const int16_t* const* pairs, const int16_t* weights, int32_t n,
                                   int32_t precision, typename C::type* out) {
   const int32_t elements = f.p.out_w * f.p.channels;
-  const Ints half = ints(half_unit(precision)), most = ints(255);
+  const Ints half = ints(half_unit(precision));
   for (int32_t e = 0; e < elements; e += 3 * kLanes) {
     Ints a = half, b = half, c = half;
     for (int32_t m = 0; m < n; ++m) {
@@ -146,7 +184,7 @@ DP_TARGET void vertical_finish_as(const Finish& f, const int16_t* const* pairs, 
       const Ints rgb = pack_rgb(a, b, c);
       write<C>(f, e, {pick_packed(rgb, 0), pick_packed(rgb, 1), pick_packed(rgb, 2)}, out);
     } else {
-      write<C>(f, e, {min(a, most), min(b, most), min(c, most)}, out);
+      write<C>(f, e, {byte(a), byte(b), byte(c)}, out);
     }
   }
 }

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -13,6 +14,13 @@ inline void check_cuda(cudaError_t error, const char* what, const char* file, in
   if (error == cudaSuccess) return;
   throw std::runtime_error(std::string(what) + " failed: " + cudaGetErrorString(error) + " (" + file + ":" +
                            std::to_string(line) + ")");
+}
+
+// What a caller hands over, at least as large as it was told.
+inline void check_room(const char* operation, const char* what, int64_t expected, size_t got, const void* data) {
+  if (data != nullptr && got >= static_cast<size_t>(expected)) return;
+  throw std::invalid_argument(std::string(operation) + ": " + what + " must have " + std::to_string(expected) +
+                              " bytes, got " + (data == nullptr ? "null" : std::to_string(got)));
 }
 
 }  // namespace dalipipe

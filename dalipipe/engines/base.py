@@ -36,17 +36,17 @@ class Output:
 
     def scale_bias(self, plan: Plan, channels: int) -> tuple[np.ndarray, np.ndarray]:
         """float32 [channels] each: out = scale·value + bias, value in 0..255."""
-        if plan.passes[-1].normalize is not None:
-            scale, bias = plan.passes[-1].normalize.scale_bias
+        if plan.fold.normalize is not None:
+            scale, bias = plan.fold.normalize.scale_bias
         else:
             scale = np.array([1.0 if self.dtype == torch.uint8 else 1 / 255], np.float32)
             bias = np.zeros(1, np.float32)
         return np.broadcast_to(scale, channels), np.broadcast_to(bias, channels)
 
     def check(self, plan: Plan) -> None:
-        if self.dtype == torch.uint8 and plan.passes and plan.passes[-1].normalize is not None:
+        if self.dtype == torch.uint8 and plan.fold is not None and plan.fold.normalize is not None:
             raise ValueError(
-                f"dtype=torch.uint8 cannot hold what {plan.passes[-1].normalize!r} makes: drop it or give a float dtype"
+                f"dtype=torch.uint8 cannot hold what {plan.fold.normalize!r} makes: drop it or give a float dtype"
             )
 
 
@@ -78,7 +78,7 @@ class Engine(Protocol):
 
 def common_size(draws: Draws) -> tuple[int, int]:
     """The height and width at which all pictures end, or a ``ValueError`` that names two that differ."""
-    sizes = draws.passes[-1].out_size
+    sizes = draws.params.out_size
     different = (sizes != sizes[0]).any(axis=1)
     if different.any():
         row = int(np.argmax(different))

@@ -1,9 +1,7 @@
-"""The native engine: each pass is one call into the fused operator, on the host's cores or on a CUDA device."""
+"""The native engine: a batch is one call into the fused operator, on the host's cores or on a CUDA device."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from dalipipe import native
 from dalipipe.buffers import BufferPool
 from dalipipe.engines.base import Output, common_size
+from dalipipe.engines.displacements import displacement_count, draw_displacements
 from dalipipe.passes.image import ImageParams
 from dalipipe.plan import Draws, Plan
 from dalipipe.records import Pictures
@@ -31,28 +30,36 @@ class NativeEngine:
         self._buffers = BufferPool()
 
     def roi(self, draws: Draws, size: np.ndarray) -> np.ndarray:
-        return draws.passes[0].roi
+        return draws.params.roi
 
     def apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor:
         out_h, out_w = common_size(draws)
         if self._output.device.type == "cuda" and not pictures.on_cuda:
             pictures = _upload(pictures, self._output.device)
-        for params in draws.passes[:-1]:
-            pictures = self._apply_to_pictures(pictures, params)
-        n, channels, params = len(pictures), pictures.channels, draws.passes[-1]
+        params: ImageParams = draws.params
+        n, channels = len(pictures), pictures.channels
         channels_last = self._output.memory_format == torch.channels_last
+        layout = "nhwc" if channels_last else "nchw"
         shape = (n, out_h, out_w, channels) if channels_last else (n, channels, out_h, out_w)
         out = self._empty(shape, self._output.dtype)
         scale, bias = self._output.scale_bias(self._plan, channels)
-        self._run(
-            pictures,
-            params,
+        passes, displacements = self._passes(pictures, params)
+        native.fused_image(
+            passes,
+            params.starts,
             out,
-            scale,
-            bias,
-            "nhwc" if channels_last else "nchw",
-            normalised=self._plan.passes[-1].normalize is not None,
+            channels=channels,
+            scale=scale,
+            bias=bias,
+            tables=np.repeat(params.tables[:, None], channels, axis=1),
+            weights=params.weights,
+            erases=_scaled(params, scale, bias),
+            threads=self._threads,
+            layout=layout,
         )
+        del displacements  # what the passes point to, until they have run
+        if draws.mix is not None:
+            native.mix(out, draws.mix.pairs, threads=self._threads, layout=layout)
         return out.permute(0, 3, 1, 2) if channels_last else out
 
     @property
@@ -62,71 +69,23 @@ class NativeEngine:
     def close(self) -> None:
         self._buffers.close()
 
-    def _apply_to_pictures(self, pictures: Pictures, params: ImageParams) -> Pictures:
-        """A pass before the last: uint8 pictures again, each of its own size."""
-        sizes = params.out_size
-        scale, bias = np.ones(pictures.channels, np.float32), np.zeros(pictures.channels, np.float32)
-        nbytes = sizes.prod(axis=1) * pictures.channels
-        starts = np.concatenate([[0], np.cumsum(nbytes)])
-        arena = self._empty((int(starts[-1]),), torch.uint8)
-
-        def run(rows: slice) -> None:
-            h, w = (int(v) for v in sizes[rows.start])
-            out = arena[starts[rows.start] : starts[rows.stop]].view(-1, h, w, pictures.channels)
-            part, chosen = _take(pictures, params, rows)
-            self._run(part, chosen, out, scale, bias, "nhwc", normalised=False, threads=threads)
-
-        runs = _equal_runs(sizes)
-        if len(runs) == 1 or pictures.on_cuda:
-            threads = self._threads
-            for rows in runs:
-                run(rows)
-        else:  # every size by itself, so the threads go over the sizes
-            threads = 1
-            with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(run, runs))
-        base = arena.data_ptr()
-        return Pictures(
-            address=(base + starts[:-1]).astype(np.uint64),
-            row_bytes=sizes[:, 1] * pictures.channels,
-            size_px=sizes.astype(np.int32),
-            origin_px=np.zeros_like(sizes, np.int32),
-            channels=pictures.channels,
-            owner=arena,
-            on_cuda=pictures.on_cuda,
-        )
-
-    def _run(
-        self,
-        pictures: Pictures,
-        params: ImageParams,
-        out: torch.Tensor,
-        scale: np.ndarray,
-        bias: np.ndarray,
-        layout: str,
-        *,
-        normalised: bool,
-        threads: int | None = None,
-    ) -> None:
-        channels = pictures.channels
-        samples = params.samples.copy()
-        samples["data"], samples["row_bytes"] = pictures.address, pictures.row_bytes
-        samples["stored_h"], samples["stored_w"] = pictures.size_px[:, 0], pictures.size_px[:, 1]
-        origin = pictures.origin_px - params.box[:, :2]
-        samples["origin_y"], samples["origin_x"] = origin[:, 0], origin[:, 1]
-        values = params.erase_values[:, :, :channels]
-        native.fused_image(
-            samples,
-            out,
-            channels=channels,
-            scale=scale,
-            bias=bias,
-            tables=_per_channel(params.tables, channels),
-            erase_boxes=params.erase_boxes,
-            erase_values=np.ascontiguousarray(values if normalised else values * scale + bias),
-            threads=threads or self._threads,
-            layout=layout,
-        )
+    def _passes(self, pictures: Pictures, params: ImageParams) -> tuple[np.ndarray, torch.Tensor | None]:
+        """The passes with the stored pixels and displacements filled in, and what holds the latter."""
+        passes, first = params.passes.copy(), params.starts[:-1]
+        for name, value in (
+            ("data", pictures.address),
+            ("row_bytes", pictures.row_bytes),
+            ("stored_h", pictures.size_px[:, 0]),
+            ("stored_w", pictures.size_px[:, 1]),
+        ):
+            passes[name][first] = value
+        origin = pictures.origin_px - params.box[first, :2]
+        passes["origin_y"][first], passes["origin_x"][first] = origin[:, 0], origin[:, 1]
+        if params.elastics is None:
+            return passes, None
+        memory = self._empty((displacement_count(params.elastics),), torch.float32)
+        passes["displacement"][params.elastics.at] = draw_displacements(params.elastics, memory, threads=self._threads)
+        return passes, memory
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if self._output.device.type == "cuda":
@@ -135,38 +94,16 @@ class NativeEngine:
         return torch.from_numpy(self._buffers.take(nbytes)).view(dtype).view(shape)
 
 
-def _per_channel(tables: np.ndarray | None, channels: int) -> np.ndarray | None:
-    """uint8 [N, 256] → [N, C, 256]."""
-    return None if tables is None else np.repeat(tables[:, None], channels, axis=1)
-
-
-def _equal_runs(sizes: np.ndarray) -> list[slice]:
-    """Consecutive rows of equal size."""
-    edges = np.flatnonzero((sizes[1:] != sizes[:-1]).any(axis=1)) + 1
-    bounds = [0, *edges.tolist(), len(sizes)]
-    return [slice(a, b) for a, b in pairwise(bounds)]
-
-
-def _take(pictures: Pictures, params: ImageParams, rows: slice) -> tuple[Pictures, ImageParams]:
-    part = Pictures(
-        pictures.address[rows],
-        pictures.row_bytes[rows],
-        pictures.size_px[rows],
-        pictures.origin_px[rows],
-        pictures.channels,
-        pictures.owner,
-        pictures.on_cuda,
-    )
-    chosen = ImageParams(
-        params.samples[rows],
-        params.box[rows],
-        params.roi[rows],
-        params.out_size[rows],
-        None if params.tables is None else params.tables[rows],
-        params.erase_boxes[rows],
-        params.erase_values[rows],
-    )
-    return part, chosen
+def _scaled(params: ImageParams, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """The erase boxes, those that count in 0..255 in the output's units."""
+    if not params.scaled.any():
+        return params.erases
+    erases, c = params.erases.copy(), len(scale)
+    for name, offset in (("values", bias), ("sigma", 0)):
+        value = erases[name]
+        value[params.scaled, :c] = value[params.scaled, :c] * scale + offset
+        erases[name] = value
+    return erases
 
 
 def _upload(pictures: Pictures, device: torch.device) -> Pictures:

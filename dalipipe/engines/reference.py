@@ -8,13 +8,16 @@ import numpy as np
 import torch
 
 from dalipipe.engines.base import Output, common_size
-from dalipipe.ops.image import EraseOp, Normalize
+from dalipipe.ops import pixels
+from dalipipe.ops.image import Normalize
+from dalipipe.ops.image.families import BlendOp, EraseOp
+from dalipipe.ops.mix import mix
 from dalipipe.plan import Draws, Plan
 from dalipipe.records import Pictures
 
 
 class ReferenceEngine:
-    """An `Engine` that rounds to uint8 after every operator, where the fused pass rounds once after its colour run."""
+    """An `Engine` that truncates to uint8 after every colour operator, where the fused pass does so once a run."""
 
     def __init__(self, plan: Plan, output: Output) -> None:
         output.check(plan)
@@ -27,8 +30,12 @@ class ReferenceEngine:
         common_size(draws)
         if pictures.on_cuda:
             raise ValueError('engine="reference" works on the host: give device="cpu"')
-        samples = [self._apply_one(row, pictures[row], draws) for row in range(len(pictures))]
-        batch = torch.from_numpy(np.stack(samples).transpose(0, 3, 1, 2).copy()).to(self._output.dtype)
+        samples = np.stack([self._apply_one(row, pictures[row], draws) for row in range(len(pictures))])
+        batch = torch.from_numpy(samples.transpose(0, 3, 1, 2).copy()).to(self._output.dtype)
+        if draws.mix is not None:
+            values = (batch.float() if batch.dtype == torch.bfloat16 else batch).numpy()
+            mixed = mix(values, draws.mix.partner, draws.mix.weight, draws.mix.box)
+            batch = torch.from_numpy(mixed).to(self._output.dtype)
         return batch.contiguous(memory_format=self._output.memory_format).to(self._output.device)
 
     @property
@@ -40,9 +47,26 @@ class ReferenceEngine:
 
     def _apply_one(self, row: int, x: np.ndarray, draws: Draws) -> np.ndarray:
         scale, bias = self._output.scale_bias(self._plan, x.shape[2])
-        at_the_end = [isinstance(drawn.op, EraseOp | Normalize) for drawn in draws.drawn]
+        ops = [drawn.op for drawn in draws.drawn]
+        at_the_end = [isinstance(op, EraseOp | Normalize) or op.modality == "mix" for op in ops]
+        kept, chains, weights, normalised = x, [], [], False
         for position, drawn in enumerate(draws.drawn):
+            op, params = drawn.op, drawn.at(row)
+            if params is None or op.modality == "mix":
+                continue
             if all(at_the_end[position:]):  # from here on values may be fractions: an erased box's, or normalised ones
                 x = x.astype(np.float32)
-            x = drawn.reference(row, x)
-        return x if self._plan.passes[-1].normalize is not None else x.astype(np.float32) * scale + bias
+            if isinstance(op, EraseOp):
+                x = op.erase(x, params, normalised=normalised)
+            elif not isinstance(op, BlendOp):
+                x = op.reference(x, params)
+            elif op.step == "keep":
+                kept, chains, weights = x, [], []
+            else:
+                chains.append(x)
+                weights.append(float(params["weight"]))
+                x = kept
+                if op.step == "last":
+                    x = pixels.blend(chains, weights, kept, float(params["kept_weight"]))
+            normalised = normalised or isinstance(op, Normalize)
+        return x if self._plan.fold.normalize is not None else x.astype(np.float32) * scale + bias

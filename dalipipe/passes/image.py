@@ -1,278 +1,530 @@
-"""The fused image pass: which operators fold into one, and into which parameters.
+"""Folding: which of the operators drawn for a sample share a pass over its pixels, and what the passes' parameters are.
 
-    crop box → antialiased resize → window → flip → warp → colour matrix → table → normalise → erase
+    crop box → resize → window → flip → warp → displacement → filter → stretch → colour → hue → table → erase
 
-Operators in this order share a pass; one that comes too late for it begins the next, on the uint8 pictures of the
-last. ``csrc/ops.h`` (`ImageSample`) says what each parameter does.
+Operators in this order share a pass; one that comes too late begins the sample's next, on the uint8 picture of the
+last. ``csrc/ops.h`` (`ImagePass`) says what each parameter does. All samples of a batch are folded together, operator by
+operator, but each has passes of its own: an operator costs the samples that it is drawn for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from dalipipe.native import IMAGE_SAMPLE
+from dalipipe.native import ERASE_BOX, IMAGE_PASS
 from dalipipe.ops import image as image_ops
+from dalipipe.ops.image import families
 from dalipipe.ops.pixels import tap_range
 from dalipipe.policy import Drawn, Leaf, Op
 from dalipipe.schema import Field
 
-_WARPS = {"bilinear": 1, "nearest": 2}
+# How far a sample's pass has come.
+_START, _RESIZED, _CROPPED, _WARPED, _WARP_CROPPED, _DISPLACED, _FILTERED, _STRETCHED = range(8)
+_COLOURED, _HUED, _TABLED, _ERASED, _CLOSED = range(8, 13)
 
-# A pass's stages. An operator may join while the pass has not gone beyond its family's stage.
-_START, _RESIZED, _CROPPED, _WARPED, _WARP_CROPPED, _COLOURED, _TABLED, _ERASED, _NORMALISED = range(9)
+_STAGES = {
+    families.ResizeOp: "resize",
+    families.CropOp: "window",
+    families.FlipOp: "flip",
+    families.WarpOp: "warp",
+    families.ElasticOp: "displacement",
+    families.FilterOp: "filter",
+    families.StretchOp: "stretch",
+    families.ColourOp: "colour matrix",
+    families.HueOp: "hue",
+    families.TableOp: "table",
+    families.EraseOp: "erase",
+    families.BlendOp: "blend",
+    image_ops.Normalize: "normalise",
+}
+
+_BLENDS = {"add": 1, "last": 2}
+
+
+@dataclass(frozen=True)
+class Elastics:
+    """Displacements that passes ask for: ``at`` int64 [L]: which pass; ``size`` int64 [L, 2]: of its output; ``alpha``,
+    ``sigma`` float64 [L, 2] px (x, y); ``noise`` uint32 [L, 5].
+    """
+
+    at: np.ndarray
+    size: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
+    noise: np.ndarray
 
 
 @dataclass(frozen=True)
 class ImageParams:
-    """An image pass for N samples, folded; what the engines take.
+    """The passes of N samples; what the engines take.
 
-    ``samples`` [N] of `IMAGE_SAMPLE`, all but the stored pixels filled in; ``box`` int64 [N, 4]: the crop box in the
-    incoming picture as y, x, h, w; ``roi`` int64 [N, 4]: the only part of that picture the pass looks at;
-    ``out_size`` int64 [N, 2]; ``tables`` uint8 [N, 256] or ``None``; ``erase_boxes`` int32 [N, E, 4] and
-    ``erase_values`` float32 [N, E, 3] in output units.
+    ``passes`` [P] of `IMAGE_PASS`, sample after sample, all but stored pixels and displacements filled in; ``starts``
+    int32 [N+1]; ``box`` int64 [P, 4]: each pass's crop box in the picture that comes in, as y, x, h, w; ``roi`` int64
+    [N, 4]: the only part of the stored picture that a sample looks at; ``out_size`` int64 [N, 2]; ``tables`` uint8 [T,
+    256]; ``weights`` float32 [K]; ``erases`` [E] of `ERASE_BOX`, ``scaled`` bool [E]: those of last passes that count in
+    0..255 and get the output's scale; ``elastics``: or ``None``.
     """
 
-    samples: np.ndarray
+    passes: np.ndarray
+    starts: np.ndarray
     box: np.ndarray
     roi: np.ndarray
     out_size: np.ndarray
-    tables: np.ndarray | None
-    erase_boxes: np.ndarray
-    erase_values: np.ndarray
+    tables: np.ndarray
+    weights: np.ndarray
+    erases: np.ndarray
+    scaled: np.ndarray
+    elastics: Elastics | None
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.starts) - 1
 
 
-@dataclass
-class ImagePass:
-    """A run of image operators that become one sampling of the picture, one colour matrix, one table."""
+@dataclass(frozen=True)
+class ImageFold:
+    """A policy's image operators, checked: `fold` makes passes of what is drawn for them."""
 
-    ops: list[Op] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    """Where its operators stand among the policy's leaves."""
-    normalize: image_ops.Normalize | None = None
-    fill: tuple[int, ...] | None = None
-    interpolation: str | None = None
-    _stage: int = _START
-
-    @property
-    def summary(self) -> str:
-        return "one sampling of the picture" + ("" if self.normalize else ", ending in uint8")
-
-    def accepts(self, op: Op) -> bool:
-        """Whether folding ``op`` in changes nothing but the number of roundings."""
-        if isinstance(op, image_ops.ResizeOp):
-            return self._stage == _START
-        if isinstance(op, image_ops.CropOp):
-            return self._stage in (_START, _RESIZED, _WARPED) and self._same_fill(op)
-        if isinstance(op, image_ops.WarpOp):
-            return self._stage <= _WARPED and self._same_fill(op) and self.interpolation in (None, op.interpolation)
-        if isinstance(op, image_ops.FlipOp):  # moves pixels, changes none: commutes with colour
-            return self._stage <= _TABLED
-        if isinstance(op, image_ops.ColourOp):
-            return self._stage <= _COLOURED
-        if isinstance(op, image_ops.TableOp):
-            return self._stage <= _TABLED
-        return isinstance(op, image_ops.Normalize | image_ops.EraseOp)
-
-    def add(self, op: Op, position: int) -> None:
-        stage = self._stage
-        if isinstance(op, image_ops.ResizeOp):
-            stage = _RESIZED
-        elif isinstance(op, image_ops.CropOp):
-            stage = _WARP_CROPPED if stage == _WARPED else _CROPPED
-        elif isinstance(op, image_ops.WarpOp):
-            stage, self.interpolation = _WARPED, op.interpolation
-        elif isinstance(op, image_ops.ColourOp):
-            stage = _COLOURED
-        elif isinstance(op, image_ops.TableOp):
-            stage = _TABLED
-        elif isinstance(op, image_ops.Normalize):
-            stage, self.normalize = _NORMALISED, op
-        elif isinstance(op, image_ops.EraseOp):
-            stage = max(stage, _ERASED)
-        if isinstance(op, image_ops.CropOp | image_ops.WarpOp):
-            self.fill = tuple(image_ops.fill_rgb(op.fill).tolist())
-        self._stage = stage
-        self.ops.append(op)
-        self.positions.append(position)
-
-    def _same_fill(self, op: image_ops.CropOp | image_ops.WarpOp) -> bool:
-        return self.fill in (None, tuple(image_ops.fill_rgb(op.fill).tolist()))
+    leaves: tuple[Leaf, ...]
+    positions: tuple[int, ...]
+    """Where they stand among the policy's leaves."""
+    normalize: image_ops.Normalize | None
 
     def fold(self, drawn: Sequence[Drawn], size: np.ndarray) -> ImageParams:
-        """The pass's parameters for N incoming pictures of ``size`` int64 [N, 2], given what was drawn for its
-        operators.
-        """
-        n = len(size)
-        size = np.asarray(size, np.int64)
-        geometry, colour = _Geometry(size), _Colour(n)
-        table: np.ndarray | None = None
-        erases: list[tuple[np.ndarray, np.ndarray]] = []
-        scale = bias = None
-        for d in drawn:
-            if isinstance(d.op, image_ops.ResizeOp):
-                geometry.resize(d.params["box"], d.params["resized"])
-            elif isinstance(d.op, image_ops.CropOp):
-                geometry.crop(d.params["box"])
-            elif isinstance(d.op, image_ops.FlipOp):
-                geometry.turn(d.params["flip"])
-            elif isinstance(d.op, image_ops.WarpOp):
-                geometry.warp(d.params["matrix"])
-            elif isinstance(d.op, image_ops.ColourOp):
-                colour.then(d.params["matrix"], d.params["mean_matrix"], d.params["offset"])
-            elif isinstance(d.op, image_ops.TableOp):
-                step = d.params["table"]
-                table = step if table is None else np.take_along_axis(step, table.astype(np.int64), axis=1)
-            elif isinstance(d.op, image_ops.Normalize):
-                scale, bias = d.op.scale_bias
-                erases = [(box, value * scale + bias) for box, value in erases]
-            elif isinstance(d.op, image_ops.EraseOp):
-                value = np.broadcast_to(np.asarray(d.op.value, np.float32), (n, 3))
-                erases.append((d.params["box"], value))
+        """The passes of N pictures of ``size`` int64 [N, 2], given what was drawn for the policy."""
+        folding = _Folding(np.asarray(size, np.int64))
+        for position in self.positions:
+            folding.then(drawn[position])
+        return folding.finish(self.normalize)
 
-        samples = np.zeros(n, IMAGE_SAMPLE)
-        geometry.store(samples, _WARPS[self.interpolation or "bilinear"])
-        colour.store(samples)
-        if self.fill is not None:
-            samples["fill"][:, :3] = self.fill
-        if table is not None:
-            samples["table"] = (table != np.arange(256)).any(axis=1)
-        return ImageParams(
-            samples=samples,
-            box=geometry.box,
-            roi=geometry.roi(),
-            out_size=geometry.out,
-            tables=None if table is None else np.ascontiguousarray(table, np.uint8),
-            erase_boxes=_stack([box for box, _ in erases], n, 4, np.int32),
-            erase_values=_stack([value for _, value in erases], n, 3, np.float32),
-        )
+    def explain(self, drawn: Sequence[Drawn], size: np.ndarray) -> list[str]:
+        """What became of these samples: how many passes they took, then a line per operator."""
+        folding = _Folding(np.asarray(size, np.int64))
+        lines = []
+        for position, leaf in zip(self.positions, self.leaves, strict=True):
+            depths = folding.then(drawn[position])
+            op, n = leaf.op, len(size)
+            stage = next(name for family, name in _STAGES.items() if isinstance(op, family))
+            if isinstance(op, image_ops.Normalize):
+                lines.append(f"{op!r}: {stage}, at the end of the last pass")
+            elif len(depths) == 0:
+                lines.append(f"{op!r}: {stage}, drawn for none of {n:,} samples")
+            else:
+                low, high = int(depths.min()) + 1, int(depths.max()) + 1
+                passes = f"pass {low}" if low == high else f"passes {low} to {high}"
+                lines.append(f"{op!r}: {stage}, {passes}; {len(depths) / n:.0%} of samples")
+        counts = np.bincount(folding.depth + 1)
+        shares = ", ".join(f"{passes}: {count / len(size):.0%}" for passes, count in enumerate(counts) if count)
+        return [f"passes a sample takes: {shares}", *lines]
 
 
-def lower_image(leaves: Sequence[Leaf], field: Field) -> tuple[ImagePass, ...]:
-    """Cuts a policy's image operators into passes.
+def lower_image(leaves: Sequence[Leaf], positions: Sequence[int], field: Field) -> ImageFold:
+    """Checks a policy's image operators, which stand at ``positions`` among its leaves.
 
     Raises ``ValueError`` naming the operator that stands in the wrong place or does not fit the field's channels.
     """
-    passes = [ImagePass()]
-    for position, leaf in enumerate(leaves):
-        op, last = leaf.op, passes[-1]
+    normalize: image_ops.Normalize | None = None
+    for leaf in leaves:
+        op = leaf.op
         if isinstance(op, image_ops.Normalize):
             if leaf.gates:
-                raise ValueError(f"{op!r} applies to every sample: move it out of OneOf/SomeOf, to the policy's end")
+                raise ValueError(f"{op!r} applies to every sample: move it out of its container, to the policy's end")
             if len(op.mean) not in (1, field.channels):
                 raise ValueError(
                     f"{op!r} has {len(op.mean)} means for pictures of {field.channels} channel(s): give as many, or one"
                 )
-            if last.normalize is not None:
+            if normalize is not None:
                 raise ValueError(f"{op!r}: the policy normalises twice; keep one Normalize")
-        elif last.normalize is not None and not isinstance(op, image_ops.EraseOp):
+            normalize = op
+        elif normalize is not None and not isinstance(op, families.EraseOp):
             raise ValueError(f"{op!r} stands after Normalize: only erasing may follow it; move it before")
-        if not last.accepts(op):
-            passes.append(ImagePass())
-        passes[-1].add(op, position)
-    return tuple(passes)
+    return ImageFold(tuple(leaves), tuple(positions), normalize)
 
 
-class _Geometry:
-    """Crop box, resize, window, flips and warp of N samples, composed operator by operator."""
+class _Folding:
+    """N samples on their way through the operators."""
 
     def __init__(self, size: np.ndarray) -> None:
         n = len(size)
-        self.box = np.concatenate([np.zeros_like(size), size], axis=1)
-        self.resized = self.canvas = self.out = size
-        self.window = np.zeros_like(size)
+        self.size = size.copy()  # where each sample stands now
+        self.depth = np.zeros(n, np.int64)  # its pass
+        self.stage = np.zeros(n, np.int8)
+        self.restarts = np.zeros(n, bool)  # its next pass starts from the kept picture
+        self.normalised = False
+        self.levels = [_Level(n)]
+        self.levels[0].begin(np.arange(n), size)
+
+    def then(self, drawn: Drawn) -> np.ndarray:
+        """Takes one operator in; returns the passes int64 [A] of the samples that it does something to."""
+        op, rows = drawn.op, drawn.rows
+        if isinstance(op, image_ops.Normalize):
+            self.normalised = True
+            return rows
+        params = drawn.params
+        if isinstance(op, families.WarpOp):  # one that moves nothing costs nothing
+            moving = (params["matrix"] != np.eye(3)).any(axis=(1, 2))
+            if not moving.all():
+                rows, params = rows[moving], {name: value[moving] for name, value in params.items()}
+        if len(rows) == 0:
+            return rows
+        fits = self._fits(op, rows, params)
+        if not fits.all():
+            self._next_pass(rows[~fits])
+        depths = self.depth[rows]
+        for depth in [depths[0]] if (depths == depths[0]).all() else np.unique(depths):
+            here = np.flatnonzero(depths == depth)
+            if len(here) == len(rows):
+                self.levels[depth].apply(op, rows, params, self.normalised)
+            else:
+                chosen = {name: value[here] for name, value in params.items()}
+                self.levels[depth].apply(op, rows[here], chosen, self.normalised)
+        self._advance(op, rows)
+        self.size[rows] = op.output_size(params, self.size[rows])
+        return depths
+
+    def _next_pass(self, rows: np.ndarray) -> None:
+        self.depth[rows] += 1
+        self.stage[rows] = _START
+        for depth in np.unique(self.depth[rows]):
+            if depth == len(self.levels):
+                self.levels.append(_Level(len(self.size)))
+            here = rows[self.depth[rows] == depth]
+            self.levels[depth].begin(here, self.size[here])
+            self.levels[depth].from_kept[here] = self.restarts[here]
+        self.restarts[rows] = False
+
+    def _fits(self, op: Op, rows: np.ndarray, params: dict[str, np.ndarray]) -> np.ndarray:
+        """bool [A]: the samples whose pass has not gone beyond the operator's stage."""
+        stage = self.stage[rows]
+        if isinstance(op, families.ResizeOp):
+            return stage == _START
+        if isinstance(op, families.CropOp):
+            fits = (stage == _START) | (stage == _RESIZED) | (stage == _WARPED)
+            return fits & self._same(rows, "fill", np.broadcast_to(families.fill_rgb(op.fill), (len(rows), 3)))
+        if isinstance(op, families.WarpOp | families.ElasticOp):
+            fits = (stage <= _WARPED) & self._same(rows, "warp", params["warp"])
+            return fits & self._same(rows, "fill", np.broadcast_to(families.fill_rgb(op.fill), (len(rows), 3)))
+        if isinstance(op, families.FlipOp):  # moves pixels, changes none: commutes with all that looks at one alone
+            return (stage < _ERASED) & ~self._of(rows, "fixed")
+        if isinstance(op, families.FilterOp):
+            return stage < _FILTERED
+        if isinstance(op, families.StretchOp):
+            return stage < _STRETCHED
+        if isinstance(op, families.ColourOp):  # what is clamped in between would be lost
+            return (stage < _COLOURED) | ((stage == _COLOURED) & self._of(rows, "bounded"))
+        if isinstance(op, families.HueOp):
+            return stage < _HUED
+        if isinstance(op, families.TableOp):
+            return stage <= _TABLED
+        if isinstance(op, families.EraseOp):
+            return stage <= _ERASED
+        if isinstance(op, families.BlendOp):
+            return stage < _CLOSED
+        raise TypeError(f"{op!r} belongs to no family of image operators")
+
+    def _advance(self, op: Op, rows: np.ndarray) -> None:
+        if isinstance(op, families.FlipOp):
+            return
+        if isinstance(op, families.CropOp):
+            self.stage[rows] = np.where(self.stage[rows] == _WARPED, _WARP_CROPPED, _CROPPED)
+            return
+        self.stage[rows] = next(stage for family, stage in _REACHED if isinstance(op, family))
+        if isinstance(op, families.BlendOp):
+            self.restarts[rows] = op.step == "add"
+
+    def _of(self, rows: np.ndarray, name: str) -> np.ndarray:
+        """A property of the passes that these samples are in, bool or numbers [A, …]."""
+        out = getattr(self.levels[0], name)[rows]
+        for depth in range(1, len(self.levels)):
+            here = self.depth[rows] == depth
+            out[here] = getattr(self.levels[depth], name)[rows[here]]
+        return out
+
+    def _same(self, rows: np.ndarray, name: str, wanted: np.ndarray) -> np.ndarray:
+        """bool [A]: samples whose pass has no ``name`` yet (-1), or this one."""
+        now = self._of(rows, name).reshape(len(rows), -1)
+        return ((now == wanted.reshape(len(rows), -1)) | (now < 0)).all(axis=1)
+
+    def finish(self, normalize: image_ops.Normalize | None) -> ImageParams:
+        n = len(self.size)
+        starts = np.concatenate([[0], np.cumsum(self.depth + 1)])
+        passes = np.zeros(int(starts[-1]), IMAGE_PASS)
+        box = np.empty((len(passes), 4), np.int64)
+        pools = _Pools(normalize)
+        for depth, level in enumerate(self.levels):
+            rows = np.flatnonzero(self.depth >= depth)
+            at = starts[rows] + depth
+            passes[at] = level.store(rows, at, self.depth[rows] == depth, pools)
+            box[at] = level.box[rows]
+        erases, scaled = pools.erases(passes)
+        return ImageParams(
+            passes=passes,
+            starts=starts.astype(np.int32),
+            box=box,
+            roi=self.levels[0].roi(np.arange(n)),
+            out_size=self.size,
+            tables=np.concatenate(pools.tables) if pools.tables else np.zeros((0, 256), np.uint8),
+            weights=np.concatenate(pools.weights) if pools.weights else np.zeros(0, np.float32),
+            erases=erases,
+            scaled=scaled,
+            elastics=pools.elastics(),
+        )
+
+
+_REACHED = (
+    (families.ResizeOp, _RESIZED),
+    (families.WarpOp, _WARPED),
+    (families.ElasticOp, _DISPLACED),
+    (families.FilterOp, _FILTERED),
+    (families.StretchOp, _STRETCHED),
+    (families.ColourOp, _COLOURED),
+    (families.HueOp, _HUED),
+    (families.TableOp, _TABLED),
+    (families.EraseOp, _ERASED),
+    (families.BlendOp, _CLOSED),
+)
+
+
+class _Level:
+    """The passes of one depth, of the samples that have them: arrays [N, …] of which the other rows mean nothing."""
+
+    def __init__(self, n: int) -> None:
+        self.box, self.resized = np.zeros((n, 4), np.int64), np.zeros((n, 2), np.int64)
+        self.canvas, self.out, self.window = (np.zeros((n, 2), np.int64) for _ in range(3))
+        self.resample = np.zeros(n, np.int64)
         self.flip = np.zeros((n, 2), bool)
-        self.matrix = np.broadcast_to(np.eye(2, 3), (n, 2, 3))
-        self.warped = np.zeros(n, bool)
+        self.matrix = np.zeros((n, 3, 3))
+        self.warp = np.zeros(n, np.int64)  # -1: none yet
+        self.fill = np.zeros((n, 3), np.int64)  # -1: none yet
+        self.fixed = np.zeros(n, bool)  # pixels may not move any more
+        self.colour, self.bounded = np.zeros(n, bool), np.zeros(n, bool)
+        self.colour_matrix, self.mean_matrix = np.zeros((n, 3, 3)), np.zeros((n, 3, 3))
+        self.offset = np.zeros((n, 3))
+        self.pixels = np.zeros(n, IMAGE_PASS)  # what is stored as it is drawn: filter, stretch, hue, blends
+        self.from_kept = np.zeros(n, bool)
+        self.table: np.ndarray | None = None
+        self.elastic: dict[str, np.ndarray] | None = None
+        self.taps: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.erases: list[_Erase] = []
 
-    def resize(self, box: np.ndarray, resized: np.ndarray) -> None:
-        self.box, self.resized, self.canvas, self.out = box, resized, resized, resized
+    def begin(self, rows: np.ndarray, size: np.ndarray) -> None:
+        self.box[rows, 2:] = self.resized[rows] = self.canvas[rows] = self.out[rows] = size
+        self.matrix[rows] = np.eye(3)
+        self.warp[rows] = self.fill[rows] = -1
+        self.colour_matrix[rows] = np.eye(3)
+        self.bounded[rows] = True
 
-    def crop(self, box: np.ndarray) -> None:
+    def apply(self, op: Op, rows: np.ndarray, params: dict[str, np.ndarray], normalised: bool) -> None:
+        if isinstance(op, families.ResizeOp):
+            self.box[rows], self.resample[rows] = params["box"], params["resample"]
+            self.resized[rows] = self.canvas[rows] = self.out[rows] = params["resized"]
+        elif isinstance(op, families.CropOp):
+            self.fill[rows] = families.fill_rgb(op.fill)
+            self._crop(rows, params["box"])
+        elif isinstance(op, families.FlipOp):
+            self._turn(rows, params["flip"])
+        elif isinstance(op, families.WarpOp):
+            self.fill[rows], self.warp[rows] = families.fill_rgb(op.fill), params["warp"]
+            self.matrix[rows] = self.matrix[rows] @ params["matrix"]
+        elif isinstance(op, families.ElasticOp):
+            self.fill[rows], self.warp[rows], self.fixed[rows] = families.fill_rgb(op.fill), params["warp"], True
+            n = len(self.fixed)
+            if self.elastic is None:
+                self.elastic = {"alpha": np.zeros((n, 2)), "sigma": np.zeros((n, 2)), "noise": np.zeros((n, 5), np.uint32)}
+                self.elastic["any"] = np.zeros(n, bool)
+            for name in ("alpha", "sigma", "noise"):
+                self.elastic[name][rows] = params[name]
+            self.elastic["any"][rows] = True
+        elif isinstance(op, families.FilterOp):
+            self.fixed[rows] = True
+            self.pixels["filter"][rows], self.pixels["filter_values"][rows] = op.kind, params["values"]
+            if "noise" in params:
+                self.pixels["noise"][rows] = params["noise"]
+            if "weights" in params:
+                self.taps.append((rows, params["taps"], params["weights"]))
+        elif isinstance(op, families.StretchOp):
+            self.pixels["stretch"][rows] = op.stretch
+        elif isinstance(op, families.ColourOp):
+            self._recolour(rows, params["matrix"], params["mean_matrix"], params["offset"])
+        elif isinstance(op, families.HueOp):
+            self.pixels["hue"][rows] = params["hue"]
+        elif isinstance(op, families.TableOp):
+            if self.table is None:
+                self.table = np.tile(np.arange(256, dtype=np.uint8), (len(self.fixed), 1))
+            self.table[rows] = np.take_along_axis(params["table"], self.table[rows].astype(np.int64), axis=1)
+        elif isinstance(op, families.EraseOp):
+            self.fixed[rows] = True
+            self.erases.append(_Erase(rows, params["boxes"], *op.erased(normalised), params.get("noise"), normalised))
+        elif isinstance(op, families.BlendOp):
+            if op.step == "keep":
+                self.pixels["keep"][rows] = 1
+            else:
+                self.pixels["blend"][rows], self.pixels["weight"][rows] = _BLENDS[op.step], params["weight"]
+                self.pixels["kept_weight"][rows] = params["kept_weight"]
+
+    def _crop(self, rows: np.ndarray, box: np.ndarray) -> None:
         corner, size = box[:, :2], box[:, 2:]
-        unflipped = np.where(self.flip, self.canvas - corner - size, corner)
-        warped = self.warped[:, None]
-        self.window = np.where(warped, self.window, self.window + unflipped)
-        self.canvas = np.where(warped, self.canvas, size)
-        shift = np.broadcast_to(np.eye(2, 3), self.matrix.shape).copy()
-        shift[:, :, 2] = corner[:, ::-1]
-        self.matrix = np.where(self.warped[:, None, None], _compose(self.matrix, shift), self.matrix)
-        self.out = size
+        warped = self.warp[rows] > 0
+        plain = ~warped
+        r, canvas = rows[plain], self.canvas[rows[plain]]
+        self.window[r] += np.where(self.flip[r], canvas - corner[plain] - size[plain], corner[plain])
+        self.canvas[r] = size[plain]
+        if warped.any():
+            shift = np.tile(np.eye(3), (int(warped.sum()), 1, 1))
+            shift[:, :2, 2] = corner[warped][:, ::-1]
+            self.matrix[rows[warped]] = self.matrix[rows[warped]] @ shift
+        self.out[rows] = size
 
-    def turn(self, flip: np.ndarray) -> None:
-        self.flip = self.flip ^ (flip & ~self.warped[:, None])
-        mirror = np.broadcast_to(np.eye(2, 3), self.matrix.shape).copy()
-        for axis, row in ((1, 0), (0, 1)):  # left-right mirrors x, up-down mirrors y
-            turned = flip[:, axis]
-            mirror[turned, row, row] = -1.0
-            mirror[turned, row, 2] = self.out[turned, axis] - 1
-        self.matrix = np.where(self.warped[:, None, None], _compose(self.matrix, mirror), self.matrix)
+    def _turn(self, rows: np.ndarray, flip: np.ndarray) -> None:
+        warped = self.warp[rows] > 0
+        plain = ~warped
+        self.flip[rows[plain]] ^= flip[plain]
+        if warped.any():
+            r, flip = rows[warped], flip[warped]
+            mirror = np.tile(np.eye(3), (len(r), 1, 1))
+            for axis, row in ((1, 0), (0, 1)):  # left-right mirrors x, up-down mirrors y
+                turned = flip[:, axis]
+                mirror[turned, row, row] = -1.0
+                mirror[turned, row, 2] = self.out[r[turned], axis] - 1
+            self.matrix[r] = self.matrix[r] @ mirror
 
-    def warp(self, matrix: np.ndarray) -> None:
-        self.matrix = _compose(self.matrix, matrix)
-        self.warped = self.warped | (matrix != np.eye(2, 3)).any(axis=(1, 2))
+    def _recolour(self, rows: np.ndarray, matrix: np.ndarray, mean_matrix: np.ndarray, offset: np.ndarray) -> None:
+        """out = M·rgb + (K·mean(rgb) + offset) after what was before."""
+        before, mean_before = self.colour_matrix[rows], self.mean_matrix[rows]
+        # Every operator of the field truncates; what folding spares is put back as its mean, half a level.
+        shift = self.offset[rows] - np.where(self.colour[rows], 0.5, 0.0)[:, None]
+        # The mean of M·x + K·mean(x) + o is (M + K)·mean(x) + o.
+        offset = np.einsum("nij,nj->ni", matrix + mean_matrix, shift) + offset
+        mean_matrix = matrix @ mean_before + mean_matrix @ (before + mean_before)
+        matrix = matrix @ before
+        self.colour_matrix[rows], self.mean_matrix[rows], self.offset[rows] = matrix, mean_matrix, offset
+        self.colour[rows] = True
+        both = np.concatenate([matrix, mean_matrix], axis=2)
+        low = 255 * np.minimum(both, 0).sum(axis=2) + offset
+        high = 255 * np.maximum(both, 0).sum(axis=2) + offset
+        self.bounded[rows] = ((low > -1) & (high < 256)).all(axis=1)
 
-    def roi(self) -> np.ndarray:
-        """int64 [N, 4]: what the window needs of the incoming picture; at least a pixel, so that there is something to
+    def roi(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [A, 4]: what the window needs of the incoming picture; at least a pixel, so that there is something to
         decode.
         """
-        first = np.clip(self.window, 0, self.resized - 1)
-        last = np.clip(self.window + self.canvas - 1, first, self.resized - 1)
-        start, _ = tap_range(self.box[:, 2:], self.resized, first)
-        _, end = tap_range(self.box[:, 2:], self.resized, last)
-        return np.concatenate([self.box[:, :2] + start, end - start], axis=1)
+        box, resized = self.box[rows], self.resized[rows]
+        first = np.clip(self.window[rows], 0, resized - 1)
+        last = np.clip(self.window[rows] + self.canvas[rows] - 1, first, resized - 1)
+        resample = self.resample[rows][:, None]
+        start, _ = tap_range(box[:, 2:], resized, first, resample)
+        _, end = tap_range(box[:, 2:], resized, last, resample)
+        return np.concatenate([box[:, :2] + start, end - start], axis=1)
 
-    def store(self, samples: np.ndarray, interpolation: int) -> None:
+    def store(self, rows: np.ndarray, at: np.ndarray, last: np.ndarray, pools: _Pools) -> np.ndarray:
+        """The passes [A] of these samples, which stand ``at`` int64 [A] among all; ``last`` bool [A]: their last."""
+        out = self.pixels[rows]
         for name, value in (
             ("crop", self.box[:, 2:]),
             ("resized", self.resized),
-            ("window", self.window),
             ("canvas", self.canvas),
+            ("out", self.out),
         ):
-            samples[f"{name}_{'y' if name == 'window' else 'h'}"] = value[:, 0]
-            samples[f"{name}_{'x' if name == 'window' else 'w'}"] = value[:, 1]
-        samples["flip"] = self.flip[:, 1] | (self.flip[:, 0].astype(np.int32) << 1)
-        samples["warp"] = np.where(self.warped, interpolation, 0)
-        samples["matrix"] = self.matrix.reshape(-1, 6)
+            out[f"{name}_h"], out[f"{name}_w"] = value[rows, 0], value[rows, 1]
+        out["window_y"], out["window_x"] = self.window[rows, 0], self.window[rows, 1]
+        out["origin_y"], out["origin_x"] = -self.box[rows, 0], -self.box[rows, 1]
+        out["resample"] = self.resample[rows]
+        out["flip"] = self.flip[rows, 1] | (self.flip[rows, 0].astype(np.int32) << 1)
+        out["warp"] = np.maximum(self.warp[rows], 0)
+        matrix = self.matrix[rows]
+        # A last row of 0, 0, 1 is affine, and is told by that; products of affine ones have it to the bit.
+        out["matrix"] = (matrix / np.where(matrix[:, 2:, 2:] == 0, 1.0, matrix[:, 2:, 2:])).reshape(-1, 9)
+        out["fill"][:, :3] = np.maximum(self.fill[rows], 0)
+        out["colour"] = self.colour[rows]
+        out["colour_matrix"], out["colour_mean_matrix"] = self.colour_matrix[rows], self.mean_matrix[rows]
+        out["colour_offset"] = self.offset[rows]
+        out["from_kept"] = self.from_kept[rows]
+        out["table"] = -1 if self.table is None else pools.add_tables(self.table[rows])
+        place = np.full(len(self.fixed), -1)  # sample → its pass's place among all
+        place[rows] = at
+        for tapped, taps, weights in self.taps:
+            mine = np.searchsorted(rows, tapped)
+            out["filter_h"][mine], out["filter_w"][mine] = taps[:, 0], taps[:, 1]
+            out["filter_weights"][mine] = pools.add_weights(weights)
+        is_last = np.zeros(len(self.fixed), bool)
+        is_last[rows] = last
+        for erase in self.erases:
+            pools.add_erase(place[erase.rows], is_last[erase.rows], erase)
+        if self.elastic is not None:
+            moved = rows[self.elastic["any"][rows]]
+            fields = (self.elastic[name][moved] for name in ("alpha", "sigma", "noise"))
+            pools.displacements.append(Elastics(place[moved], self.out[moved], *fields))
+        return out
 
 
-class _Colour:
-    """out = M·rgb + (K·mean(rgb) + offset) of N samples, composed operator by operator without a clamp in between."""
+@dataclass(frozen=True)
+class _Erase:
+    """Boxes int64 [A, B, 4] of one operator."""
 
-    def __init__(self, n: int) -> None:
-        self.matrix = np.broadcast_to(np.eye(3), (n, 3, 3))
-        self.mean_matrix = np.zeros((n, 3, 3))
-        self.offset = np.zeros((n, 3))
-
-    def then(self, matrix: np.ndarray, mean_matrix: np.ndarray, offset: np.ndarray) -> None:
-        # The mean of M·x + K·mean(x) + o is (M + K)·mean(x) + o.
-        self.offset = np.einsum("nij,nj->ni", matrix + mean_matrix, self.offset) + offset
-        self.mean_matrix = matrix @ self.mean_matrix + mean_matrix @ (self.matrix + self.mean_matrix)
-        self.matrix = matrix @ self.matrix
-
-    def store(self, samples: np.ndarray) -> None:
-        idle = (
-            (self.matrix == np.eye(3)).all(axis=(1, 2))
-            & (self.mean_matrix == 0).all(axis=(1, 2))
-            & (self.offset == 0).all(axis=1)
-        )
-        samples["colour"] = ~idle
-        samples["colour_matrix"] = self.matrix
-        samples["colour_mean_matrix"] = self.mean_matrix
-        samples["colour_offset"] = self.offset
+    rows: np.ndarray
+    boxes: np.ndarray
+    value: np.ndarray
+    sigma: float
+    noise: np.ndarray | None
+    normalised: bool
 
 
-def _compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Output → input of ``first`` after output → input of ``second``: where a pixel of the later picture comes from."""
-    linear = first[:, :, :2] @ second[:, :, :2]
-    translation = np.einsum("nij,nj->ni", first[:, :, :2], second[:, :, 2]) + first[:, :, 2]
-    return np.concatenate([linear, translation[:, :, None]], axis=2)
+class _Pools:
+    """What passes refer to by number."""
 
+    def __init__(self, normalize: image_ops.Normalize | None) -> None:
+        self._normalize = normalize
+        self.tables: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []
+        self.displacements: list[Elastics] = []
+        self._erases: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
-def _stack(arrays: list[np.ndarray], n: int, width: int, dtype: type) -> np.ndarray:
-    return np.ascontiguousarray(np.stack(arrays, axis=1), dtype) if arrays else np.zeros((n, 0, width), dtype)
+    def add_tables(self, tables: np.ndarray) -> np.ndarray:
+        """uint8 [A, 256] → their numbers int64 [A], -1 where a table changes nothing."""
+        busy = np.flatnonzero((tables != np.arange(256, dtype=np.uint8)).any(axis=1))
+        numbers = np.full(len(tables), -1)
+        numbers[busy] = sum(map(len, self.tables)) + np.arange(len(busy))
+        self.tables.append(tables[busy])
+        return numbers
+
+    def add_weights(self, weights: np.ndarray) -> np.ndarray:
+        """float32 [A, K] → where each row begins, int64 [A]."""
+        begin = sum(map(len, self.weights))
+        self.weights.append(np.ascontiguousarray(weights, np.float32).reshape(-1))
+        return begin + weights.shape[1] * np.arange(len(weights))
+
+    def add_erase(self, at: np.ndarray, last: np.ndarray, erase: _Erase) -> None:
+        a, b = erase.boxes.shape[:2]
+        out = np.zeros((a, b), ERASE_BOX)
+        for i, name in enumerate("yxhw"):
+            out[name] = erase.boxes[:, :, i]
+        out["values"], out["sigma"] = erase.value, erase.sigma
+        if erase.noise is not None:
+            out["noise"] = erase.noise[:, None]
+        scaled = last & (not erase.normalised)  # counts in 0..255 where the output does not
+        if self._normalize is not None:
+            scale, bias = (np.broadcast_to(v, 3) for v in self._normalize.scale_bias)
+            out["values"][scaled] = out["values"][scaled] * scale + bias
+            out["sigma"][scaled] = out["sigma"][scaled] * scale
+            scaled = np.zeros_like(scaled)
+        self._erases.append((np.repeat(at, b), out.reshape(-1), np.repeat(scaled, b)))
+
+    def erases(self, passes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All boxes, a pass's together and in order, and which take the output's scale; tells the passes."""
+        if not self._erases:
+            return np.zeros(0, ERASE_BOX), np.zeros(0, bool)
+        at, boxes, scaled = (np.concatenate(parts) for parts in zip(*self._erases, strict=True))
+        used = np.flatnonzero((boxes["h"] > 0) & (boxes["w"] > 0))
+        order = used[np.argsort(at[used], kind="stable")]
+        counts = np.bincount(at[order], minlength=len(passes))
+        passes["erases"] = counts
+        passes["first_erase"] = np.cumsum(counts) - counts
+        return boxes[order], scaled[order]
+
+    def elastics(self) -> Elastics | None:
+        if not self.displacements:
+            return None
+        names = ("at", "size", "alpha", "sigma", "noise")
+        return Elastics(*(np.concatenate([getattr(e, name) for e in self.displacements]) for name in names))

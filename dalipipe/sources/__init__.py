@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import numpy as np
+
 from dalipipe.sources.arrays import Arrays
-from dalipipe.sources.base import Source
+from dalipipe.sources.base import Source, changed_labels
 from dalipipe.sources.folder import ImageFolder
 from dalipipe.sources.mapped import MapDataset
 from dalipipe.sources.segmentation import Cityscapes, ImageMasks
@@ -24,22 +27,62 @@ def as_source(dataset: Any) -> Source:
     """A dalipipe source as it is; torchvision's ``ImageFolder``, ``CIFAR10/100`` and ``MNIST`` family by their own
     data; Arrow tables and Hugging Face data sets as a `Table`; any other map-style data set as a `MapDataset`.
 
-    Raises ``TypeError`` for what has no items by index, ``ValueError`` for a torchvision data set that carries
-    transforms.
+    What a torchvision or timm data set would do to its pictures is then the source's ``transform``. A
+    ``target_transform`` is applied; where a source has its own labels, once for each.
+
+    Raises ``TypeError`` for what has no items by index, ``ValueError`` for any other data set that carries transforms.
     """
     if isinstance(dataset, Source):
         return dataset
     if is_table(dataset):
         return Table(dataset)
-    for name in ("transform", "target_transform", "transforms"):
-        if getattr(dataset, name, None) is not None:
-            raise ValueError(
-                f"{type(dataset).__name__}.{name} is set, but it would not be applied: dalipipe augments by policy. "
-                f"Make the data set with {name}=None and pass DataLoader(policy=...), see dalipipe.recipes; or wrap "
-                "it, dalipipe.MapDataset(dataset), which applies it"
-            )
+    set_here = [name for name in _TRANSFORMS if getattr(dataset, name, None) is not None]
+    if set_here and not _is_of_a_library(dataset):
+        raise ValueError(
+            f"{type(dataset).__name__}.{set_here[0]} is set, but only its own code knows what it is applied to. Make "
+            f"the data set with {set_here[0]}=None and pass DataLoader(policy=...), see dalipipe.recipes, and "
+            "dalipipe.convert, which makes a policy of a transform; or wrap it, dalipipe.MapDataset(dataset), which "
+            "applies it"
+        )
+    source: Source
+    target_transform = getattr(dataset, "target_transform", None)
     if hasattr(dataset, "samples") and hasattr(dataset, "classes") and hasattr(dataset, "loader"):
-        return ImageFolder.from_samples(dataset.samples, dataset.classes)
-    if hasattr(dataset, "data") and hasattr(dataset, "targets"):
-        return Arrays(dataset.data, dataset.targets, classes=getattr(dataset, "classes", None))
-    return MapDataset(dataset)
+        source = ImageFolder.from_samples(dataset.samples, dataset.classes)
+        source.labels = changed_labels(source.labels, target_transform)
+    elif hasattr(dataset, "data") and hasattr(dataset, "targets"):
+        labels = dataset.targets if target_transform is None else np.asarray(dataset.targets)
+        classes = getattr(dataset, "classes", None)
+        source = Arrays(dataset.data, changed_labels(labels, target_transform), classes=classes)
+    else:
+        source = MapDataset(_bare(dataset) if set_here else dataset)
+    source.transform = _transform(dataset) if set_here else None
+    return source
+
+
+_TRANSFORMS = ("transform", "target_transform", "transforms")
+
+
+def _is_of_a_library(dataset: Any) -> bool:
+    """Whether its items are made by torchvision's or timm's code, which applies ``transform`` to the picture."""
+    made_by = getattr(getattr(type(dataset), "__getitem__", None), "__module__", None) or ""
+    return made_by.split(".")[0] in ("torchvision", "timm")
+
+
+def _transform(dataset: Any) -> Any:
+    """What becomes of the picture, or of it and the target together."""
+    joint = getattr(dataset, "transforms", None)
+    if joint is not None and type(joint).__name__ != "StandardTransform":  # which is but the other two
+        return joint
+    return getattr(dataset, "transform", None)
+
+
+def _bare(dataset: Any) -> Any:
+    """A copy that leaves pictures as they are."""
+    joint = getattr(dataset, "transforms", None)
+    dataset = copy.copy(dataset)
+    dataset.transform = None
+    if joint is not None:
+        dataset.transforms = None
+        if type(joint).__name__ == "StandardTransform" and dataset.target_transform is not None:
+            dataset.transforms = type(joint)(None, dataset.target_transform)
+    return dataset

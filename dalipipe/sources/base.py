@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,10 @@ class Source(ABC):
     """Names of the label values, where known."""
     labels: np.ndarray | None = None
     """int64 [N]: every record's label, where known without reading the records."""
+    transform: Any = None
+    """A transform of torchvision's or timm's for the pictures: a loader without a policy converts it. Reading does not
+    apply it.
+    """
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -42,6 +46,24 @@ class Source(ABC):
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Frees what reading holds open; reading again opens it again."""
+
+
+def changed_labels(labels: np.ndarray, target_transform: Callable[[int], Any] | None) -> np.ndarray:
+    """int64 [N]: the labels as ``target_transform`` gives them, which is called once for each that there is.
+
+    Raises ``ValueError`` where it gives anything but a whole number.
+    """
+    if target_transform is None:
+        return labels
+    present, places = np.unique(labels, return_inverse=True)
+    changed = [target_transform(label) for label in present.tolist()]
+    for label, value in zip(present.tolist(), changed, strict=True):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise ValueError(
+                f"target_transform must give a whole number for a label, got {value!r} for {label}; wrap the data set, "
+                "dalipipe.MapDataset(dataset), for targets of another kind"
+            )
+    return np.array(changed, np.int64)[places]
 
 
 def digest(parts: Iterable[bytes]) -> str:

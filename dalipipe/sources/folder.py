@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from dalipipe.records import Encoded, Records
 from dalipipe.schema import Field, Schema
-from dalipipe.sources.base import Source, digest
+from dalipipe.sources.base import Source, changed_labels, digest
 from dalipipe.sources.index import cached_index
 from dalipipe.sources.index.listing import is_absolute, parse_list
 from dalipipe.sources.index.names import Names, common_folder
@@ -35,6 +35,8 @@ class ImageFolder(Source):
 
     Args:
         root: a folder, or the URL of one in a store (``s3://bucket/train``).
+        transform: of torchvision or timm, for the pictures: a loader without a policy converts it (`dalipipe.convert`).
+        target_transform: a function of a label, to another whole number: called once for each class.
         storage: reads and lists; None: local files, and stores by their default settings.
         cache: keep what was found in large folders (10,000 pictures and more) in an index file. That of a local folder
             holds until a folder under the root changes; a store's, which nobody can see change, until ``refresh``.
@@ -45,7 +47,7 @@ class ImageFolder(Source):
 
     Raises:
         FileNotFoundError: a missing or empty root, a root without class folders, a class without pictures.
-        ValueError: an ``index_dir`` within the root.
+        ValueError: an ``index_dir`` within the root, a ``target_transform`` that gives anything but whole numbers.
     """
 
     schema = Schema((Field("image", "image", channels=3), Field("label", "column")))
@@ -55,6 +57,8 @@ class ImageFolder(Source):
     def __init__(
         self,
         root: str | os.PathLike[str],
+        transform: Any = None,
+        target_transform: Callable[[int], int] | None = None,
         *,
         storage: Storage | None = None,
         cache: bool = True,
@@ -90,7 +94,9 @@ class ImageFolder(Source):
             index = cached_index("folder1", of, build, is_current, index_dir, keep=_is_large)
         else:
             index = build()
-        self._set(_texts(index, "name", os.path.join(root, "")), index["labels"], _texts(index, "class")[:], storage)
+        names, classes = _texts(index, "name", os.path.join(root, "")), _texts(index, "class")[:]
+        self._set(names, changed_labels(index["labels"], target_transform), classes, storage)
+        self.transform = transform
 
     @classmethod
     def from_samples(

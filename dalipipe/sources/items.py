@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
-from dalipipe.schema import Field, Schema
+from dalipipe.schema import BoxFormat, Field, Schema
 from dalipipe.sources.formats import field_name
 
 Columns = Sequence[str | Field] | None
@@ -18,17 +18,23 @@ _LABEL_MAP_MODES = ("1", "L", "P", "I", "I;16")
 
 @dataclass(frozen=True)
 class Part:
-    """One value of an item. ``key``: its place or key; ``dtype``, ``shape``: of a column, from the first item."""
+    """One value of an item. ``path``: its place or key, and where that is a mapping, the key in it; ``dtype``,
+    ``shape``: of a column, from the first item.
+    """
 
-    key: Any
+    path: tuple[Any, ...]
     field: Field
     dtype: np.dtype | None = None
     shape: tuple[int, ...] = ()
 
     def value(self, value: Any) -> Any:
-        """In a batch's form: a picture uint8 [H, W, C], a column's row, an object. Raises ``ValueError``."""
+        """In a batch's form: a picture uint8 [H, W, C], boxes or points float32, a column's row, an object. Raises
+        ``ValueError``.
+        """
         if self.field.kind in ("image", "mask"):
             return _picture(value, self.field)
+        if self.field.kind in ("boxes", "points"):
+            return _places(value, self.field)
         if self.field.kind == "object":
             return value
         array = np.asarray(_plain(value))
@@ -63,14 +69,12 @@ class Items:
             raise ValueError(f"expected an item of {self.length} values, as the first one, got one {found}")
         if self.length is None and not isinstance(item, Mapping):
             raise ValueError(f"expected an item with keys, as the first one, got a {type(item).__name__}")
-        for part in self.parts:
-            if self.length is None and part.key not in item:
-                raise ValueError(f"the item has no {part.key!r}, but the first one has")
-        return tuple(part.value(item[part.key]) for part in self.parts)
+        return tuple(part.value(_follow(item, part.path)) for part in self.parts)
 
 
 def infer(item: Any, columns: Columns) -> Items:
-    """Takes an item apart: a mapping by its keys, a tuple by places, all else as one value.
+    """Takes an item apart: a mapping by its keys, a tuple by places (and a mapping in it that has torchvision's boxes,
+    points or masks by its keys), all else as one value.
 
     Raises ``TypeError`` or ``ValueError`` where ``columns`` does not go with the item.
     """
@@ -85,42 +89,101 @@ def infer(item: Any, columns: Columns) -> Items:
         missing = [key for key in keys if key not in item]
         if missing:
             raise ValueError(f"MapDataset: columns name {missing}, but an item has {', '.join(map(repr, item))}")
+        paths = [(key,) for key in keys]
         names, values = [str(key) for key in keys], [item[key] for key in keys]
     else:
         whole = not isinstance(item, tuple | list)
-        values = [item] if whole else list(item)
-        keys = list(range(len(values)))
-        names = list(getattr(item, "_fields", ())) if given is None else [field.name for field in given]
-        if given is not None and len(given) != len(values):
-            raise ValueError(
-                f"MapDataset: columns must name each of an item's {len(values)} values, got {len(given)} names"
-            )
+        paths, names, values = _flat([item] if whole else item)
+        if given is not None:
+            if len(given) != len(values):
+                raise ValueError(
+                    f"MapDataset: columns must name each of an item's {len(values)} values, got {len(given)} names"
+                )
+            names = [field.name for field in given]
     if not values:
         raise ValueError("MapDataset: expected items with values, got an empty one")
 
     parts: list[Part] = []
-    for key, value in zip(keys, values, strict=True):
-        parts.append(_part(key, value, [part.field.kind for part in parts]))
-    for i, name in enumerate(names or _names([part.field for part in parts])):
+    for path, value in zip(paths, values, strict=True):
+        parts.append(_part(path, value, [part.field.kind for part in parts]))
+    default = _names([part.field for part in parts])
+    for i, name in enumerate(names):
         if given is not None and not isinstance(item, Mapping) and field_name(name) != name:
             raise ValueError(f"MapDataset: column {name!r}: expected a Python name, such as {field_name(name)!r}")
-        parts[i] = replace(parts[i], field=replace(parts[i].field, name=_free(field_name(name), parts[:i])))
+        own = _free(field_name(name or default[i]), parts[:i])
+        parts[i] = replace(parts[i], field=replace(parts[i].field, name=own))
     for i, column in enumerate(columns or ()):
         if isinstance(column, Field):
             parts[i] = _as_asked(parts[i], column, values[i])
+    parts = _beside_boxes(parts, values, [isinstance(column, Field) for column in columns or [""] * len(parts)])
     if isinstance(item, Mapping):
         return Items(tuple(parts))
-    return Items(tuple(parts), whole=whole, length=None if whole else len(values))
+    return Items(tuple(parts), whole=whole, length=None if whole else len(item))
 
 
-def _part(key: Any, value: Any, before: Sequence[str]) -> Part:
+def _flat(item: Sequence[Any]) -> tuple[list[tuple[Any, ...]], list[str], list[Any]]:
+    """The paths of an item's values, their names ("" where they have none) and the values themselves."""
+    paths: list[tuple[Any, ...]] = []
+    names: list[str] = []
+    values: list[Any] = []
+    own = getattr(item, "_fields", None) or [""] * len(item)
+    for place, (name, value) in enumerate(zip(own, item, strict=True)):
+        if isinstance(value, Mapping) and any(_tv_tensor(one) for one in value.values()):
+            paths += [(place, key) for key in value]
+            names += [str(key) for key in value]
+            values += value.values()
+        else:
+            paths.append((place,))
+            names.append(name)
+            values.append(value)
+    return paths, names, values
+
+
+def _follow(item: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        if isinstance(item, Mapping) and key not in item:
+            raise ValueError(f"the item has no {key!r}, but the first one has")
+        item = item[key]
+    return item
+
+
+def _part(path: tuple[Any, ...], value: Any, before: Sequence[str]) -> Part:
     """``before``: the kinds of the values before it; a second picture of one channel is a label map."""
     if _is_label_map(value, "image" in before):
-        return Part(key, Field("", "mask", channels=1))
+        return Part(path, Field("", "mask", channels=1))
+    if _tv_tensor(value) == "BoundingBoxes":
+        return Part(path, Field("", "boxes", format=_box_format(value)))
+    if _tv_tensor(value) == "KeyPoints":
+        return Part(path, Field("", "points"))
     channels = _channels(value)
     if channels is not None:
-        return Part(key, Field("", "image", channels=channels))
-    return _column(Part(key, Field("", "object")), value) or Part(key, Field("", "object"))
+        return Part(path, Field("", "image", channels=channels))
+    return _column(Part(path, Field("", "object")), value) or Part(path, Field("", "object"))
+
+
+def _beside_boxes(parts: list[Part], values: list[Any], asked: list[bool]) -> list[Part]:
+    """Arrays with a row a box are as ragged as the boxes, so objects unless asked for as something else; and boxes that
+    were not told their companions have them all.
+    """
+    rows = [len(v) if p.field.kind == "boxes" else _rows(v) for p, v in zip(parts, values, strict=True)]
+    counts = {n for part, n in zip(parts, rows, strict=True) if part.field.kind == "boxes"}
+    parts = [
+        Part(part.path, Field(part.field.name, "object"))
+        if part.field.kind == "column" and n in counts and not fixed
+        else part
+        for part, n, fixed in zip(parts, rows, asked, strict=True)
+    ]
+    for i, part in enumerate(parts):
+        if part.field.kind == "boxes" and not part.field.companions:
+            beside = (p.field for p, n in zip(parts, rows, strict=True) if n == rows[i])
+            names = tuple(field.name for field in beside if field.kind == "object")
+            parts[i] = replace(part, field=replace(part.field, companions=names))
+    return parts
+
+
+def _rows(value: Any) -> int | None:
+    """Of an array or tensor; ``None`` for what is none."""
+    return len(value) if (isinstance(value, np.ndarray) or _is_tensor(value)) and value.ndim else None
 
 
 def _column(part: Part, value: Any) -> Part | None:
@@ -146,15 +209,17 @@ def _as_asked(part: Part, field: Field, value: Any) -> Part:
         field = replace(field, channels=field.channels or part.field.channels or 3)
     elif field.kind == "mask":
         field = replace(field, channels=1)
-    return Part(part.key, field)
+    return Part(part.path, field)
 
 
 def _names(fields: Sequence[Field]) -> list[str]:
-    """Of a tuple's values: beside a picture there are "mask" and "label"; all else is called by its place."""
+    """Of a tuple's values: beside a picture there are "mask", "boxes", "points" and "label"; all else is called by its
+    place.
+    """
     names = [f"column_{i}" for i in range(len(fields))]
     kinds = [field.kind for field in fields]
     if "image" in kinds:
-        for kind, name in (("image", "image"), ("mask", "mask"), ("column", "label")):
+        for kind, name in (*((kind, kind) for kind in ("image", "mask", "boxes", "points")), ("column", "label")):
             if kind in kinds:
                 names[kinds.index(kind)] = name
     return names
@@ -178,8 +243,22 @@ def _plain(value: Any) -> Any:
     return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
 
 
+def _tv_tensor(value: Any) -> str:
+    """What a tensor of torchvision's tells of itself: "Mask", "BoundingBoxes", ...; else empty."""
+    return type(value).__name__ if type(value).__module__.startswith("torchvision.tv_tensors") else ""
+
+
+def _box_format(value: Any) -> BoxFormat:
+    name: Any = value.format.value.lower()
+    if name not in get_args(BoxFormat):
+        raise ValueError(
+            f"boxes must be upright ({', '.join(get_args(BoxFormat))}), got torchvision's {name}: convert them before"
+        )
+    return name
+
+
 def _is_label_map(value: Any, after_picture: bool) -> bool:
-    if type(value).__name__ == "Mask" and type(value).__module__.startswith("torchvision."):
+    if _tv_tensor(value) == "Mask":
         return True
     if not after_picture:
         return False
@@ -225,6 +304,22 @@ def _picture(value: Any, field: Field) -> np.ndarray:
     if array.shape[2] != channels:
         array = np.repeat(array, channels, axis=2)
     return np.ascontiguousarray(array)
+
+
+def _places(value: Any, field: Field) -> np.ndarray:
+    """float32: boxes [k, 4] in the field's format, points [..., 2]."""
+    if _tv_tensor(value) == "BoundingBoxes" and _box_format(value) != field.format:
+        from torchvision.transforms.v2.functional import convert_bounding_box_format
+
+        value = convert_bounding_box_format(value.float(), new_format=field.format.upper())
+    array = np.asarray(_plain(value))
+    width = 4 if field.kind == "boxes" else 2
+    if not array.size and array.ndim <= 2:
+        array = np.zeros((0, width))
+    if array.dtype.kind not in "iuf" or array.ndim < 2 or array.shape[-1] != width or (width == 4 and array.ndim > 2):
+        expected = "[k, 4]" if width == 4 else "[..., 2]"
+        raise ValueError(f"{field.name}: expected {expected} numbers, got {array.dtype} of shape {array.shape}")
+    return np.ascontiguousarray(array, np.float32)
 
 
 def _decoded(image: Image.Image, field: Field) -> np.ndarray:

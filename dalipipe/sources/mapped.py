@@ -25,10 +25,14 @@ class MapDataset(Source):
 
     An item is a tuple, a mapping, a named tuple or one value. Its fields are those of the first item: PIL pictures
     (made RGB), uint8 arrays [H, W, 3 or 1] or [H, W] and uint8 tensors [3 or 1, H, W] or [H, W] are images, of any
-    size; after an image, PIL pictures and arrays of one channel are masks. Numbers and arrays of them are columns:
-    whole numbers int64, floats float64, arrays and tensors as they are and of one shape. All else is objects. Keys and
-    named fields give the names; a tuple's are ``image``, ``mask``, ``label`` (the first column beside an image), and
-    ``column_<place>``.
+    size; after an image, PIL pictures and arrays of one channel are masks. torchvision's ``Mask``,
+    ``BoundingBoxes`` and ``KeyPoints`` are masks, boxes and points; beside boxes, arrays with a row a box (their
+    labels) are objects that go with them (`Field.companions`). Numbers and arrays of them are columns: whole
+    numbers int64, floats float64, arrays and tensors as they are and of one shape. All else is objects. Keys and
+    named fields give the names; a tuple's are ``image``, ``mask``, ``boxes``, ``points``, ``label`` (the first
+    column beside an image), and ``column_<place>``. A mapping in a tuple that has torchvision's masks, boxes or
+    points in it gives its values as fields: detection data sets wrapped by ``wrap_dataset_for_transforms_v2`` come
+    as they are.
 
     Pictures that the data set has made into float tensors (``ToTensor``, ``Normalize``) are columns, which no policy
     applies to: leave both out of its transform.
@@ -153,6 +157,9 @@ def _stack(part: Part, values: list[Any]) -> Any:
     kind = part.field.kind
     if kind == "object":
         return values
+    if kind in ("boxes", "points"):
+        none = np.zeros((0, 4 if kind == "boxes" else 2), np.float32)
+        return [none if value is None else value for value in values]
     if kind == "column":
         column = np.zeros((len(values), *part.shape), part.dtype)
         for row, value in enumerate(values):

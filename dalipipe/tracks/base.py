@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from dalipipe.engines.base import Output
 from dalipipe.plan import Plan
@@ -76,8 +75,8 @@ class Track(Protocol):
         """Starts the samples of ``step`` in the epoch with this `rng.make_key`; ``columns``: what was read."""
         ...
 
-    def collect(self) -> dict[str, torch.Tensor]:
-        """The oldest batch in flight: its fields' tensors, by name."""
+    def collect(self) -> dict[str, Any]:
+        """The oldest batch in flight, by name: its fields' tensors, or a list of them where samples' sizes differ."""
         ...
 
     @property

@@ -1,5 +1,5 @@
-"""Pictures: headers are read, parameters drawn, regions decoded, and a pass or more makes them a tensor. Masks ride
-along.
+"""Pictures: headers are read, parameters drawn, regions decoded, and a pass or more makes them a tensor. Masks, boxes
+and points ride along.
 """
 
 from __future__ import annotations
@@ -21,13 +21,18 @@ from dalipipe.policy import DrawError
 from dalipipe.records import Encoded, Pictures
 from dalipipe.sampler import Step
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.tracks.displacements import HostDisplacements
 from dalipipe.tracks.masks import Masks
+from dalipipe.tracks.targets import Targets
 
 
 @dataclass(frozen=True)
 class _Flight:
-    """A batch on its way: pictures that need no decoding (``None``: the decoder has them), their sizes int64 [N, 2]."""
+    """A batch on its way: what was read, pictures that need no decoding (``None``: the decoder has them), their sizes
+    int64 [N, 2].
+    """
 
+    columns: Mapping[str, Any]
     pictures: Pictures | None
     size: np.ndarray
     draws: Draws
@@ -35,7 +40,9 @@ class _Flight:
 
 
 class ImageTrack:
-    """A `Track` for encoded pictures, or for pictures that are in memory already, and for the masks beside them."""
+    """A `Track` for encoded pictures, or for pictures that are in memory already, and for the masks, boxes and points
+    beside them.
+    """
 
     def __init__(self, config: LaneConfig, clock: StageClock) -> None:
         assert config.plan.field is not None
@@ -46,13 +53,15 @@ class ImageTrack:
             field.name: Masks(field, config.output.device, threads=config.threads)
             for field in config.source.schema.of_kind("mask")
         }
+        self._targets = Targets(config.source.schema, config.output.device)
         self._in_flight: deque[_Flight] = deque()
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
         column: Encoded | Pictures = columns[self._field]
         if isinstance(column, Pictures):
             size = column.size_px.astype(np.int64)
-            self._in_flight.append(_Flight(column, size, self._draw(key, step, size), self._submit_masks(columns)))
+            draws = self._draw(key, step, size)
+            self._in_flight.append(_Flight(columns, column, size, draws, self._submit_masks(columns)))
             return
         with self._clock.stage("probe"):
             headers, errors = inspect(column, threads=self._config.threads)
@@ -70,9 +79,9 @@ class ImageTrack:
                 depth=config.depth,
             )
         self._decoder.submit(column, headers, self._engine.roi(draws, size))
-        self._in_flight.append(_Flight(None, size, draws, self._submit_masks(columns)))
+        self._in_flight.append(_Flight(columns, None, size, draws, self._submit_masks(columns)))
 
-    def collect(self) -> dict[str, torch.Tensor]:
+    def collect(self) -> dict[str, Any]:
         flight = self._in_flight.popleft()
         pictures = flight.pictures
         if pictures is None:
@@ -82,14 +91,16 @@ class ImageTrack:
             if errors:
                 raise RowErrors(errors)
         with self._clock.stage("augment"):
-            moved = {
-                name: self._masks[name].collect(jobs, flight.draws, flight.size) for name, jobs in flight.masks.items()
+            # The pictures first: on CUDA they are only queued, and the host moves the rest meanwhile.
+            return {
+                self._field: self._engine.apply(pictures, flight.draws),
+                **self._ride_along(flight),
+                **self._mix_labels(flight),
             }
-            return {self._field: self._engine.apply(pictures, flight.draws), **moved}
 
     @property
     def buffers_bytes(self) -> int:
-        return self._engine.buffers_bytes
+        return self._engine.buffers_bytes + sum(masks.buffers_bytes for masks in self._masks.values())
 
     def reset(self) -> None:
         self._in_flight.clear()
@@ -107,10 +118,31 @@ class ImageTrack:
     def _submit_masks(self, columns: Mapping[str, Any]) -> dict[str, list[Future[np.ndarray]]]:
         return {name: masks.submit(columns[name]) for name, masks in self._masks.items()}
 
+    def _ride_along(self, flight: _Flight) -> dict[str, Any]:
+        if not self._masks and not self._targets:
+            return {}
+        draws = flight.draws
+        displacements = HostDisplacements(draws.params, threads=self._config.threads)
+        masks = {
+            name: self._masks[name].collect(jobs, draws.params, displacements, flight.size)
+            for name, jobs in flight.masks.items()
+        }
+        return {**masks, **self._targets.move(flight.columns, draws.drawn, displacements)}
+
+    def _mix_labels(self, flight: _Flight) -> dict[str, torch.Tensor]:
+        mix, params = self._config.plan.mix, flight.draws.mix
+        if mix is None or params is None:
+            return {}
+        classes = self._config.source.classes
+        labels = mix.mix_labels(flight.columns[mix.labels], params, None if classes is None else len(classes))
+        return {mix.labels: torch.from_numpy(labels)}
+
     def _draw(self, key: np.ndarray, step: Step, size: np.ndarray) -> Draws:
         variants = 0 if step.variants is None else step.variants
         with self._clock.stage("draw"):
             try:
-                return self._config.plan.draw(key, step.indices, size, variants)
+                # What only fills a batch up stands nowhere in the epoch, so nothing mixes with it.
+                positions = np.where(step.counts, step.positions, -1)
+                return self._config.plan.draw(key, step.indices, size, variants, positions)
             except DrawError as error:
                 raise RowErrors({error.row: error}) from error

@@ -7,21 +7,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from dalipipe import native
+from dalipipe.buffers import BufferPool
 from dalipipe.decoders.pillow import decode_mask
-from dalipipe.ops.pixels import nearest
-from dalipipe.plan import Draws
+from dalipipe.passes.image import ImageParams
 from dalipipe.records import Encoded, Pictures
 from dalipipe.schema import Field
 from dalipipe.tracks.base import RowErrors
+from dalipipe.tracks.displacements import HostDisplacements
 
 
 class Masks:
     """The masks of one field. Each batch: `submit`, then `collect` of what it gave."""
 
     def __init__(self, field: Field, device: torch.device, *, threads: int) -> None:
-        self._field, self._device = field, device
-        self._table = None if field.table is None else np.array(field.table, np.int64)
+        self._field, self._device, self._threads = field, device, threads
+        self._table = None if field.table is None else np.array(field.table, np.int32)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="dalipipe-masks")
+        self._buffers = BufferPool()
 
     def submit(self, column: Encoded | Pictures) -> list[Future[np.ndarray]]:
         """Starts decoding."""
@@ -29,34 +32,56 @@ class Masks:
             return [self._pool.submit(lambda row: column[row][..., 0], row) for row in range(len(column))]
         return [self._pool.submit(decode_mask, column[row]) for row in range(len(column))]
 
-    def collect(self, masks: list[Future[np.ndarray]], draws: Draws, size: np.ndarray) -> torch.Tensor:
+    def collect(
+        self, masks: list[Future[np.ndarray]], params: ImageParams, displacements: HostDisplacements, size: np.ndarray
+    ) -> torch.Tensor:
         """int64 [N, H, W] on the device. ``size`` int64 [N, 2]: of the pictures, which the masks must share."""
-        jobs = [self._pool.submit(self._move, masks[row], draws, row, size[row]) for row in range(len(masks))]
-        moved, errors = [], {}
-        for row, job in enumerate(jobs):
+        decoded, errors = [], {}
+        for row, job in enumerate(masks):
             try:
-                moved.append(job.result())
+                decoded.append(_checked(job.result(), size[row]))
             except ValueError as error:  # a DecodeError, or another size
                 errors[row] = error
         if errors:
             raise RowErrors(errors)  # type: ignore[arg-type]
-        return torch.from_numpy(np.stack(moved)).to(self._device, torch.int64)
+        passes = params.passes.copy()
+        displacements.put_into(passes)
+        out = self._empty((len(decoded), *params.out_size[0].tolist()), self._dtype(decoded))
+        native.move_labels(
+            decoded,
+            passes,
+            params.starts,
+            out,
+            ignore_index=self._field.ignore_index,
+            table=self._table,
+            threads=self._threads,
+        )
+        return torch.from_numpy(out).to(self._device).to(torch.int64)
+
+    @property
+    def buffers_bytes(self) -> int:
+        return self._buffers.free_bytes
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._buffers.close()
 
-    def _move(self, decoded: Future[np.ndarray], draws: Draws, row: int, size: np.ndarray) -> np.ndarray:
-        mask = decoded.result()
-        if mask.shape != tuple(size.tolist()):
-            raise ValueError(
-                f"the mask has {mask.shape[0]}×{mask.shape[1]} px (height, width), its picture {size[0]}×{size[1]}"
-            )
-        if self._table is not None:
-            known = (mask >= 0) & (mask < len(self._table))
-            mask = self._table[np.where(known, mask.astype(np.int64), len(self._table) - 1)]
-        mask = mask.astype(np.int32, copy=False)
-        for params in draws.passes:
-            sample = params.samples[row].copy()
-            sample["origin_y"], sample["origin_x"] = -params.box[row, :2]
-            mask = nearest(mask, sample, tuple(params.out_size[row].tolist()), self._field.ignore_index)
-        return mask
+    def _dtype(self, decoded: list[np.ndarray]) -> type[np.generic]:
+        """Of the moved labels, on the host: as few bytes as do, where they go to another device."""
+        if self._device.type == "cpu":
+            return np.int64
+        labels = [self._field.ignore_index, *(self._field.table or ())]
+        narrow = self._field.table is not None or all(labels.dtype == np.uint8 for labels in decoded)
+        return np.uint8 if narrow and min(labels) >= 0 and max(labels) <= 255 else np.int32
+
+    def _empty(self, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self._buffers.take(nbytes).view(dtype).reshape(shape)
+
+
+def _checked(mask: np.ndarray, size: np.ndarray) -> np.ndarray:
+    if mask.shape != tuple(size.tolist()):
+        raise ValueError(
+            f"the mask has {mask.shape[0]}×{mask.shape[1]} px (height, width), its picture {size[0]}×{size[1]}"
+        )
+    return mask

@@ -1,6 +1,7 @@
 // As much of the CUDA runtime as csrc/cuda uses, on the host, so that a machine without a GPU runs the very kernels: a
 // block's threads are fibers that take turns between barriers, in another order each time, and a grid has a few blocks
-// only, so that each does the work of many. It finds wrong indices, and missing barriers where the order shows.
+// only, so that each does the work of many. It finds wrong indices, missing barriers where the order shows, and barriers
+// that part of a block waits at.
 #pragma once
 
 #include <ucontext.h>
@@ -8,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <stdexcept>
 #include <vector>
 
 #define __global__
@@ -29,6 +31,7 @@ struct Fiber {
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(64 << 10);
   bool done = false;
+  int barrier = 0;  // the line at which it waits; 0: it is done
 };
 
 inline ucontext_t scheduler;
@@ -38,6 +41,13 @@ inline const std::function<void()>* body;
 inline void run_fiber() {
   (*body)();
   fibers[threadIdx.x].done = true;
+  fibers[threadIdx.x].barrier = 0;
+}
+
+inline void wait(int line) {
+  const unsigned t = threadIdx.x;
+  fibers[t].barrier = line;
+  swapcontext(&fibers[t].context, &scheduler);
 }
 
 inline void run_block() {
@@ -62,15 +72,15 @@ inline void run_block() {
       swapcontext(&scheduler, &fibers[t].context);
       left -= fibers[t].done;
     }
+    for (unsigned t = 1; t < threads; ++t) {
+      if (fibers[t].barrier != fibers[0].barrier) throw std::logic_error("a block's threads wait at different barriers");
+    }
   }
 }
 
 }  // namespace cuda_on_cpu
 
-inline void __syncthreads() {
-  const unsigned t = threadIdx.x;
-  swapcontext(&cuda_on_cpu::fibers[t].context, &cuda_on_cpu::scheduler);
-}
+#define __syncthreads() cuda_on_cpu::wait(__LINE__)
 
 template <typename T>
 T atomicAdd(T* to, T value) {

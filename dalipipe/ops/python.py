@@ -1,0 +1,46 @@
+"""Python code among the operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+
+from dalipipe.policy import Op, Params
+
+Takes = Literal["pil", "tensor", "float"]
+
+
+@dataclass(frozen=True, repr=False)
+class PythonStep(Op):
+    """Calls ``step``, a function of one picture, for each picture on the CPU: between passes, so it costs time.
+
+    It ``takes``, and gives, a "pil" picture, a uint8 "tensor" [C, H, W], or, behind all else, a "float" tensor [C, H,
+    W] as the batch would have it. For the first two, an array uint8 [H, W, C] does, too. ``step`` may be a tuple of
+    functions: one after the other.
+    """
+
+    step: Any
+    takes: Takes = "pil"
+
+    modality: ClassVar[str] = "image"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(callable(step) for step in self.steps):
+            raise TypeError(f"PythonStep: step must be a function of one picture, got {self.step!r}")
+        if self.takes not in get_args(Takes):
+            raise ValueError(f'PythonStep: takes must be "pil", "tensor" or "float", got {self.takes!r}')
+        if self.p != 1.0:
+            raise ValueError(f"PythonStep: is called for every picture, so p must be 1, got {self.p}")
+
+    @property
+    def steps(self) -> tuple[Any, ...]:
+        return self.step if isinstance(self.step, tuple) else (self.step,)
+
+    def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
+        return {}
+
+    def output_size(self, params: Params, size: np.ndarray) -> np.ndarray:
+        raise TypeError(f"{self!r}: the sizes of its pictures are known when it has run; a plan is split there")

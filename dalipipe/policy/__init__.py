@@ -1,0 +1,46 @@
+"""What may happen to a sample (`Op`, containers, `Policy`) and what does happen to it (`Drawn`).
+
+The host draws, the engines apply: a policy turns (seed, epoch, sample) into parameter arrays; engines hold no random
+state. An operator that is not applied to a sample is absent from what is drawn for it.
+"""
+
+from dalipipe.policy.nodes import (
+    Container,
+    Macro,
+    Node,
+    OneOf,
+    Op,
+    Params,
+    RandomApply,
+    RandomOrder,
+    SomeOf,
+    check_nodes,
+    node_types,
+    set_field,
+)
+from dalipipe.policy.policy import DrawError, Drawn, Leaf, Policy
+from dalipipe.policy.ranges import Choice, Normal, Range, check_range, draw_range
+
+__all__ = [
+    "Choice",
+    "Container",
+    "DrawError",
+    "Drawn",
+    "Leaf",
+    "Macro",
+    "Node",
+    "Normal",
+    "OneOf",
+    "Op",
+    "Params",
+    "Policy",
+    "RandomApply",
+    "RandomOrder",
+    "Range",
+    "SomeOf",
+    "check_nodes",
+    "check_range",
+    "draw_range",
+    "node_types",
+    "set_field",
+]

@@ -1,0 +1,224 @@
+"""The nodes of a policy: operators, containers that choose among them, macros that stand for several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dalipipe.policy.ranges import check_range
+
+Params = dict[str, np.ndarray]
+
+_TYPES: dict[str, type] = {}
+
+
+def node_types() -> dict[str, type]:
+    """Every operator, container and macro that is known, by name."""
+    return dict(_TYPES)
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operator: what it may do is in its fields, what it does to a sample is drawn.
+
+    Subclasses are frozen dataclasses; their fields are ranges and options, checked in ``__post_init__`` through the
+    ``check_*`` functions. ``p`` is the probability that a sample is touched at all.
+    """
+
+    p: float = field(default=1.0, kw_only=True)
+
+    modality: ClassVar[str]
+    """Kind of field that it applies to."""
+    draws: ClassVar[int] = 0
+    """Uniform numbers needed per sample, besides the one that decides whether it is applied."""
+    noisy: ClassVar[bool] = False
+    """Whether it draws a number per element: it then gets ``params["noise"]``, a `NoiseKey` of ``csrc/ops.h``."""
+    from_macro: ClassVar[bool] = False
+    """Whether it draws from the numbers of the macro that it belongs to, which its siblings see too."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.draw is not Op.draw and not cls.__name__.endswith("Op"):  # an operator, not a family of them
+            _TYPES[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        check_range(self, "p", (self.p, self.p), 0.0, 1.0)
+
+    def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
+        """Uniforms float64 [A, draws] and sample sizes int64 [A, d] of the samples that it is applied to → parameters,
+        each array [A, …].
+        """
+        raise TypeError(f"{type(self).__name__} does not say how to draw its parameters")
+
+    def output_size(self, params: Params, size: np.ndarray) -> np.ndarray:
+        """int64 [A, d]: the sizes after the operator."""
+        return size
+
+    def misfits(self, size: np.ndarray) -> np.ndarray | None:
+        """bool [A]: samples of sizes that this operator cannot take; ``None`` where it takes all."""
+        return None
+
+    def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
+        """The specification, in plain numpy, for one sample: ``params`` holds that sample's rows."""
+        raise TypeError(f"{type(self).__name__} has no reference")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(_changed(self))})"
+
+
+@dataclass(frozen=True, repr=False)
+class Container:
+    """Decides, sample by sample, which of ``ops`` are applied, all that with probability ``p``."""
+
+    ops: tuple[Node, ...]
+    p: float = field(default=1.0, kw_only=True)
+
+    draws: ClassVar[int] = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _TYPES[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ops", check_nodes(type(self).__name__, self.ops))
+        check_range(self, "p", (self.p, self.p), 0.0, 1.0)
+
+    def choose(self, u: np.ndarray) -> np.ndarray:
+        """float64 [N, draws] → bool [N, gates]."""
+        return np.ones((len(u), len(self.ops)), bool)
+
+    def children(self) -> Iterator[tuple[int, int]]:
+        """(gate, number of the node), in order; a node may stand behind several gates, of which one is open at a
+        time.
+        """
+        yield from enumerate(range(len(self.ops)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join([repr(list(self.ops)), *_changed(self, 'ops')])})"
+
+
+@dataclass(frozen=True, repr=False)
+class OneOf(Container):
+    """Applies exactly one of its operators to a sample, by ``weights`` (equal by default), with probability ``p``."""
+
+    weights: tuple[float, ...] | None = None
+
+    draws: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights is not None:
+            object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+            if len(self.weights) != len(self.ops) or min(self.weights) < 0 or sum(self.weights) <= 0:
+                raise ValueError(
+                    f"OneOf: weights must be {len(self.ops)} numbers ≥ 0 with a positive sum, "
+                    f"one per operator, got {self.weights}"
+                )
+
+    def choose(self, u: np.ndarray) -> np.ndarray:
+        weights = np.array(self.weights or [1.0] * len(self.ops))
+        edges = np.cumsum(weights) / weights.sum()
+        chosen = np.minimum(np.searchsorted(edges, u[:, 0], side="right"), len(self.ops) - 1)
+        return chosen[:, None] == np.arange(len(self.ops))
+
+
+@dataclass(frozen=True, repr=False)
+class SomeOf(Container):
+    """Applies ``n`` different operators (or from ``n[0]`` to ``n[1]`` of them), in the order listed, with probability
+    ``p``.
+    """
+
+    n: int | tuple[int, int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            low, high = (self.n, self.n) if isinstance(self.n, int) else tuple(self.n)
+        except (TypeError, ValueError):
+            raise ValueError(f"SomeOf: n must be a number of operators or (low, high), got {self.n!r}") from None
+        if not 0 <= low <= high <= len(self.ops):
+            raise ValueError(
+                f"SomeOf: n must lie in [0, {len(self.ops)}], the number of operators, low before high; got {self.n}"
+            )
+        object.__setattr__(self, "n", (low, high))
+
+    @property
+    def draws(self) -> int:  # type: ignore[override]
+        return 1 + len(self.ops)
+
+    def choose(self, u: np.ndarray) -> np.ndarray:
+        low, high = self.n  # type: ignore[misc]
+        count = low + np.minimum((u[:, 0] * (high - low + 1)).astype(np.int64), high - low)
+        rank = np.argsort(np.argsort(u[:, 1:], axis=1, kind="stable"), axis=1, kind="stable")
+        return rank < count[:, None]
+
+
+@dataclass(frozen=True, repr=False)
+class RandomApply(Container):
+    """Applies all of its operators to a sample, in order, or none of them: with probability ``p``."""
+
+    p: float = field(default=0.5, kw_only=True)
+
+
+@dataclass(frozen=True, repr=False)
+class RandomOrder(Container):
+    """Applies all of its operators to a sample, in an order drawn for it, with probability ``p``."""
+
+    @property
+    def draws(self) -> int:  # type: ignore[override]
+        return len(self.ops)
+
+    def choose(self, u: np.ndarray) -> np.ndarray:
+        order = np.argsort(u, axis=1, kind="stable")  # [N, place]: the operator there
+        return (order[:, :, None] == np.arange(len(self.ops))).reshape(len(u), -1)
+
+    def children(self) -> Iterator[tuple[int, int]]:
+        for gate in range(len(self.ops) ** 2):
+            yield gate, gate % len(self.ops)
+
+
+@dataclass(frozen=True)
+class Macro:
+    """A name for several nodes: RandAugment, ColorJitter. Subclasses are frozen dataclasses that say `nodes`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _TYPES[cls.__name__] = cls
+
+    def nodes(self) -> tuple[Node, ...]:
+        """What it stands for."""
+        raise TypeError(f"{type(self).__name__} does not say what it stands for")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(_changed(self))})"
+
+
+Node = Op | Container | Macro
+
+
+def check_nodes(owner: str, ops: Any) -> tuple[Node, ...]:
+    """``ops`` as a tuple, or an error naming the ``owner`` and what came."""
+    if isinstance(ops, Op | Container | Macro) or not isinstance(ops, Sequence) or not ops:
+        raise ValueError(f"{owner}: expected a list of one or more operators, got {ops!r}")
+    for op in ops:
+        if not isinstance(op, Op | Container | Macro):
+            raise TypeError(f"{owner}: expected operators and containers of them, got {type(op).__name__}: {op!r}")
+    return tuple(ops)
+
+
+def set_field(op: Any, name: str, value: Any) -> None:
+    """Sets a field of a frozen dataclass from its ``__post_init__``."""
+    object.__setattr__(op, name, value)
+
+
+def _changed(node: Any, *without: str) -> list[str]:
+    """name=value of the fields that are not as by default."""
+    shown = []
+    for f in fields(node):
+        default = f.default_factory() if f.default_factory is not MISSING else f.default
+        if f.name not in without and (value := getattr(node, f.name)) != default:
+            shown.append(f"{f.name}={value!r}")
+    return shown

@@ -1,0 +1,185 @@
+"""`Policy`: nodes in order, and what they draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dalipipe import rng
+from dalipipe.policy.data import node_from_dict, node_to_dict
+from dalipipe.policy.nodes import Container, Macro, Node, Op, Params
+
+
+class DrawError(ValueError):
+    """An operator cannot be applied to a sample (a crop larger than the picture). ``row``: its place in the batch."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.row, str(self))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """An operator in its place. ``gates``: the (container slot, gate) pairs that must all be open for it."""
+
+    slot: int
+    op: Op
+    gates: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What an operator does to the samples of a batch that it is applied to.
+
+    ``rows`` int64 [A]: which they are, of ``count``; ``params``: arrays [A, …]; ``size`` int64 [A, d]: before it.
+    """
+
+    op: Op
+    rows: np.ndarray
+    params: Params
+    size: np.ndarray
+    count: int
+
+    @property
+    def applied(self) -> np.ndarray:
+        """bool [N]."""
+        applied = np.zeros(self.count, bool)
+        applied[self.rows] = True
+        return applied
+
+    def at(self, row: int) -> Params | None:
+        """The parameters of one sample; ``None`` where it is not applied."""
+        place = int(np.searchsorted(self.rows, row))
+        if place == len(self.rows) or self.rows[place] != row:
+            return None
+        return {name: value[place] for name, value in self.params.items()}
+
+    def reference(self, row: int, x: np.ndarray) -> np.ndarray:
+        params = self.at(row)
+        return x if params is None else self.op.reference(x, params)
+
+
+class Policy:
+    """Operators in order. A slot (its place, depth first) keys each operator's random numbers.
+
+    >>> policy = Policy([RandomResizedCrop(224), HorizontalFlip(p=0.5), Normalize()])
+    """
+
+    def __init__(self, ops: Sequence[Node]) -> None:
+        self.ops = tuple(ops)
+        self._leaves: list[Leaf] = []
+        self._containers: dict[int, Container] = {}
+        self._draws: dict[int, int] = {}  # slot → uniform numbers, the gate's included
+        slots = 0
+        for op in self.ops:
+            slots = self._place(op, slots, (), None)
+        if slots > rng.MAX_SLOTS:
+            raise ValueError(f"Policy: at most {rng.MAX_SLOTS} operators, got {slots}")
+        pairs = [(slot, block) for slot, draws in self._draws.items() for block in range(-(-draws // 4))]
+        self._columns: dict[int, slice] = {}  # slot → its numbers among all that are drawn for a sample
+        for column, (slot, _) in enumerate(pairs):
+            start = self._columns[slot].start if slot in self._columns else 4 * column
+            self._columns[slot] = slice(start, 4 * column + 4)
+        self._pair_slots = np.array([slot for slot, _ in pairs], np.uint32)
+        self._pair_blocks = np.array([block for _, block in pairs], np.uint32)
+
+    def _place(self, node: Node, slot: int, gates: tuple[tuple[int, int], ...], macro: int | None) -> int:
+        """Puts a node and all below it in their places, from ``slot`` on; returns the first slot after them.
+
+        A node behind several gates of a container (`RandomOrder`) has one slot, and a leaf for each gate.
+        """
+        if isinstance(node, Op):
+            own = macro if node.from_macro and macro is not None else slot
+            self._draws[own] = max(self._draws.get(own, 0), 1 + node.draws)
+            self._leaves.append(Leaf(own, node, gates))
+            return slot + 1
+        if isinstance(node, Macro):
+            after = slot + 1
+            for child in node.nodes():
+                after = self._place(child, after, gates, slot)
+            return after
+        if not isinstance(node, Container):
+            raise TypeError(f"Policy: expected operators and containers of them, got {type(node).__name__}: {node!r}")
+        self._containers[slot] = node
+        self._draws[slot] = 1 + node.draws
+        after = slot + 1
+        first: dict[int, int] = {}  # node → its slot
+        for gate, number in node.children():
+            begin = first.setdefault(number, after)
+            after = max(after, self._place(node.ops[number], begin, (*gates, (slot, gate)), macro))
+        return after
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Every operator, in order, out of its containers."""
+        return tuple(self._leaves)
+
+    def draw(
+        self, key: np.ndarray, indices: np.ndarray, size: np.ndarray, variants: np.ndarray | int = 0
+    ) -> list[Drawn]:
+        """What happens to samples ``indices`` int64 [N] of sizes ``size`` int64 [N, d]: an entry per leaf.
+
+        ``key``: `rng.make_key`; ``variants``: which copy of its sample each is. Raises `DrawError` where an operator
+        cannot be applied.
+        """
+        n = len(indices)
+        u_all = rng.uniforms(key, indices, self._pair_slots, self._pair_blocks, variants).reshape(n, -1)
+        open_gates = {}
+        for slot, container in self._containers.items():
+            u = u_all[:, self._columns[slot]]
+            open_gates[slot] = container.choose(u[:, 1 : 1 + container.draws]) & (u[:, :1] < container.p)
+        size = np.array(size, np.int64)
+        drawn = []
+        for leaf in self._leaves:
+            op, columns = leaf.op, self._columns[leaf.slot]
+            applied = u_all[:, columns.start] < op.p
+            for slot, gate in leaf.gates:
+                applied = applied & open_gates[slot][:, gate]
+            rows = np.flatnonzero(applied)
+            before = size[rows]
+            misfits = op.misfits(before)
+            if misfits is not None and misfits.any():
+                first = int(np.argmax(misfits))
+                raise DrawError(int(rows[first]), f"{op!r} cannot take a sample of size {tuple(before[first].tolist())}")
+            params = op.draw(u_all[rows, columns.start + 1 : columns.start + 1 + op.draws], before)
+            if op.noisy:
+                params = {**params, "noise": rng.noise_keys(key, indices[rows], leaf.slot, _of(variants, rows))}
+            drawn.append(Drawn(op, rows, params, before, n))
+            size[rows] = op.output_size(params, before)
+        return drawn
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` is its inverse."""
+        return {"ops": [node_to_dict(op) for op in self.ops]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Policy:
+        """Raises ``ValueError`` naming the operator and the field."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("ops"), Sequence):
+            raise ValueError(f'Policy: expected {{"ops": [...]}}, got {data!r}')
+        return cls([node_from_dict(node) for node in data["ops"]])
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.ops)
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Policy) and self.ops == other.ops
+
+    def __hash__(self) -> int:
+        return hash(self.ops)
+
+    def __repr__(self) -> str:
+        return f"Policy([{', '.join(repr(op) for op in self.ops)}])"
+
+
+def _of(variants: np.ndarray | int, rows: np.ndarray) -> np.ndarray | int:
+    return variants if np.ndim(variants) == 0 else np.asarray(variants)[rows]

@@ -1,0 +1,155 @@
+"""What an operator's strength is drawn from: a pair (low, high), uniform between them, or a `Range`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dalipipe.quantiles import ndtri
+
+
+class Range:
+    """A distribution of one number: drawn from one uniform number, between ``low`` and ``high``."""
+
+    @property
+    def low(self) -> float:
+        raise NotImplementedError
+
+    @property
+    def high(self) -> float:
+        raise NotImplementedError
+
+    def draw(self, u: np.ndarray) -> np.ndarray:
+        """Uniforms float64 [N] in [0, 1) → float64 [N]."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `range_from_dict` is its inverse."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Choice(Range):
+    """One of ``values``, equally likely; ``signed``: with either sign."""
+
+    values: tuple[float, ...]
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        values = tuple(float(v) for v in self.values)
+        if not values or not all(math.isfinite(v) for v in values):
+            raise ValueError(f"Choice: values must be one or more finite numbers, got {self.values!r}")
+        object.__setattr__(self, "values", values)
+
+    @property
+    def low(self) -> float:
+        return min(-max(map(abs, self.values)), *self.values) if self.signed else min(self.values)
+
+    @property
+    def high(self) -> float:
+        return max(map(abs, self.values)) if self.signed else max(self.values)
+
+    def draw(self, u: np.ndarray) -> np.ndarray:
+        u, sign = _split_sign(u) if self.signed else (u, 1.0)
+        at = np.minimum((u * len(self.values)).astype(np.int64), len(self.values) - 1)
+        return np.array(self.values)[at] * sign
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"choice": list(self.values), **({"signed": True} if self.signed else {})}
+
+
+@dataclass(frozen=True)
+class Normal(Range):
+    """Normally distributed about ``mean`` with deviation ``std``, what lies outside [``low``, ``high``] moved to its
+    ends; ``signed``: with either sign. ``times`` and ``plus`` then make ``plus + times · value`` of it.
+    """
+
+    mean: float
+    std: float
+    within: tuple[float, float]
+    signed: bool = False
+    times: float = 1.0
+    plus: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "within", tuple(float(v) for v in self.within))
+        if len(self.within) != 2 or not self.within[0] <= self.within[1]:
+            raise ValueError(f"Normal: within must be (low, high), low before high, got {self.within!r}")
+        if not all(math.isfinite(v) for v in (self.mean, self.std, self.times, self.plus)) or self.std < 0:
+            raise ValueError(f"Normal: expected finite numbers and std ≥ 0, got {self}")
+
+    def _ends(self) -> list[float]:
+        signs = (-1.0, 1.0) if self.signed else (1.0,)
+        return [self.plus + sign * self.times * v for v in self.within for sign in signs]
+
+    @property
+    def low(self) -> float:
+        return min(self._ends())
+
+    @property
+    def high(self) -> float:
+        return max(self._ends())
+
+    def draw(self, u: np.ndarray) -> np.ndarray:
+        u, sign = _split_sign(u) if self.signed else (u, 1.0)
+        return self.plus + self.times * sign * np.clip(self.mean + self.std * ndtri(u), *self.within)
+
+    def to_dict(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"normal": [self.mean, self.std], "within": list(self.within)}
+        if self.signed:
+            data["signed"] = True
+        if (self.times, self.plus) != (1.0, 0.0):
+            data |= {"times": self.times, "plus": self.plus}
+        return data
+
+
+def range_from_dict(data: Any) -> Range:
+    """Raises ``ValueError`` saying what was expected."""
+    known = {"choice": {"choice", "signed"}, "normal": {"normal", "within", "signed", "times", "plus"}}
+    kind = next((kind for kind in known if kind in data), None)
+    if kind is None or set(data) - known[kind]:
+        raise ValueError(
+            'a range is (low, high), {"choice": [values], "signed": true} or {"normal": [mean, std], "within": '
+            f"[low, high]}}, got {dict(data)!r}"
+        )
+    rest = {key: value for key, value in data.items() if key != kind}
+    try:
+        return Choice(tuple(data[kind]), **rest) if kind == "choice" else Normal(*data[kind], **rest)
+    except TypeError as error:
+        raise ValueError(f"a range {dict(data)!r}: {error}") from None
+
+
+def check_range(op: Any, name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+    """``value`` as (a, b) with low ≤ a ≤ b ≤ high, or as the `Range` that it is, or a ``ValueError`` that says what
+    came.
+    """
+    if isinstance(value, Range):
+        a, b = value.low, value.high
+    else:
+        try:
+            a, b = (float(v) for v in value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{type(op).__name__}: {name} must be a pair of numbers (low, high) or a range, got {value!r}"
+            ) from None
+    if not low <= a <= b <= high:  # also false for NaN
+        shown = value if isinstance(value, Range) or a != b else a
+        raise ValueError(f"{type(op).__name__}: {name} must lie in [{low:g}, {high:g}], low before high, got {shown!r}")
+    return value if isinstance(value, Range) else (a, b)
+
+
+def draw_range(bounds: Any, u: np.ndarray) -> np.ndarray:
+    """Uniforms float64 [N] → float64 [N], from what `check_range` gave."""
+    if isinstance(bounds, Range):
+        return bounds.draw(u)
+    low, high = bounds
+    return low + (high - low) * u
+
+
+def _split_sign(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One uniform number into another and a sign."""
+    negative = u < 0.5
+    return np.where(negative, 2 * u, 2 * u - 1), np.where(negative, -1.0, 1.0)

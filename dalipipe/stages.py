@@ -1,0 +1,106 @@
+"""Policies with Python among their operators: cut there into plans, which run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dalipipe import plan as plans
+from dalipipe.ops.python import PythonStep
+from dalipipe.plan import Plan
+from dalipipe.policy import Node, Policy
+from dalipipe.schema import Field, Schema
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What comes before Python's next turn (``plan``; ``None``: nothing), and ``steps``, which it then runs."""
+
+    plan: Plan | None
+    steps: tuple[PythonStep, ...]
+
+
+@dataclass(frozen=True)
+class StagedPlan:
+    """``stages`` on uint8 pictures on the host; ``last``: what makes the batch of them; ``after``: what Python does to
+    that. Otherwise as a `Plan`.
+    """
+
+    policy: Policy
+    stages: tuple[Stage, ...]
+    last: Plan
+    after: PythonStep | None = None
+
+    @property
+    def field(self) -> Field | None:
+        return self.last.field
+
+    @property
+    def fold(self) -> Any:
+        return self.last.fold
+
+    @property
+    def mix(self) -> Any:
+        return self.last.mix
+
+    def explain(self, samples: int = 1000, size: tuple[int, ...] = (375, 500)) -> str:
+        """As a plan's; how large pictures are after a step in Python is not known, so all plans start from ``size``."""
+        parts: list[str] = []
+        for stage in self.stages:
+            if stage.plan is not None:
+                parts.append(stage.plan.explain(samples, size))
+            parts += [f"    {step!r}: in Python, picture by picture, on the CPU" for step in stage.steps]
+        parts.append(self.last.explain(samples, size))
+        if self.after is not None:
+            parts.append(f"    {self.after!r}: in Python, picture by picture, on the CPU, when the batch is finished")
+        return "\n".join(parts)
+
+
+def lower(policy: Policy, schema: Schema) -> Plan | StagedPlan:
+    """A plan; in stages where a policy has Python steps.
+
+    Raises ``ValueError`` naming the operator that fits no field or stands in the wrong place.
+    """
+    if not any(isinstance(leaf.op, PythonStep) for leaf in policy.leaves):
+        return plans.lower(policy, schema)
+    nodes = list(policy)
+    moved = [f"{field.name} ({field.kind})" for field in schema.fields if field.kind in ("mask", "boxes", "points")]
+    if moved:
+        raise ValueError(
+            f"{_first(nodes)!r} may move pixels, and nobody would move {', '.join(moved)} along: do what it does in the "
+            "data set, or by operators"
+        )
+    after = nodes.pop() if isinstance(nodes[-1], PythonStep) and nodes[-1].takes == "float" else None
+    stages: list[Stage] = []
+    section: list[Node] = []
+    start = 0  # of the section, in slots
+    for node in nodes:
+        if not isinstance(node, PythonStep):
+            section.append(node)
+            continue
+        if node.takes == "float":
+            raise ValueError(f"{node!r} takes what the batch will hold, so nothing may come after it")
+        if section or not stages:
+            part = Policy(section, first_slot=start)
+            stages.append(Stage(plans.lower(part, schema) if section else None, (node,)))
+            start, section = part.end_slot + 1, []
+        else:
+            stages[-1] = Stage(stages[-1].plan, (*stages[-1].steps, node))
+            start += 1
+    last = plans.lower(Policy(section, first_slot=start), schema)
+    for part in [stage.plan for stage in stages] + [last]:
+        _check(part)
+    if after is not None and last.mix is not None:
+        raise ValueError(f"{last.mix.ops[0]!r} cannot come before {after!r}, which takes single pictures")
+    return StagedPlan(policy, tuple(stages), last, after)  # type: ignore[arg-type]
+
+
+def _first(nodes: Iterable[Node]) -> Any:
+    return next(leaf.op for leaf in Policy(list(nodes)).leaves if isinstance(leaf.op, PythonStep))
+
+
+def _check(part: Plan | None) -> None:
+    for leaf in () if part is None else part.policy.leaves:
+        if isinstance(leaf.op, PythonStep):
+            raise ValueError(f"{leaf.op!r} must stand among a policy's first operators, in no container")

@@ -1,0 +1,197 @@
+"""Chains of passes through the CUDA kernels, compiled for the host, against the CPU twin: to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from emulation import DTYPES, LAYOUTS, Emulation, compile_for_host
+
+from dalipipe import native
+
+FILTERS = {"sharpen": 1, "separable": 2, "convolve": 3, "gaussian_noise": 4, "salt_pepper": 5, "grid": 6, "jpeg": 7}
+
+
+@pytest.fixture(scope="session")
+def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
+    return compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu"))
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.uint8)
+
+
+# Batches at random --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    passes: np.ndarray
+    starts: np.ndarray
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    options: dict[str, Any]
+    kept: list[np.ndarray]  # what the passes' addresses point into
+
+    def run(self, fused_image: Any) -> torch.Tensor:
+        out = torch.full(self.shape, 77, dtype=torch.uint8).to(self.dtype)
+        fused_image(self.passes, self.starts, out, **self.options)
+        return out
+
+
+class Maker:
+    """Makes batches of any chains that the operator takes, pictures with sides up to ``largest`` px."""
+
+    def __init__(self, seed: int, largest: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.largest = largest
+        self.kept: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []
+        self.erases: list[np.ndarray] = []
+        self.channels = int(self.rng.choice([1, 3]))
+
+    def side(self) -> int:
+        few, some = self.rng.integers(1, 9), self.rng.integers(1, self.largest + 1)
+        return int(self.rng.choice([1, few, some, some, some]))
+
+    def sides(self) -> tuple[int, int]:
+        return self.side(), self.side()
+
+    def chance(self, p: float) -> bool:
+        return bool(self.rng.random() < p)
+
+    def store(self, array: np.ndarray) -> int:
+        self.kept.append(array)
+        return int(array.ctypes.data)
+
+    def batch(self, n: int, lengths: tuple[int, int]) -> Batch:
+        out = self.sides()
+        chains = [self.chain(int(self.rng.integers(*lengths)), out) for _ in range(n)]
+        dtype, layout = DTYPES[self.rng.integers(4)], LAYOUTS[self.rng.integers(2)]
+        normalised = dtype != torch.uint8
+        options = {
+            "channels": self.channels,
+            "layout": layout,
+            "scale": np.float32(self.rng.uniform(1e-4, 0.1, self.channels) if normalised else np.ones(self.channels)),
+            "bias": np.float32(self.rng.normal(0, 2, self.channels) if normalised else np.zeros(self.channels)),
+            "tables": self.rng.integers(0, 256, (5, self.channels, 256), np.uint8),
+            "weights": np.concatenate([np.zeros(3, np.float32), *self.weights]),
+            "erases": np.array(self.erases, native.ERASE_BOX),
+        }
+        shape = (n, self.channels, *out) if layout == "nchw" else (n, *out, self.channels)
+        starts = np.cumsum([0, *map(len, chains)]).astype(np.int32)
+        return Batch(np.concatenate(chains), starts, shape, dtype, options, self.kept)
+
+    def chain(self, length: int, out: tuple[int, int]) -> np.ndarray:
+        passes = np.zeros(length, native.IMAGE_PASS)
+        size, kept = self.sides(), None
+        channels = self.channels
+        picture = self.rng.integers(0, 256, (*size, channels), np.uint8)
+        if self.chance(0.3):
+            picture = picture // 64 * 20 + 90  # little contrast, few values
+        for j, s in enumerate(passes):
+            last = j + 1 == length
+            s["from_kept"] = kept is not None and self.chance(0.5)
+            size = kept if kept is not None and s["from_kept"] else size
+            if kept is not None and (not last or kept == out) and self.chance(0.6):
+                s["blend"], s["weight"], s["kept_weight"] = self.rng.integers(1, 3), *self.rng.uniform(0, 1, 2)
+            s["keep"] = self.chance(0.35)
+            goal = out if last else kept if s["blend"] else size if self.chance(0.5) else self.sides()
+            whole = self.move(s, size, goal)
+            if j == 0:
+                self.put(s, picture, whole)
+            self.recolour(s, goal)
+            size = goal
+            kept = size if s["keep"] else kept
+        return passes
+
+    def move(self, s: np.ndarray, size: tuple[int, int], goal: tuple[int, int]) -> tuple[int, int]:
+        """Geometry; returns the crop box's corner."""
+        rng = self.rng
+        s["out_h"], s["out_w"] = goal
+        s["warp"] = rng.choice([0, 0, 1, 2, 3])
+        corner, still = [0, 0], self.chance(0.4)
+        for i, (axis, side) in enumerate((("y", "h"), ("x", "w"))):
+            crop = size[i] if still else int(rng.integers(1, size[i] + 1))
+            corner[i] = int(rng.integers(0, size[i] - crop + 1))
+            canvas = goal[i] if not s["warp"] else crop if still else self.side()
+            resized = crop if self.chance(0.4) or (still and crop == canvas) else self.side()
+            s[f"crop_{side}"], s[f"resized_{side}"], s[f"canvas_{side}"] = crop, resized, canvas
+            s[f"window_{axis}"] = 0 if resized == canvas else rng.integers(-canvas - 2, resized + 3)
+            s[f"origin_{axis}"] = -corner[i]
+        s["resample"], s["fill"] = rng.integers(3), rng.integers(0, 256, 4)
+        s["flip"] = 0 if still else rng.integers(4)
+        s["matrix"] = [1, 0, 0, 0, 1, 0, 0, 0, 1]
+        spread = 10.0 ** rng.integers(-2, 2)
+        s["matrix"][:6] += np.float32(rng.normal(0, spread, 6) * rng.choice([0, 0.3, 1, 1], 6))
+        if self.chance(0.4):
+            s["matrix"][6:] += np.float32(rng.normal(0, 0.02, 3))
+        if s["warp"] and self.chance(0.3):
+            s["displacement"] = self.store(rng.normal(0, 3, (2, *goal)).astype(np.float32))
+        return corner[0], corner[1]
+
+    def put(self, s: np.ndarray, picture: np.ndarray, corner: tuple[int, int]) -> None:
+        """Stores the first pass's picture: all of it, or the crop box."""
+        if self.chance(0.5):
+            y, x = corner
+            picture = picture[y : y + s["crop_h"], x : x + s["crop_w"]]
+            s["origin_y"] = s["origin_x"] = 0
+        rows = np.full((picture.shape[0], picture[0].size + int(self.rng.integers(0, 9))), 0xA5, np.uint8)
+        rows[:, : picture[0].size] = picture.reshape(picture.shape[0], -1)
+        s["stored_h"], s["stored_w"], s["row_bytes"] = *picture.shape[:2], rows.strides[0]
+        s["data"] = self.store(rows)
+
+    def recolour(self, s: np.ndarray, size: tuple[int, int]) -> None:
+        rng = self.rng
+        if self.chance(0.5):
+            self.filter(s, str(rng.choice(list(FILTERS))))
+        s["stretch"] = rng.choice([0, 0, 1, 2])
+        s["colour"] = rng.integers(2)
+        s["colour_matrix"] = np.eye(3) + rng.normal(0, 0.3, (3, 3))
+        s["colour_mean_matrix"] = rng.normal(0, 0.3, (3, 3)) * rng.choice([0, 1])
+        s["colour_offset"] = rng.normal(0, 40, 3)
+        s["hue"] = rng.choice([0, rng.uniform(-0.5, 0.5)])
+        s["table"] = rng.choice([-1, rng.integers(0, 5)])
+        s["first_erase"], s["erases"] = len(self.erases), rng.choice([0, 0, 1, 3])
+        for _ in range(int(s["erases"])):
+            box = np.zeros((), native.ERASE_BOX)
+            box["y"], box["x"] = rng.integers(-5, self.largest, 2)
+            box["h"], box["w"] = rng.integers(-1, self.largest // 2, 2)
+            box["values"], box["sigma"] = rng.normal(100, 60, 3), rng.choice([0, 30, 1e-3], 3)
+            box["noise"] = rng.integers(0, 2**32, 5)
+            self.erases.append(box)
+
+    def filter(self, s: np.ndarray, name: str) -> None:
+        rng, values = self.rng, s["filter_values"]
+        s["filter"], s["noise"] = FILTERS[name], rng.integers(0, 2**32, 5)
+        if name == "sharpen":
+            values[0] = rng.uniform(-5, 1)
+        elif name in ("separable", "convolve"):
+            h, w = 2 * rng.integers(0, [12, 25] if name == "separable" else 4, 2) + 1
+            weights = rng.normal(0, 1, h + w if name == "separable" else h * w) + 0.3
+            weights *= rng.choice([0, 1, 1, 1], weights.shape)
+            s["filter_h"], s["filter_w"], s["filter_weights"] = h, w, 3 + sum(map(len, self.weights))
+            self.weights.append(np.float32(weights / len(weights)))
+        elif name == "gaussian_noise":
+            values[:2] = rng.normal(0, 20), rng.uniform(0, 80)
+        elif name == "salt_pepper":
+            values[:2] = rng.uniform(0, 1, 2)
+        elif name == "grid":
+            unit, angle = rng.uniform(2, 20), rng.uniform(0, 7)
+            values[:6] = unit, unit * rng.uniform(0, 1), *rng.uniform(0, unit, 2), np.cos(angle), np.sin(angle)
+            values[6:9] = rng.uniform(0, 255, 3)
+        elif name == "jpeg":
+            values[0] = rng.integers(1, 101)
+
+
+# Tests --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", range(0, 96, 8))
+def test_chains(cuda_on_cpu: Emulation, first: int) -> None:
+    for seed in range(first, first + 8):
+        batch = Maker(seed, largest=70 if seed % 2 else 40).batch(n=3, lengths=(1, 6))
+        assert torch.equal(bits(batch.run(cuda_on_cpu.fused_image)), bits(batch.run(native.fused_image))), seed

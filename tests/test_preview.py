@@ -1,0 +1,185 @@
+"""Looking at policies: what is drawn is what training sees, as a whole and operator by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dalipipe
+from dalipipe.figures import draw_grid, tinted
+from dalipipe.ops import image as ops
+from dalipipe.policy import Choice, Node, OneOf, Policy
+from dalipipe.preview import preview
+from dalipipe.records import SampleError
+from dalipipe.sources import Arrays, ImageFolder, ImageMasks
+
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[np.ndarray]], dict[str, Any]]]:
+    """Calls `preview`, and gives the rows of pictures and the options of the grid it would draw."""
+    caught: dict[str, Any] = {}
+
+    def catch(rows: Any, path: Any, **options: Any) -> Any:
+        caught.update(rows=rows, options=options)
+        return path
+
+    def call(source: Any, nodes: list[Node] | Policy, **arguments: Any) -> Any:
+        monkeypatch.setattr(dalipipe.preview, "draw_grid", catch)
+        policy = nodes if isinstance(nodes, Policy) else Policy(nodes)
+        preview(source, policy, "nowhere.png", decoder="pillow", **arguments)
+        return caught["rows"], caught["options"]
+
+    return call
+
+
+def test_a_png_that_depends_on_the_seed_alone(jpeg_folder: Folder, tmp_path: Path) -> None:
+    source = ImageFolder(jpeg_folder(2))
+    paths = [
+        preview(source, dalipipe.recipes.digits_train(28), tmp_path / f"{i}.png", variants=3, seed=i // 2)
+        for i in range(3)
+    ]
+    first, again, other_seed = (np.asarray(Image.open(path)) for path in paths)
+    assert np.array_equal(first, again) and not np.array_equal(first, other_seed)
+
+
+def test_variants_are_what_the_first_epochs_of_training_see(jpeg_folder: Folder, drawn: Any) -> None:
+    source = ImageFolder(jpeg_folder(9))
+    policy = [ops.RandomResizedCrop(24), ops.HorizontalFlip(), ops.Brightness((0.5, 1.5)), ops.Normalize()]
+    rows, options = drawn(source, policy, samples=3, variants=2, seed=5)
+    assert options["row_labels"] == ["class_0", "class_0", "class_1"]
+    assert options["column_labels"] == ["original", "1", "2"] and options["cell_px"] == 120
+    assert len(rows) == 3 and all(len(row) == 3 for row in rows)
+    loader = dalipipe.DataLoader(source, 9, policy=Policy(policy[:-1]), dtype=torch.uint8, seed=5, decoder="pillow")
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        images = next(iter(loader)).image.permute(0, 2, 3, 1).numpy()
+        for row, index in zip(rows, (0, 4, 8), strict=True):
+            np.testing.assert_array_equal(row[1 + epoch], images[index])
+    for row, index in zip(rows, (0, 4, 8), strict=True):
+        np.testing.assert_array_equal(row[0], np.asarray(Image.open(source.paths[index])))
+
+
+def test_each_operator_alone_and_always(jpeg_folder: Folder, drawn: Any) -> None:
+    source = ImageFolder(jpeg_folder(4))
+    policy: list[Node] = [
+        ops.RandomResizedCrop(24, scale=(0.3, 0.5)),
+        OneOf([ops.Invert(), ops.Solarize((128, 128), p=0.01)], p=0.001),
+        ops.HorizontalFlip(p=0.5),
+        ops.HorizontalFlip(p=0.1),  # as the one before, but for its p: one row
+        ops.Normalize(),
+        ops.RandomErasing(p=0.01, value=0),
+    ]
+    rows, options = drawn(source, policy, each=True, variants=3)
+    labels = [label.partition("\n")[0] for label in options["row_labels"]]
+    assert labels == ["RandomResizedCrop", "Invert", "Solarize", "HorizontalFlip", "RandomErasing"]
+    assert all(len(row) == 4 for row in rows)
+    crop, invert, solarize, flip, erasing = rows
+    assert crop[0].shape == (48, 64, 3) and crop[1].shape == (24, 24, 3)
+    assert not np.array_equal(crop[1], crop[2])
+    framed = invert[0]
+    assert framed.shape == (24, 24, 3)
+    for before, after, expected in (
+        (invert[0], invert[1:], 255 - framed),
+        (solarize[0], solarize[1:], np.where(framed >= 128, 255 - framed, framed)),
+        (flip[0], flip[1:], framed[:, ::-1]),
+    ):
+        np.testing.assert_array_equal(before, framed)
+        for variant in after:
+            np.testing.assert_array_equal(variant, expected)
+    mean = np.rint(255 * np.array(ops.Normalize().mean)).astype(np.uint8)  # what 0 is after Normalize
+    for variant in erasing[1:]:
+        changed = (variant != framed).any(-1)
+        assert 0 < changed.mean() < 0.5 and (variant[changed] == mean).all()
+
+
+def test_each_shows_several_pictures_where_asked(jpeg_folder: Folder, drawn: Any) -> None:
+    rows, options = drawn(
+        ImageFolder(jpeg_folder(4)),
+        [ops.CenterCrop(16), ops.Rotate(Choice((30, 60)), fill=(1.0, 2.0, 3.0)), ops.Invert()],
+        each=True,
+        samples=2,
+        variants=1,
+    )
+    rotate = "Rotate\nfill (1, 2, 3)\ndegrees 30 … 60"
+    assert len(rows) == 6 and options["row_labels"][::2] == ["CenterCrop\nsize (16, 16)", rotate, "Invert"]
+    assert options["row_labels"][1::2] == ["", "", ""]
+    assert not np.array_equal(rows[4][0], rows[5][0])
+
+
+def test_macros_are_unrolled_and_their_seams_left_out(jpeg_folder: Folder, drawn: Any) -> None:
+    source = ImageFolder(jpeg_folder(2, size=(20, 20)))
+    for macro, some in ((ops.TrivialAugmentWide(), {"Rotate", "Posterize"}), (ops.AugMix(), {"Solarize", "Shear"})):
+        _, options = drawn(source, [macro], each=True, variants=1)
+        names = [label.partition("\n")[0] for label in options["row_labels"]]
+        assert some <= set(names) and "MixtureStep" not in names
+        assert len(names) == len(set(options["row_labels"])) >= 13
+
+
+def test_label_maps_lie_over_their_pictures_and_move_with_them(tmp_path: Path, drawn: Any) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    picture, mask = np.full((10, 12, 3), 100, np.uint8), np.zeros((10, 12), np.uint8)
+    mask[:5, :3], mask[:5, 3:6] = 7, 255
+    Image.fromarray(picture).save(tmp_path / "images" / "a.png")
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    source = ImageMasks(tmp_path / "images", tmp_path / "masks")
+    (row,), options = drawn(source, [ops.HorizontalFlip(p=1.0)], variants=1)
+    assert options["row_labels"] == ["a.png"]
+    np.testing.assert_array_equal(row[0], tinted(picture, mask, ignore=255))
+    np.testing.assert_array_equal(row[1], tinted(picture, mask, ignore=255)[:, ::-1])
+    assert (row[0][9, 0] == 100).all() and (row[0][0, 3] == 25).all()  # no class; to be ignored
+    assert np.ptp(row[0][0, 0]) > 50  # a colour
+
+
+def test_pictures_in_memory_and_grey_ones(drawn: Any) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 8, 9, 1), dtype=np.uint8)
+    rows, options = drawn(Arrays(pictures, np.arange(3)), [ops.Invert(), ops.Normalize(0.5, 0.5)], variants=1)
+    assert options["row_labels"] == ["0", "1", "2"]
+    for row, picture in zip(rows, pictures, strict=True):
+        np.testing.assert_array_equal(row[0], picture)
+        np.testing.assert_array_equal(row[1], 255 - picture)
+
+
+def test_pictures_that_cannot_be_read(jpeg_folder: Folder, drawn: Any) -> None:
+    root = jpeg_folder(4)
+    source = ImageFolder(root)
+    Path(source.paths[0]).write_bytes(b"no picture")
+    with pytest.raises(SampleError, match="0000"):
+        drawn(source, [ops.CenterCrop(8)], samples=2)
+    rows, _ = drawn(source, [ops.CenterCrop(8)], samples=2, variants=1, pass_over_bad=True)
+    np.testing.assert_array_equal(rows[0][0], np.asarray(Image.open(source.paths[1])))
+    for path in source.paths:
+        Path(path).write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="none of the 4 pictures can be read"):
+        drawn(source, [ops.CenterCrop(8)], pass_over_bad=True)
+
+
+def test_what_cannot_be_shown(jpeg_folder: Folder, drawn: Any) -> None:
+    source = ImageFolder(jpeg_folder(2))
+    with pytest.raises(ValueError, match="variants must be at least 1, got 0"):
+        drawn(source, [ops.CenterCrop(8)], variants=0)
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        drawn(source, [ops.CenterCrop(8)], samples=0)
+    with pytest.raises(ValueError, match="no operator to show"):
+        drawn(source, [ops.Normalize()], each=True)
+
+
+def test_labels_of_several_lines_stand_beside_their_cells(tmp_path: Path) -> None:
+    cell = np.full((40, 40, 3), 90, np.uint8)
+    plain, tall = (
+        np.asarray(Image.open(draw_grid([[cell]], tmp_path / f"{i}.png", row_labels=[label], cell_px=112)))
+        for i, label in enumerate(("Name", "Name\nwith a much longer line\nand one more"))
+    )
+    assert plain.shape[0] == tall.shape[0] == 112 + 40 and tall.shape[1] > plain.shape[1]
+    beside = tall[:, : tall.shape[1] - 20 - 112 - 4]
+    assert (beside[20:-20] < 200).any() and (beside[:20] == 255).all() and (beside[:, :18] == 255).all()
+    lines = (beside < 200).any(axis=(1, 2)).astype(int)
+    assert (np.diff(lines) == 1).sum() == 3
