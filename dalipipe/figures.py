@@ -157,7 +157,7 @@ def draw_grid(
             draw.text((left - 14, middle), text, fill=SOFT if n else INK, font=font, anchor="rm")
         for c, image in enumerate(row):
             x = left + c * (cell_px + gap)
-            draw.rectangle((x, y, x + cell_px - 1, y + cell_px - 1), fill=FAINT)
+            draw.rectangle((x - 1, y - 1, x + cell_px, y + cell_px), fill=FAINT)  # a frame: pictures may be white
             fitted = _fit(image, cell_px)
             canvas.paste(fitted, (x + (cell_px - fitted.width) // 2, y + (cell_px - fitted.height) // 2))
     canvas.save(path, format="PNG", optimize=True)

@@ -502,8 +502,8 @@ def move_labels(
     _check_threads("move_labels", threads)
     _check_array("starts", starts, np.int32, (n + 1,))
     _check_array("passes", passes, IMAGE_PASS, (len(passes),))
-    if starts[0] != 0 or starts[-1] != len(passes):
-        raise ValueError(f"move_labels: starts must go from 0 to {len(passes)}, the passes, got {starts}")
+    if starts[0] != 0 or starts[-1] != len(passes) or (np.diff(starts) < 1).any():
+        raise ValueError(f"move_labels: starts must rise from 0 to {len(passes)}, the passes, got {starts}")
     if out.dtype not in (np.uint8, np.int32, np.int64) or out.ndim != 3 or len(out) != n or not out.flags.carray:
         raise ValueError(
             f"move_labels: out must be contiguous uint8, int32 or int64 [{n}, h, w], got {out.dtype} {out.shape}"
@@ -545,7 +545,8 @@ def mix(
     Args:
         batch: contiguous; [N,C,H,W] for "nchw", [N,H,W,C] for "nhwc"; float32, float16, bfloat16 or uint8; finite.
         pairs: `MIX_PAIR` [P]; no sample stands in two of them. ``rows``: the two; ``weights``: of each one's own
-            pixels, [0, 1], 1: they stay to the bit; ``boxes``: y, x, h, w inside the picture, where each shows its partner.
+            pixels, [0, 1], 1: they stay to the bit; ``boxes``: y, x, h, w inside the picture, where each shows its
+            partner.
         threads: how many work at a time; on the CPU.
         layout: "nchw" or "nhwc".
         stream: a cudaStream_t; None: torch's current one. On CUDA.

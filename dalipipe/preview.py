@@ -14,10 +14,11 @@ import torch
 
 from dalipipe.figures import draw_grid, tinted
 from dalipipe.loader import DataLoader
-from dalipipe.ops.image import CenterCrop, Normalize, Resize
-from dalipipe.ops.image.families import BlendOp, CropOp, ResizeOp
+from dalipipe.ops.image import CenterCrop, GridMask, Normalize, Resize
+from dalipipe.ops.image.families import BlendOp, CropOp, FilterOp, ResizeOp
+from dalipipe.ops.mix import MixOp
 from dalipipe.orders import Sequential, Subset
-from dalipipe.policy import Op, Policy, Range
+from dalipipe.policy import Normal, Op, Policy, Range
 from dalipipe.records import SampleError
 from dalipipe.schema import Field
 from dalipipe.sources import Source
@@ -47,7 +48,8 @@ def preview(
 
     ``each``: a row per operator instead, in the order in which the policy, its containers and macros unrolled, first
     names them. Each is applied alone and always, at strengths drawn as in the policy, and to pictures of the size that
-    the policy makes.
+    the policy makes. Of blur, noise and the like the pictures' middle is shown, pixel by pixel.
+
     ``pass_over_bad``: take the next picture in the place of one that cannot be read.
 
     Raises:
@@ -58,7 +60,7 @@ def preview(
     for name, value in (("samples", samples), ("variants", variants)):
         if value < 1:
             raise ValueError(f"preview: {name} must be at least 1, got {value}")
-    album = _Album(source, seed, decoder)
+    album = _Album(source, seed, decoder, pass_over_bad)
     picks = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).round().astype(int)).tolist()
     if pass_over_bad:
         picks = sorted({album.next_readable(pick) for pick in picks})
@@ -82,8 +84,8 @@ def preview(
 class _Album:
     """The pictures of a source, as they are and as a policy makes them: uint8 [H, W, C], label maps laid over them."""
 
-    def __init__(self, source: Source, seed: int, decoder: str) -> None:
-        self._source, self._seed, self._decoder = source, seed, decoder
+    def __init__(self, source: Source, seed: int, decoder: str, pass_over_bad: bool) -> None:
+        self._source, self._seed, self._decoder, self._pass_over_bad = source, seed, decoder, pass_over_bad
         self._records = DataLoader(source, seed=seed, dtype=torch.uint8, decoder=decoder, device="cpu").dataset
         self._image = source.schema.of_kind("image")[0].name
         self._masks = source.schema.of_kind("mask")
@@ -110,10 +112,12 @@ class _Album:
     def variants(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[np.ndarray]]:
         """What training sees of these records in each of the first ``count`` epochs: an entry an epoch."""
         normalize = next((op for op in policy if isinstance(op, Normalize)), None)
+        group = max((leaf.op.group for leaf in policy.leaves if isinstance(leaf.op, MixOp)), default=1)
+        batch = [*picks, *self._others(picks, -len(picks) % group)]  # pictures are mixed within whole groups
         loader = DataLoader(
             self._source,
-            batch_size=len(picks),
-            sampler=Subset(picks, Sequential()),
+            batch_size=len(batch),
+            sampler=Subset(batch, Sequential()),
             policy=policy,
             dtype=torch.uint8 if normalize is None else torch.float32,
             seed=self._seed,
@@ -123,8 +127,14 @@ class _Album:
             seen = []
             for epoch in range(count):
                 loader.set_epoch(epoch)
-                seen.append([image for batch in loader for image in self._seen(batch, normalize)])
+                seen.append(self._seen(next(iter(loader)), normalize)[: len(picks)])
             return seen
+
+    def _others(self, picks: Sequence[int], count: int) -> list[int]:
+        """Records to mix with, far from each other."""
+        step = max(1, len(self._source) // (count + 1))
+        others = [(picks[-1] + (i + 1) * step) % len(self._source) for i in range(count)]
+        return [self.next_readable(other) for other in others] if self._pass_over_bad else others
 
     def each(self, picks: Sequence[int], policy: Policy, count: int) -> tuple[list[list[np.ndarray]], list[str]]:
         """A row an operator and record, and what stands before it."""
@@ -135,7 +145,7 @@ class _Album:
             for nth, pick in enumerate(picks):
                 shown = [self.original(pick)] if not before else self.variants([pick], Policy(before), 1)[0]
                 shown += [images[0] for images in self.variants([pick], Policy([*before, op]), count)]
-                rows.append(shown)
+                rows.append([_middle(image) for image in shown] if _is_fine(op) else shown)
                 labels.append("" if nth else _label(op))
         if not rows:
             raise ValueError("preview: the policy has no operator to show; Normalize is not meant for eyes")
@@ -175,21 +185,38 @@ def _one_by_one(policy: Policy, size: tuple[int, int]) -> Iterator[tuple[Op, lis
 
 
 def _label(op: Op) -> str:
-    """Its name, and beneath it the fields that are not as by default."""
+    """Its name, and beneath it the fields that are not as by default, its own before its family's."""
     lines = [type(op).__name__]
-    for field in dataclasses.fields(op):
-        value = getattr(op, field.name)
-        if field.name != "p" and value != field.default:
-            lines.append(_cut(f"{field.name} {_short(value)}", 26))
-    return "\n".join(lines[:_MOST_LINES])
+    family = {field.name for field in dataclasses.fields(type(op).__mro__[1])}
+    for field in sorted(dataclasses.fields(op), key=lambda field: field.name in family):
+        value = _short(getattr(op, field.name))
+        if field.name != "p" and value != _short(field.default):
+            lines.append(_cut(f"{field.name} {value}", 26))
+    return "\n".join([*lines[: _MOST_LINES - 1], *(["the middle, 1:1"] if _is_fine(op) else [])])
+
+
+def _is_fine(op: Op) -> bool:
+    """Whether there is nothing of it to see in a picture made smaller."""
+    return isinstance(op, FilterOp) and not isinstance(op, GridMask)
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """As much of it as a cell holds."""
+    y, x = (max(0, (side - _CELL_PX) // 2) for side in image.shape[:2])
+    return image[y : y + _CELL_PX, x : x + _CELL_PX]
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, Normal):
+        middle, spread = value.times * value.mean, _short(abs(value.times * value.std))
+        if not value.signed:
+            return f"{_short(value.plus + middle)} ± {spread}"
+        return (f"{_short(value.plus)} ± " if value.plus else "±") + f"{_short(abs(middle))} ± {spread}"
     if isinstance(value, Range):
-        return f"{value.low:g} … {value.high:g}"
+        return f"{_short(value.low)} … {_short(value.high)}"
     if isinstance(value, tuple):
-        return f"({', '.join(map(_short, value))})"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"({', '.join(map(_short, value))})" if len(set(value)) > 1 else "".join(map(_short, value[:1]))
+    return f"{value + 0:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def _cut(text: str, length: int) -> str:

@@ -9,10 +9,12 @@ from dalipipe.ops.image import (
     HorizontalFlip,
     Normalize,
     RandomCrop,
+    RandomErasing,
     RandomResizedCrop,
     Resize,
     Rotate,
     Translate,
+    timm_rand_augment,
 )
 from dalipipe.policy import Policy
 
@@ -29,6 +31,27 @@ def imagenet_train(size: int = 224) -> Policy:
 def imagenet_eval(size: int = 224) -> Policy:
     """Shorter side to 256/224 of ``size``, the middle ``size`` px, ImageNet's normalisation."""
     return Policy([Resize(round(size * 256 / 224)), CenterCrop(size), Normalize()])
+
+
+def deit(size: int = 224) -> Policy:
+    """DeiT's, but for its mixing of pictures: `imagenet_train`, bicubic, with timm's RandAugment and boxes of noise
+    (Touvron et al., "Training data-efficient image transformers & distillation through attention", ICML 2021).
+    """
+    mean_colour = (124, 116, 104)  # of ImageNet
+    return Policy(
+        [
+            RandomResizedCrop(size, interpolation="bicubic"),
+            HorizontalFlip(),
+            *timm_rand_augment("rand-m9-mstd0.5-inc1", fill=mean_colour, interpolation="bicubic"),
+            Normalize(),
+            RandomErasing((0.02, 1 / 3), (0.3, 1 / 0.3), value="random", p=0.25),
+        ]
+    )
+
+
+def deit_eval(size: int = 224) -> Policy:
+    """As `imagenet_eval`, bicubic."""
+    return Policy([Resize(round(size * 256 / 224), interpolation="bicubic"), CenterCrop(size), Normalize()])
 
 
 def cifar10() -> Policy:

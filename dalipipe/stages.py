@@ -91,8 +91,9 @@ def lower(policy: Policy, schema: Schema) -> Plan | StagedPlan:
     last = plans.lower(Policy(section, first_slot=start), schema)
     for part in [stage.plan for stage in stages] + [last]:
         _check(part)
-    if after is not None and last.mix is not None:
-        raise ValueError(f"{last.mix.ops[0]!r} cannot come before {after!r}, which takes single pictures")
+    for before, step in [*((stage.plan, stage.steps[0]) for stage in stages), (last, after)]:
+        if before is not None and before.mix is not None and step is not None:
+            raise ValueError(f"{before.mix.ops[0]!r} cannot come before {step!r}, which takes single pictures")
     return StagedPlan(policy, tuple(stages), last, after)  # type: ignore[arg-type]
 
 

@@ -1,5 +1,5 @@
-"""The CUDA twins on a machine without a GPU: csrc/cuda, compiled for the host (tests/cuda_on_cpu), with the signatures of
-`dalipipe.native`.
+"""The CUDA twins on a machine without a GPU: csrc/cuda compiled for the host (tests/cuda_on_cpu), with the signatures
+of `dalipipe.native`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FusedImageParams(ctypes.Structure):
 class Emulation:
     def __init__(self, library: Path) -> None:
         loaded = ctypes.CDLL(str(library))
-        self._fused_image, self._elastic = loaded.fused_image, loaded.elastic
+        self._fused_image, self._elastic, self._launches = loaded.fused_image, loaded.elastic, loaded.launches
         for function in (self._fused_image, self._elastic):
             function.restype = ctypes.c_char_p
 
@@ -70,8 +70,12 @@ class Emulation:
         )  # fmt: skip
         _raise(self._fused_image(ctypes.byref(params)))
 
-    def elastic(self, fields: np.ndarray) -> None:
+    def elastic(self, fields: np.ndarray, out: torch.Tensor) -> None:
         _raise(self._elastic(ctypes.c_void_p(fields.ctypes.data), ctypes.c_int32(len(fields))))
+
+    def launches(self) -> int:
+        """How many kernels the last call started."""
+        return int(self._launches())
 
 
 def _raise(message: bytes) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import random
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,6 +62,15 @@ def theirs(transform: Any, x: np.ndarray, backend: str = "tensor") -> np.ndarray
 def in_255ths(report: Report, x: np.ndarray) -> np.ndarray:
     """What came out without a `Normalize`, as the loader gives it."""
     return x.astype(np.float32) / 255 if report.dtype != torch.uint8 and x.dtype == np.uint8 else x
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """torch's threads cost small pictures more than they do for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # One by one ---------------------------------------------------------------------------------------------------------
@@ -142,8 +153,65 @@ def test_does_what_the_transform_does(name: str, size: tuple[int, int]) -> None:
         found, expected = in_255ths(report, ours(policy, x)[0]), theirs(transform, x, "pil" if wants_pil else "tensor")
         assert found.shape == expected.shape
         assert torch.from_numpy(expected).dtype == report.dtype
-        units = next((255.0 * max(op.std) for op in policy if isinstance(op, ops.Normalize)), 255.0)
+        units = next((255.0 * np.array(op.std) for op in policy if isinstance(op, ops.Normalize)), 255.0)
         units = 1.0 if expected.dtype == np.uint8 else units  # of one 255th
         difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)) * units
         floats = {torch.uint8: 0.0, torch.float16: 0.2}.get(report.dtype, 1e-3)
         assert (difference <= within + floats).mean() >= share, f"{name}: {difference.max():.3f} off"
+
+
+RANDOM = {
+    "crop": v1.RandomCrop((18, 20), padding=(5, 1, 2, 3), fill=200),
+    "crop, v2": v2.RandomCrop((18, 20), padding=[5, 1, 2, 3], fill=[200, 1, 1]),
+    "crop, padded up": v2.RandomCrop(30, padding=1, pad_if_needed=True, fill=9),
+    "box": v1.RandomResizedCrop(16, scale=(0.2, 0.7), ratio=(0.5, 0.9)),
+    "sizes and crop": v2.Compose([v2.RandomResize(20, 30), v2.RandomCrop(16)]),
+    "mirror": v1.RandomHorizontalFlip(0.3),
+    "turn": v2.RandomRotation((-10, 50), fill=99),
+    "affine": v1.RandomAffine((-10, 30), translate=(0.3, 0.1), scale=(0.7, 1.0), shear=(0, 20)),
+    "affine, both ways": v2.RandomAffine(5, shear=[-5, 5, 0, 20], fill=40),
+    "perspective": v2.RandomPerspective(0.7, p=0.6, fill=70),
+    "elastic": v2.ElasticTransform(alpha=[60.0, 20.0], sigma=[3.0, 5.0]),
+    "colours": v1.ColorJitter(0.4, 0.6, (0.2, 1.1), 0.1),
+    "colours, one": v2.ColorJitter(contrast=(0.4, 0.8)),
+    "distort": v2.RandomPhotometricDistort(p=0.7),
+    "channels": v2.RandomChannelPermutation(),
+    "grey": v1.RandomGrayscale(0.4),
+    "posterize": v2.RandomPosterize(2, p=0.4),
+    "blur": v1.GaussianBlur(5, sigma=(0.5, 3.0)),
+    "noise": v2.GaussianNoise(0.1, 0.2),
+    "jpeg": v2.JPEG((5, 40)),
+    "erase": v1.RandomErasing(0.7, scale=(0.1, 0.3), ratio=(0.5, 4.0), value=(3, 200, 90)),
+    "erase by noise": v1.Compose([v1.ToTensor(), v1.RandomErasing(0.9, (0.2, 0.4), value="random")]),
+    "randaugment": v2.RandAugment(2, 14, 31, fill=50),
+    "trivial": v1.TrivialAugmentWide(fill=50),
+    "auto": v2.AutoAugment(v2.AutoAugmentPolicy.SVHN, fill=50),
+    "maybe": v2.RandomApply([v2.RandomInvert(1.0), v2.RandomSolarize(90, p=0.5)], p=0.3),
+    "one of": v1.RandomChoice([v1.RandomInvert(1.0), v1.ColorJitter(0.9), v1.RandomHorizontalFlip(0.0)], p=[1, 2, 4]),
+    "one of, with none": v2.RandomChoice([v2.Identity(), v2.RandomInvert(1.0), v2.RandomGrayscale(1.0)]),
+    "any order": v2.RandomOrder([v2.RandomInvert(1.0), v2.RandomSolarize(80, p=1.0), v2.RandomPosterize(2, p=0.8)]),
+    "zoomed out": v2.Compose([v2.RandomZoomOut(90, (1.0, 2.0), p=0.6), v2.Resize((20, 20))]),
+    "jittered scale": v2.Compose([v2.ScaleJitter((30, 40), (0.7, 1.5)), v2.Resize((20, 20))]),
+    "shortest": v2.Compose([v2.RandomShortestSize([20, 25, 30], max_size=35), v2.CenterCrop(20)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The image decoding")
+@pytest.mark.parametrize("name", RANDOM)
+def test_draws_as_the_transform_draws(name: str) -> None:
+    """What comes out has the same distribution: a few weighted sums of pixels, Kolmogorov and Smirnov's test."""
+    transform, n = RANDOM[name], {"elastic": 60, "colours": 120, "distort": 120}.get(name, 1000)
+    wants_pil = isinstance(getattr(transform, "transforms", [transform])[0], v1.ToTensor)
+    policy, report = convert(transform, backend="pil" if wants_pil else "tensor")
+    assert report.ok
+    x = picture(27, 24, seed=5)
+    torch.manual_seed(0)
+    random.seed(0)
+    expected = [theirs(transform, x, "pil" if wants_pil else "tensor") for _ in range(n)]
+    found = ours(policy, x, n)
+    assert {y.shape for y in found} <= {y.shape for y in expected}
+    weights = np.random.default_rng(1).normal(size=(4, *expected[0].shape)) ** 3  # a few pixels count most
+    for weight in weights:
+        sums = [[(weight * in_255ths(report, y)).sum() for y in ys] for ys in (found, expected)]
+        sums = [np.round(s, 1 if report.dtype == torch.uint8 else 4) for s in sums]
+        assert ks_2samp(*sums).pvalue > 2e-4

@@ -67,9 +67,7 @@ class Maker:
         self.kept.append(array)
         return int(array.ctypes.data)
 
-    def batch(self, n: int, lengths: tuple[int, int]) -> Batch:
-        out = self.sides()
-        chains = [self.chain(int(self.rng.integers(*lengths)), out) for _ in range(n)]
+    def batch(self, chains: list[np.ndarray], out: tuple[int, int]) -> Batch:
         dtype, layout = DTYPES[self.rng.integers(4)], LAYOUTS[self.rng.integers(2)]
         normalised = dtype != torch.uint8
         options = {
@@ -81,8 +79,8 @@ class Maker:
             "weights": np.concatenate([np.zeros(3, np.float32), *self.weights]),
             "erases": np.array(self.erases, native.ERASE_BOX),
         }
+        n, starts = len(chains), np.cumsum([0, *map(len, chains)]).astype(np.int32)
         shape = (n, self.channels, *out) if layout == "nchw" else (n, *out, self.channels)
-        starts = np.cumsum([0, *map(len, chains)]).astype(np.int32)
         return Batch(np.concatenate(chains), starts, shape, dtype, options, self.kept)
 
     def chain(self, length: int, out: tuple[int, int]) -> np.ndarray:
@@ -190,8 +188,75 @@ class Maker:
 # Tests --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", range(0, 96, 8))
+def check(cuda_on_cpu: Emulation, batch: Batch, seed: int) -> None:
+    assert torch.equal(bits(batch.run(cuda_on_cpu.fused_image)), bits(batch.run(native.fused_image))), seed
+
+
+@pytest.mark.parametrize("first", range(0, 48, 8))
 def test_chains(cuda_on_cpu: Emulation, first: int) -> None:
     for seed in range(first, first + 8):
-        batch = Maker(seed, largest=70 if seed % 2 else 40).batch(n=3, lengths=(1, 6))
-        assert torch.equal(bits(batch.run(cuda_on_cpu.fused_image)), bits(batch.run(native.fused_image))), seed
+        maker = Maker(seed, largest=70 if seed % 2 else 40)
+        out = maker.sides()
+        check(cuda_on_cpu, maker.batch([maker.chain(int(maker.rng.integers(1, 6)), out) for _ in range(3)], out), seed)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters(cuda_on_cpu: Emulation, name: str) -> None:
+    for seed in range(5):
+        maker = Maker(seed, largest=80)
+        out = maker.sides()
+        chains = [maker.chain(1, out) for _ in range(2)]
+        for passes in chains:
+            maker.filter(passes[0], name)
+        check(cuda_on_cpu, maker.batch(chains, out), seed)
+
+
+def test_pictures_that_are_kept_and_blended(cuda_on_cpu: Emulation) -> None:
+    for seed in range(6):
+        maker = Maker(seed, largest=50)
+        out, width, chains = maker.sides(), int(maker.rng.integers(1, 4)), []
+        for _ in range(2):
+            first = maker.chain(1, out)
+            first["keep"] = 1
+            branches = [maker.chain(int(maker.rng.integers(1, 4)), out) for _ in range(width)]
+            for passes in branches:
+                for s in passes:
+                    maker.move(s, out, out)
+                    s["keep"] = s["blend"] = s["from_kept"] = 0
+                passes["from_kept"][0], passes["blend"][-1] = 1, 1
+                passes["weight"][-1] = maker.rng.uniform(0, 1 / width)
+            branches[-1]["blend"][-1], branches[-1]["kept_weight"][-1] = 2, 0.3
+            chains.append(np.concatenate([first, *branches]))
+        check(cuda_on_cpu, maker.batch(chains, out), seed)
+
+
+def test_launches_do_not_grow_with_the_batch(cuda_on_cpu: Emulation) -> None:
+    """Two operators of RandAugment's after a crop, other ones in each sample."""
+    maker, out, chains = Maker(0, largest=40), (20, 20), []
+    for _ in range(30):
+        passes = np.concatenate([maker.chain(1, out) for _ in range(3)])
+        passes["filter"] = 0
+        for s in passes[1:]:
+            maker.move(s, out, out)
+            if maker.chance(0.2):
+                maker.filter(s, "sharpen")
+        chains.append(passes)
+    check(cuda_on_cpu, maker.batch(chains, out), 0)
+    assert cuda_on_cpu.launches() <= 1 + 3 * 6  # weights; a round: resize, copy, warp, filter, stretch, recolour
+
+
+def test_elastic(cuda_on_cpu: Emulation) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        fields, kept = np.zeros(3, native.ELASTIC_FIELD), []
+        for f in fields:
+            f["h"], f["w"] = rng.integers(1, 60, 2) if rng.random() < 0.8 else (1, 1)
+            f["taps"] = rng.choice([0, 1, 3, 2 * rng.integers(1, 40) + 1], 2)
+            kept.append(weights := rng.uniform(0, 0.1, 2 * f["taps"].sum()).astype(np.float32))
+            f["weights"], f["scale"], f["noise"] = weights.ctypes.data, rng.normal(0, 30, 2), rng.integers(0, 2**32, 5)
+        ends = np.cumsum(2 * fields["h"] * fields["w"])
+        outs = torch.full((2, int(ends[-1])), 7.0)
+        for out, elastic in zip(outs, (native.elastic, cuda_on_cpu.elastic), strict=True):
+            fields["out"] = out.data_ptr() + 4 * np.uint64([0, *ends[:-1]])
+            elastic(fields, out)
+        assert torch.equal(bits(outs[0]), bits(outs[1])), seed

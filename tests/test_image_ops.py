@@ -1,160 +1,36 @@
-"""The reference of every image operator, against torchvision's functions and against plain properties."""
+"""What every image operator promises: over the table of cases, and for every value that it refuses.
+
+What each one does to pixels: test_geometry_ops, test_colour_ops, test_occlusion_ops, test_filters.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+from typing import Any
+
 import numpy as np
 import pytest
-import torch
 from cases import CASES, IDS, SIZES, Case, pictures
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from oracle import draw
 
-from dalipipe import rng
 from dalipipe.ops import image as ops
-from dalipipe.policy import Drawn, Op, Policy
-
-KEY = rng.make_key(5, 0)
-BILINEAR, NEAREST = InterpolationMode.BILINEAR, InterpolationMode.NEAREST
-
-
-def draw(op: Op, sizes: list[tuple[int, int]]) -> Drawn:
-    return Policy([op]).draw(KEY, np.arange(len(sizes)), np.array(sizes))[0]
-
-
-def chw(x: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)
-
-
-def hwc(x: torch.Tensor) -> np.ndarray:
-    return x.permute(1, 2, 0).numpy()
-
-
-def compare(op: Op, theirs, *, tolerance: int = 0, sizes=((40, 50), (33, 17), (64, 64))) -> None:  # type: ignore[no-untyped-def]
-    """``theirs(picture [C, H, W], its parameters)`` must be what the reference makes of it."""
-    sizes = list(sizes)
-    drawn = draw(op, sizes)
-    for row, x in enumerate(pictures(sizes, 3)):
-        ours = drawn.reference(row, x)
-        expected = hwc(theirs(chw(x), {k: v[row] for k, v in drawn.params.items()}))
-        assert ours.shape == expected.shape and ours.dtype == expected.dtype
-        difference = np.abs(ours.astype(int) - expected)
-        assert difference.max() <= tolerance, (row, difference.max(), (difference > tolerance).mean())
-        assert row > 0 or (ours.shape != x.shape or (ours != x).any()), "the case does nothing"
-
-
-def test_resized_crop_is_torchvisions_to_the_bit() -> None:
-    def theirs(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
-        y, left, h, w = params["box"].tolist()
-        return F.resized_crop(x, y, left, h, w, params["resized"].tolist(), antialias=True)
-
-    for op in (ops.RandomResizedCrop(24), ops.RandomResizedCrop((90, 31)), ops.Resize((20, 60))):
-        compare(op, theirs)
-
-
-@pytest.mark.parametrize("size", [24, 41, 64, 90])
-def test_resize_of_the_shorter_side_is_torchvisions(size: int) -> None:
-    compare(ops.Resize(size), lambda x, _: F.resize(x, [size], antialias=True), sizes=((40, 50), (51, 17), (65, 65)))
-
-
-@pytest.mark.parametrize("size", [(16, 16), (41, 52), (39, 60), (61, 17)])
-def test_center_crop_is_torchvisions(size: tuple[int, int]) -> None:
-    compare(ops.CenterCrop(size), lambda x, _: F.center_crop(x, list(size)))
-
-
-def test_random_crop_is_pad_and_crop() -> None:
-    def theirs(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
-        y, left, h, w = params["box"].tolist()
-        return F.crop(F.pad(x, [9] * 4, fill=[7.0, 8.0, 9.0]), y + 9, left + 9, h, w)
-
-    compare(ops.RandomCrop((20, 30), padding=9, fill=(7, 8, 9)), theirs)
-
-
-def test_random_crop_reaches_every_corner() -> None:
-    corners = draw(ops.RandomCrop(32, padding=4), [(32, 32)] * 3000).params["box"][:, :2]
-    assert corners.min() == -4 and corners.max() == 4
-    counts = np.array([(corners[:, 0] == v).sum() for v in range(-4, 5)])
-    assert np.abs(counts / 3000 - 1 / 9).max() < 0.03
-
-
-def test_flips() -> None:
-    compare(ops.HorizontalFlip(p=1.0), lambda x, _: F.horizontal_flip(x))
-    compare(ops.VerticalFlip(p=1.0), lambda x, _: F.vertical_flip(x))
-
-
-@pytest.mark.parametrize("angle", [-70.0, 15.0, 90.0, 133.3])
-def test_rotate_is_torchvisions(angle: float) -> None:
-    op = ops.Rotate((angle, angle))
-    compare(op, lambda x, _: F.rotate(x, angle, BILINEAR), tolerance=1)
-
-
-def test_affine_parts_are_torchvisions() -> None:
-    def affine(x: torch.Tensor, **kw: object) -> torch.Tensor:
-        settings = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], **kw}
-        return F.affine(x, interpolation=BILINEAR, **settings)  # type: ignore[arg-type]
-
-    compare(ops.Shear((20, 20), (-10, -10)), lambda x, _: affine(x, shear=[20.0, -10.0]), tolerance=1)
-    compare(ops.Scale((0.7, 0.7)), lambda x, _: affine(x, scale=0.7), tolerance=1)
-    compare(ops.Scale((1.6, 1.6)), lambda x, _: affine(x, scale=1.6), tolerance=1)
-    shift = ops.Translate((0.2, 0.2), (-0.1, -0.1))
-    compare(shift, lambda x, _: affine(x, translate=[round(0.2 * x.shape[2]), round(-0.1 * x.shape[1])]))
-
-
-def test_nearest_rotation_by_a_right_angle_is_exact() -> None:
-    x = pictures([(31, 31)], 3)[0]
-    for interpolation in ("nearest", "bilinear"):
-        op = ops.Rotate((90, 90), interpolation=interpolation)  # type: ignore[arg-type]
-        turned = draw(op, [(31, 31)]).reference(0, x)
-        difference = np.abs(turned.astype(int) - np.rot90(x))
-        # cos 90° is 6e-17 and not 0, so a pixel on the rim may be read from outside.
-        assert difference[1:-1, 1:-1].max() <= 1
-
-
-def test_colour_is_torchvisions_within_its_truncation() -> None:
-    compare(ops.Brightness((0.6, 0.6)), lambda x, _: F.adjust_brightness(x, 0.6), tolerance=1)
-    compare(ops.Brightness((1.7, 1.7)), lambda x, _: F.adjust_brightness(x, 1.7), tolerance=1)
-    # torchvision truncates the luma, then truncates the blend; here one rounding ends it all.
-    compare(ops.Contrast((0.4, 0.4)), lambda x, _: F.adjust_contrast(x, 0.4), tolerance=2)
-    compare(ops.Contrast((1.9, 1.9)), lambda x, _: F.adjust_contrast(x, 1.9), tolerance=2)
-    compare(ops.Saturation((0.3, 0.3)), lambda x, _: F.adjust_saturation(x, 0.3), tolerance=2)
-    compare(ops.Saturation((2.5, 2.5)), lambda x, _: F.adjust_saturation(x, 2.5), tolerance=2)
-
-
-def test_tables_and_inversion_are_torchvisions_to_the_bit() -> None:
-    compare(ops.Invert(), lambda x, _: F.invert(x))
-    compare(ops.Solarize((100, 100)), lambda x, _: F.solarize(x, 100))
-    for bits in (1, 4, 7):
-        compare(ops.Posterize((bits, bits)), lambda x, _, bits=bits: F.posterize(x, bits))
-
-
-def test_erasing_is_torchvisions() -> None:
-    def theirs(x: torch.Tensor, params: dict[str, np.ndarray]) -> torch.Tensor:
-        y, left, h, w = params["box"].tolist()
-        return F.erase(x, y, left, h, w, torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None])
-
-    compare(ops.RandomErasing(p=1.0, value=(1, 2, 3)), theirs)
-
-
-def test_normalize_is_torchvisions() -> None:
-    x = pictures([(40, 50)], 3)[0]
-    ours = draw(ops.Normalize(), [(40, 50)]).reference(0, x)
-    expected = F.normalize(
-        F.to_dtype(chw(x), torch.float32, scale=True), list(ops.IMAGENET_MEAN), list(ops.IMAGENET_STD)
-    )
-    assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, hwc(expected), atol=2e-6)
+from dalipipe.ops.image import colour, geometry, occlusion
+from dalipipe.policy import Choice, Macro, Normal, Op, Policy
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if not c.always], ids=lambda c: c.name)
 def test_p_zero_is_identity_and_p_one_touches_all(case: Case) -> None:
-    import dataclasses
-
     sizes = [(40, 50)] * 5
-    idle, busy = draw(dataclasses.replace(case.op, p=0.0), sizes), draw(dataclasses.replace(case.op, p=1.0), sizes)
+    idle, busy = (draw(dataclasses.replace(case.op, p=p), sizes) for p in (0.0, 1.0))
+    assert len(idle.rows) == 0 and len(busy.rows) == 5
     for row in range(5):
-        x = pictures([(40, 50)], 3, seed=row)[0]
+        x = pictures([(40, 50)], 3, seed=row)[0] // 2 + 40  # so that there is contrast to gain
+        kept = x.copy()
         assert (idle.reference(row, x) == x).all()
-        assert (busy.reference(row, x) != x).any()
+        assert case.idle or (busy.reference(row, x) != x).any()
         assert (busy.reference(row, x) == busy.reference(row, x.copy())).all(), "replaying parameters gives the same"
+        assert (x == kept).all(), "the picture that comes in stays whole"
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -163,6 +39,182 @@ def test_awkward_sizes(case: Case, channels: int) -> None:
     if isinstance(case.op, ops.RandomCrop | ops.Normalize) and not getattr(case.op, "pad_if_needed", False):
         pytest.skip("takes no small pictures, or has three means")
     drawn = draw(case.op, SIZES)
+    assert len(drawn.rows) == len(SIZES)
     out = case.op.output_size(drawn.params, np.array(SIZES))
     for row, x in enumerate(pictures(SIZES, channels)):
         assert drawn.reference(row, x).shape == (*out[row], channels)
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_none_may_be_drawn_for(case: Case) -> None:
+    """An operator that no sample of a batch gets draws arrays of the same kinds, without rows."""
+    some, none = (case.op.draw(np.full((n, case.op.draws), 0.5), np.full((n, 2), 60)) for n in (3, 0))
+    assert some.keys() == none.keys()
+    for name in some:
+        assert none[name].shape == (0, *some[name].shape[1:]) and none[name].dtype == some[name].dtype, name
+
+
+# Bad values --------------------------------------------------------------------------------------------------------
+
+NAN = float("nan")
+RANGE = ["much", (1,), (2.0, 1.0), (NAN, NAN), ("a", "b"), (0.0, 1e300), Choice((-1e300,)), 1j]
+SYMMETRIC = [v for v in RANGE if v != (1,)] + [NAN, 1e300, None]
+SIZE = [0, -3, 1.5, (3, 4, 5), (0, 4), "224", True, 1 << 30]
+FILL = [-1, 256, (1, 2), "red", None, NAN]
+WARP: dict[str, list[Any]] = {"interpolation": ["cubic", 2, None], "fill": FILL}
+INTERPOLATION = ["lanczos", 3, None]
+PADDING = [-1, 1.5, (1, 2, 3), "4", True, (1, -2), None]
+COUNT = [0, -1, 1.5, "two", True, 1000]
+VALUE = ["randomly", (1, 2), NAN, None]
+
+BAD: dict[Any, dict[str, list[Any]]] = {
+    ops.Resize: {"size": SIZE, "interpolation": INTERPOLATION, "max_size": [0, 2.5, 7, 8]},
+    ops.RandomResize: {"min_size": [0, 9.5, (1, 2), 20], "max_size": [0, 9.5, 5], "interpolation": INTERPOLATION},
+    ops.CenterCrop: {"size": SIZE, "fill": FILL},
+    ops.RandomCrop: {"size": SIZE, "padding": PADDING, "pad_if_needed": [1, "yes", None], "fill": FILL},
+    ops.Pad: {"padding": PADDING, "fill": FILL},
+    ops.RandomResizedCrop: {
+        "size": SIZE,
+        "scale": [*RANGE, (0.0, 1.0), (0.5, 1.1)],
+        "ratio": [*RANGE, (0.0, 1.0)],
+        "interpolation": INTERPOLATION,
+    },
+    ops.HorizontalFlip: {},
+    ops.VerticalFlip: {},
+    ops.Rotate: {"degrees": SYMMETRIC, **WARP},
+    ops.Translate: {
+        "x": [*SYMMETRIC, 1.5],
+        "y": [*SYMMETRIC, (0.0, 1.5)],
+        "rounding": ["down", None],
+        **WARP,
+    },
+    ops.TranslatePx: {"x": SYMMETRIC, "y": SYMMETRIC, "rounding": ["down", None], **WARP},
+    ops.Scale: {"factor": [*RANGE, (0.0, 1.0), (-1.0, 1.0)], **WARP},
+    ops.Shear: {
+        "x": [*SYMMETRIC, 90.0],
+        "y": [*SYMMETRIC, (0.0, 81.0)],
+        "unit": ["radians", None],
+        "center": ["left", None, (0, 0)],
+        **WARP,
+    },
+    ops.Affine: {
+        "degrees": SYMMETRIC,
+        "translate": [0.5, (0.1, 1.1), (-0.1, 0.1), (0.1,), "far"],
+        "scale": [*RANGE, (0.0, 1.0), 2.0],
+        "shear": [v for v in SYMMETRIC if v is not None] + [(0, 1, 5), (0, 1, 5, 90), 90.0],
+        **WARP,
+    },
+    ops.Perspective: {"distortion": [-0.1, 1.1, NAN, (0.1, 0.2), None], **WARP},
+    ops.Elastic: {"alpha": [-1.0, (1.0, 2.0, 3.0), NAN, "much", None], "sigma": [-1.0, 501.0, (1, "2"), None], **WARP},
+    ops.Brightness: {"factor": [*RANGE, (-0.1, 1.0), 0.5]},
+    ops.Contrast: {"factor": [*RANGE, (-0.1, 1.0)]},
+    ops.Saturation: {"factor": [*RANGE, Normal(1.0, 0.5, (-1.0, 2.0))]},
+    ops.Hue: {"turns": [*SYMMETRIC, 0.6, (-0.6, 0.0)]},
+    ops.Grayscale: {},
+    ops.ChannelShuffle: {},
+    ops.Invert: {},
+    ops.Posterize: {"bits": [*RANGE, (0, 9), (1.5, 3.0), 4]},
+    ops.Solarize: {"threshold": [*RANGE, (0.0, 257.0), (-1.0, 9.0)]},
+    ops.SolarizeAdd: {"amount": [*RANGE, (0.0, 256.0)], "threshold": [-1.0, 257.0, NAN, (1, 2), None]},
+    ops.Gamma: {"gamma": [*RANGE, (-1.0, 1.0)], "gain": [-1.0, NAN, (1, 2), "1", None]},
+    ops.AutoContrast: {},
+    ops.Equalize: {},
+    ops.ColorJitter: {
+        "brightness": [*RANGE, -0.1, NAN],
+        "contrast": [*RANGE, -0.1],
+        "saturation": [*RANGE, (-0.1, 1.0)],
+        "hue": [0.6, (-0.6, 0.0), "red", NAN],
+    },
+    ops.PhotometricDistort: {
+        "brightness": [*RANGE, 0.1, None],
+        "contrast": [*RANGE, (-0.1, 1.0)],
+        "saturation": RANGE,
+        "hue": SYMMETRIC,
+        "p": [1.2, NAN, "often"],
+    },
+    ops.RandomErasing: {
+        "scale": [*RANGE, (0.0, 1.1)],
+        "ratio": [*RANGE, (0.0, 1.0)],
+        "value": VALUE,
+        "count": [*COUNT, (0, 2), (2, 1), (1, 2, 3), (1, 2.5)],
+    },
+    ops.Cutout: {"size": [0, -1, 1.5, (3, 4), True], "count": [*COUNT, (1, 2)], "value": VALUE},
+    ops.GridMask: {
+        "unit": [*RANGE, (1.0, 4.0)],
+        "keep": [*RANGE, (-0.1, 0.5), 1.1],
+        "angle": [*SYMMETRIC, 361.0],
+        "value": [-1, 256, "random", (1, 2), NAN, None],
+    },
+    ops.Normalize: {
+        "mean": [(0.5, 0.5), NAN, "grey", None, (0.5, 0.5, None)],
+        "std": [0.0, -1.0, NAN, (0.5, 0.5), "grey"],
+    },
+}
+REQUIRED: dict[Any, dict[str, Any]] = {
+    ops.Resize: {"size": 8},
+    ops.RandomResize: {"min_size": 8, "max_size": 16},
+    ops.CenterCrop: {"size": 8},
+    ops.RandomCrop: {"size": 8},
+    ops.Pad: {"padding": 8},
+    ops.RandomResizedCrop: {"size": 8},
+    ops.Affine: {"degrees": 8},
+}
+
+
+def test_every_field_is_tried() -> None:
+    known = {
+        cls
+        for module in (geometry, colour, occlusion)
+        for name, cls in vars(module).items()
+        if isinstance(cls, type) and issubclass(cls, Op | Macro) and cls not in (Op, Macro)
+        if cls.__module__ == module.__name__ and not name.endswith("Op")
+    }
+    assert known == BAD.keys()
+    for cls, tried in BAD.items():
+        own = {f.name for f in dataclasses.fields(cls)} - ({"p"} if issubclass(cls, Op) else set())
+        assert own == tried.keys(), cls
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(cls, name) for cls, tried in BAD.items() for name in (*tried, *(["p"] if issubclass(cls, Op) else []))],
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
+)
+def test_bad_values_are_named(cls: Any, name: str) -> None:
+    """With the operator, the field, what was expected and what came."""
+    for value in BAD[cls].get(name, [1.2, -0.1, NAN, "often", None]):
+        with pytest.raises(ValueError, match=f"^{cls.__name__}: .*{name}") as caught:
+            cls(**{**REQUIRED.get(cls, {}), name: value})
+        message = str(caught.value)
+        assert "got" in message and ("must" in message or "expected" in message), message
+        shown = message[message.index("got") :]
+        assert repr(value).strip("()") in shown or isinstance(value, str | tuple), (value, message)
+
+
+def test_fields_that_do_not_fit_each_other_are_named() -> None:
+    for make, message in (
+        (lambda: ops.Resize((8, 9), max_size=9), r"Resize: max_size goes with an int size"),
+        (lambda: ops.Resize(None), "Resize: size or max_size must be given"),
+        (lambda: ops.Resize(9, max_size=9), "Resize: max_size must be greater than size"),
+        (lambda: ops.RandomResize(9, 8), "RandomResize: min_size must not exceed max_size, got 9, 8"),
+        (lambda: ops.Normalize((0.5,) * 3, 0.5), "Normalize: mean and std must both have 1 or 3 values"),
+        (lambda: ops.Normalize(p=0.5), "Normalize: applies to every sample, so p must be 1, got 0.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+@pytest.mark.parametrize(
+    "macro",
+    [
+        ops.ColorJitter(0.4, (0.5, 1.2), Choice((0.5, 1.5)), 0.1),
+        ops.ColorJitter(hue=0.2),
+        ops.PhotometricDistort(p=0.3),
+    ],
+    ids=repr,
+)
+def test_macros_travel(macro: Macro) -> None:
+    policy = Policy([macro])
+    assert Policy.from_dict(policy.to_dict()) == policy and pickle.loads(pickle.dumps(policy)) == policy
+    assert policy.to_dict()["ops"][0]["op"] == type(macro).__name__
+    assert eval(repr(macro), {**vars(ops), "Choice": Choice}) == macro

@@ -116,6 +116,30 @@ SCHEMAS: dict[str, tuple[Any, tuple[Field, ...]]] = {
         (PIL, torchvision.tv_tensors.Mask(torch.zeros(4, 6, dtype=torch.int64))),
         (IMAGE, Field("mask", "mask", channels=1)),
     ),
+    "tv boxes": (
+        (PIL, torchvision.tv_tensors.BoundingBoxes([[0, 0, 2, 3]], format="XYWH", canvas_size=(4, 6)), np.ones(1)),
+        (IMAGE, Field("boxes", "boxes", format="xywh", companions=("label",)), Field("label", "object")),
+    ),
+    "tv target": (
+        (
+            PIL,
+            {
+                "labels": torch.ones(2),
+                "boxes": torchvision.tv_tensors.BoundingBoxes(np.ones((2, 4)), format="XYXY", canvas_size=(4, 6)),
+                "image": 5,
+                "points": torchvision.tv_tensors.KeyPoints(np.ones((7, 2)), canvas_size=(4, 6)),
+            },
+            2,
+        ),
+        (
+            IMAGE,
+            Field("labels", "object"),
+            Field("boxes", "boxes", companions=("labels",)),
+            Field("image_", "column"),
+            Field("points", "points"),
+            Field("column_5", "column"),
+        ),
+    ),
     "two pictures": ((PIL, PIL), (IMAGE, Field("column_1", "image", channels=3))),
     "annotation": ((PIL, {"boxes": [1, 2]}), (IMAGE, Field("column_1", "object"))),
     "text beside": ((PIL, "a caption", 2), (IMAGE, Field("column_1", "object"), Field("label", "column"))),

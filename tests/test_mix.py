@@ -28,10 +28,12 @@ from dalipipe import native, rng
 from dalipipe.loader import DataLoader
 from dalipipe.ops import image as ops
 from dalipipe.ops.mix import CutMix, MixOp, MixUp, mix, soft_labels
+from dalipipe.ops.python import PythonStep
 from dalipipe.passes.mix import MixParams, lower_mix, partners
 from dalipipe.policy import OneOf, Policy, RandomApply, RandomOrder, SomeOf
 from dalipipe.quantiles import beta_quantile
 from dalipipe.schema import Field, Schema
+from dalipipe.stages import lower
 
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
@@ -509,6 +511,12 @@ def test_what_moves_with_pictures_cannot_be_mixed(kind: Any) -> None:
     schema = Schema((*SCHEMA.fields, Field("target", kind)))
     with pytest.raises(ValueError, match=r"MixUp\(\) mixes pictures and class labels, but 'target' "):
         lower_mix(Policy([MixUp()]), schema)
+
+
+def test_python_cannot_follow() -> None:
+    for takes in ("pil", "tensor", "float"):
+        with pytest.raises(ValueError, match=r"MixUp\(\) cannot come before PythonStep\(.*, which takes single pictures"):
+            lower(Policy([MixUp(), PythonStep(abs, takes)]), SCHEMA)
 
 
 @pytest.mark.parametrize(

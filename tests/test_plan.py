@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from cases import CASES, IDS, SIZES, Case, pictures
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dalipipe import rng
 from dalipipe.engines import make_engine
@@ -20,8 +24,10 @@ RGB = Schema((Field("image", "image", channels=3), Field("label", "column")))
 KEY = rng.make_key(3, 1)
 
 
-def passes(*nodes: Node) -> list[list[str]]:
-    return [[type(op).__name__ for op in p.ops] for p in lower(Policy(nodes), RGB).passes]
+def passes(*nodes: Node, sizes: tuple[tuple[int, int], ...] = ((40, 50), (50, 40))) -> list[int]:
+    """How many passes each sample takes."""
+    plan = lower(Policy(nodes), RGB)
+    return np.diff(plan.draw(KEY, np.arange(len(sizes)), np.array(sizes)).params.starts).tolist()
 
 
 def test_what_shares_a_pass() -> None:
@@ -30,32 +36,109 @@ def test_what_shares_a_pass() -> None:
         OneOf([ops.Rotate(), ops.Translate(), ops.Shear()]),
         ops.RandomCrop(28),
         ops.HorizontalFlip(),
-        SomeOf([ops.Brightness(), ops.Contrast(), ops.Saturation()], 2),
+        ops.Elastic(p=0.0),
+        ops.GaussianBlur(5),
+        ops.Equalize(),
+        SomeOf([ops.Brightness((0.5, 0.9)), ops.Contrast((0.5, 0.9)), ops.Saturation((0.5, 0.9))], 2),
+        ops.Hue(),
         ops.Solarize(),
-        ops.VerticalFlip(),
+        ops.Posterize(),
+        ops.Cutout(4),
         ops.Normalize(),
         ops.RandomErasing(),
     ]
-    assert len(passes(*everything)) == 1
-    assert len(passes(ops.Resize(256), ops.CenterCrop(224), ops.Normalize())) == 1
-    assert len(passes()) == 1
+    assert passes(*everything) == [1, 1]
+    assert passes(ops.Perspective(p=1.0), ops.Rotate(), ops.Elastic()) == [1, 1]
+    assert passes(ops.Equalize(), ops.Brightness((0.5, 1.0)), ops.HorizontalFlip(p=1.0)) == [1, 1]
+    assert passes(ops.Resize(256), ops.CenterCrop(224), ops.Normalize()) == [1, 1]
+    assert passes() == [1, 1]
 
 
-def test_what_starts_a_pass() -> None:
-    assert passes(ops.Brightness(), ops.Resize(8)) == [["Brightness"], ["Resize"]]
-    assert passes(ops.Resize(9), ops.Resize(8)) == [["Resize"], ["Resize"]]
-    assert passes(ops.CenterCrop(30), ops.RandomCrop(30, padding=4)) == [["CenterCrop"], ["RandomCrop"]]
-    assert passes(ops.Solarize(), ops.Invert()) == [["Solarize"], ["Invert"]]
-    assert passes(ops.Rotate(fill=1), ops.Shear(fill=2)) == [["Rotate"], ["Shear"]]
-    assert passes(ops.Rotate(), ops.Shear(interpolation="nearest")) == [["Rotate"], ["Shear"]]
-    assert passes(ops.Rotate(), ops.CenterCrop(20), ops.Rotate()) == [["Rotate", "CenterCrop"], ["Rotate"]]
-    assert passes(ops.RandomErasing(), ops.HorizontalFlip()) == [["RandomErasing"], ["HorizontalFlip"]]
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (ops.Brightness(), ops.Resize(8)),
+        (ops.Resize(9), ops.Resize(8)),
+        (ops.CenterCrop(30), ops.RandomCrop(30, padding=4)),
+        (ops.Solarize(), ops.Brightness()),
+        (ops.Rotate(fill=1), ops.Shear(fill=2)),
+        (ops.Rotate(), ops.Shear(interpolation="nearest")),
+        (ops.Rotate(), ops.CenterCrop(20), ops.Rotate()),
+        (ops.Cutout(9), ops.HorizontalFlip(p=1.0)),
+        (ops.Elastic(), ops.HorizontalFlip(p=1.0)),
+        (ops.Elastic(), ops.Rotate()),
+        (ops.GaussianBlur(5), ops.HorizontalFlip(p=1.0)),
+        (ops.GaussianBlur(5), ops.Sharpness()),
+        (ops.Brightness(), ops.GaussianBlur(5)),
+        (ops.Brightness(), ops.Equalize()),
+        (ops.Hue(), ops.Saturation()),
+        (ops.Brightness((1.4, 1.5)), ops.Brightness((0.5, 0.6))),  # what the first clamps the second must not see
+        (ops.Cutout(9), ops.Posterize()),
+    ],
+    ids=lambda nodes: "-".join(type(n).__name__ for n in nodes),
+)
+def test_what_starts_a_pass(nodes: tuple[Node, ...]) -> None:
+    assert passes(*nodes) == [2, 2]
 
 
-def run(plan: Plan, engine: str, images: list[np.ndarray], dtype: torch.dtype = torch.uint8) -> np.ndarray:
+def test_a_sample_pays_for_what_is_drawn_for_it() -> None:
+    """A warp after colour takes a second pass, of the samples that have both."""
+    plan = lower(Policy([ops.Brightness(p=0.5), ops.Rotate(p=0.5), ops.CenterCrop(20)]), RGB)
+    draws = plan.draw(KEY, np.arange(400), np.tile([[40, 50]], (400, 1)))
+    bright, turned = (drawn.applied for drawn in draws.drawn[:2])
+    assert (np.diff(draws.params.starts) == np.where(bright, 2, 1)).all() and turned.any()
+    randaugment = lower(Policy([ops.RandomResizedCrop(32), ops.RandAugment()]), RGB)
+    starts = randaugment.draw(KEY, np.arange(400), np.tile([[40, 50]], (400, 1))).params.starts
+    assert np.diff(starts).max() <= 3
+
+
+EXACT = [
+    ops.RandomResizedCrop((33, 41)),
+    ops.Resize(29, interpolation="bicubic"),
+    ops.RandomCrop((25, 27), padding=6, fill=7, pad_if_needed=True),
+    ops.HorizontalFlip(),
+    ops.VerticalFlip(),
+    ops.GaussianBlur(5),
+    ops.Sharpness((0.0, 2.0)),
+    ops.GaussianNoise(),
+    ops.JpegCompression((20, 60)),
+    ops.GridMask(),
+    ops.Equalize(),
+    ops.AutoContrast(),
+    ops.Brightness((0.5, 1.5)),
+    ops.Hue(),
+    ops.Solarize(),
+    ops.Posterize((2, 6)),
+    ops.Cutout(7, value=(1, 2, 3)),
+    ops.RandomErasing(value="random"),
+    ops.Elastic(alpha=20.0, sigma=3.0),
+]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.permutations(EXACT), st.integers(0, 10**6))
+def test_any_order_of_anything_equals_one_operator_after_the_other(order: list[Node], first: int) -> None:
+    """Each operator is drawn for some samples and not for others, so every sample has other passes; bit for bit."""
+    nodes = [dataclasses.replace(op, p=0.5) for op in order]  # type: ignore[type-var]
+    # A resize is exact only to a level where the picture was turned before it: its weights are not quite symmetric.
+    nodes.sort(key=lambda op: isinstance(op, ops.HorizontalFlip | ops.VerticalFlip))
+    plan = lower(Policy([*nodes, ops.CenterCrop((24, 26))]), RGB)
+    images = pictures([(40, 50), (33, 47), (64, 31), (21, 50)], 3, seed=first)
+    output = Output(torch.device("cpu"), torch.uint8, torch.contiguous_format)
+    draws = plan.draw(KEY, first + np.arange(4), np.array([x.shape[:2] for x in images]))
+    native, reference = (
+        make_engine(name, plan, output, threads=2).apply(Pictures.from_arrays(images), draws)
+        for name in ("native", "reference")
+    )
+    assert torch.equal(native, reference)
+
+
+def run(
+    plan: Plan, engine: str, images: list[np.ndarray], dtype: torch.dtype = torch.uint8, first: int = 0
+) -> np.ndarray:
     output = Output(torch.device("cpu"), dtype, torch.contiguous_format)
     size = np.array([x.shape[:2] for x in images])
-    draws = plan.draw(KEY, np.arange(len(images)), size)
+    draws = plan.draw(KEY, first + np.arange(len(images)), size)
     return make_engine(engine, plan, output, threads=2).apply(Pictures.from_arrays(images), draws).float().numpy()
 
 
@@ -101,13 +184,11 @@ def test_folding_changes_nothing(nodes: tuple[Node, ...]) -> None:
 
 
 def test_colour_folds_without_the_clamps_between() -> None:
-    """Three colour operators fold into one rounding: on mid-tones, where nothing clips, that is within one of three
-    roundings.
-    """
-    nodes = [ops.Contrast((0.5, 0.9)), ops.Brightness((0.9, 1.2)), ops.Saturation((0.3, 1.2)), ops.Contrast((0.8, 1.1))]
+    """Four colour operators fold into one rounding, within two of four roundings."""
+    nodes = [ops.Contrast((0.5, 0.9)), ops.Brightness((0.9, 1.0)), ops.Saturation((0.3, 1.0)), ops.Contrast((0.8, 1.1))]
     images = [np.clip(x, 70, 180) for x in pictures([(20, 30)] * 9, 3)]
     plan = lower(Policy(nodes), RGB)
-    assert len(plan.passes) == 1
+    assert passes(*nodes) == [1, 1]
     difference = np.abs(run(plan, "native", images) - run(plan, "reference", images))
     assert difference.max() <= 2 and difference.mean() < 0.6
 
@@ -124,7 +205,7 @@ def test_composed_warps_sample_once() -> None:
     [
         ((ops.Normalize(), ops.Rotate()), r"Rotate\(\) stands after Normalize: only erasing may follow it"),
         ((ops.Normalize(), ops.Normalize()), "normalises twice"),
-        ((OneOf([ops.Normalize(), ops.Invert()]),), "move it out of OneOf/SomeOf"),
+        ((OneOf([ops.Normalize(), ops.Invert()]),), "move it out of its container"),
     ],
 )
 def test_what_makes_no_sense_is_refused(nodes: tuple[Node, ...], message: str) -> None:
@@ -141,9 +222,13 @@ def test_channels_must_fit() -> None:
         lower(Policy([ops.Invert()]), Schema((Field("label", "column"),)))
 
 
-def test_explain_names_every_operator() -> None:
-    text = lower(Policy([ops.Brightness(), ops.Resize(8), ops.Normalize()]), RGB).explain()
-    assert text.count("pass ") == 2 and all(name in text for name in ("Brightness", "Resize", "Normalize"))
+def test_explain_tells_what_happens() -> None:
+    text = lower(Policy([ops.Brightness(p=0.5), ops.Resize(8), ops.Normalize()]), RGB).explain()
+    assert "passes a sample takes: 1: " in text and ", 2: " in text
+    for line in ("Brightness(p=0.5): colour matrix, pass 1; ", "Resize(size=8): resize, passes 1 to 2; 100%"):
+        assert line in text
+    assert "Normalize(): normalise" in text
+    assert "drawn for none" in lower(Policy([ops.Invert(p=0.0)]), RGB).explain()
 
 
 def test_roi_is_enough_and_not_all() -> None:
@@ -151,7 +236,7 @@ def test_roi_is_enough_and_not_all() -> None:
     plan = lower(Policy([ops.Resize((30, 30)), ops.CenterCrop(10), ops.HorizontalFlip()]), RGB)
     images = pictures([(90, 120), (61, 45), (8, 8), (30, 30)], 3)
     draws = plan.draw(KEY, np.arange(4), np.array([x.shape[:2] for x in images]))
-    roi = draws.passes[0].roi
+    roi = draws.params.roi
     parts = [x[y : y + h, left : left + w] for x, (y, left, h, w) in zip(images, roi.tolist(), strict=True)]
     assert parts[0].size < images[0].size / 4
     engine = make_engine("native", plan, Output(torch.device("cpu"), torch.uint8, torch.contiguous_format), threads=1)
@@ -169,6 +254,7 @@ def test_every_operator_alone_is_its_reference(case: Case, channels: int) -> Non
     sizes = SIZES if case.op.misfits(np.array(SIZES)) is None else [(40, 50), (33, 57)]
     plan = lower(Policy([case.op]), Schema((Field("image", "image", channels=channels),)))
     dtype = torch.float32 if isinstance(case.op, ops.Normalize) else torch.uint8
-    for seed, size in enumerate(sizes):  # sizes one by one: not every operator makes them equal
-        images = pictures([size] * 5, channels, seed)
-        assert (run(plan, "native", images, dtype) == run(plan, "reference", images, dtype)).all(), size
+    for seed, size in enumerate(sizes):
+        for image in pictures([size] * 4, channels, seed):  # one by one: not every operator makes sizes equal
+            native, reference = (run(plan, engine, [image], dtype, seed) for engine in ("native", "reference"))
+            assert (native == reference).all(), size

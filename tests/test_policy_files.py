@@ -64,7 +64,7 @@ policies = st.lists(st.recursive(leaves, containers, max_leaves=12), max_size=5)
 
 
 @given(policies)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_nested_policies_read_back_as_they_were(policy: Policy) -> None:
     assert load_policy(policy_yaml(policy)) == policy
     assert load_policy(json.dumps(policy.to_dict())) == policy
@@ -255,7 +255,7 @@ def test_aliases_make_no_file_endless() -> None:
 
 
 @given(st.text(max_size=60), st.integers(0, 200), st.integers(0, 10))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_anything_else_is_a_policy_or_an_error_with_its_line(noise: str, at: int, cut: int) -> None:
     text = policy_yaml(Policy([OneOf([ops.Rotate(9), ops.Invert()]), ops.Resize(8), ops.Normalize()]))
     text = "\n" + text[:at] + noise + text[at + cut :]
@@ -292,13 +292,7 @@ def test_deit_has_timms_randaugment() -> None:
     """Written out in the file, operator by operator."""
     written = load_policy(EXAMPLES[0].with_name("deit.yaml"))
     timms = timm_rand_augment("rand-m9-mstd0.5-inc1", fill=(124, 116, 104))
-    assert all(isinstance(node, OneOf) for node in written.ops[2:4])
+    assert len(timms) == 2
     for layer, meant in zip(written.ops[2:4], timms, strict=True):
-        assert layer.p == 0.5 and len(layer.ops) == len(meant.ops) == 15
-        for op, other in zip(layer.ops, meant.ops, strict=True):
-            if isinstance(op, OneOf):  # Posterize: how often each number of bits is kept
-                assert [one.bits[0] for one in op.ops] == [one.bits.low for one in other.ops]
-                assert op.weights == pytest.approx(other.weights, abs=1e-5)
-            else:
-                assert op == dataclasses.replace(other, p=1.0)
-            assert other.p == 0.5
+        assert isinstance(layer, OneOf) and layer.p == 0.5  # all of its operators' in timm
+        assert [dataclasses.replace(op, p=0.5) for op in layer.ops] == list(meant.ops)

@@ -108,8 +108,8 @@ def test_each_shows_several_pictures_where_asked(jpeg_folder: Folder, drawn: Any
         samples=2,
         variants=1,
     )
-    rotate = "Rotate\nfill (1, 2, 3)\ndegrees 30 … 60"
-    assert len(rows) == 6 and options["row_labels"][::2] == ["CenterCrop\nsize (16, 16)", rotate, "Invert"]
+    rotate = "Rotate\ndegrees 30 … 60\nfill (1, 2, 3)"
+    assert len(rows) == 6 and options["row_labels"][::2] == ["CenterCrop\nsize 16", rotate, "Invert"]
     assert options["row_labels"][1::2] == ["", "", ""]
     assert not np.array_equal(rows[4][0], rows[5][0])
 

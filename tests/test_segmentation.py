@@ -23,7 +23,8 @@ from dalipipe import rng
 from dalipipe.decoders.base import DecodeError
 from dalipipe.decoders.pillow import decode_mask
 from dalipipe.ops import image as ops
-from dalipipe.ops.targets import canvas_places, drawn_field, move_labels
+from dalipipe.ops.pixels import warp_points
+from dalipipe.ops.targets import drawn_field, move_labels
 from dalipipe.plan import lower
 from dalipipe.policy import Policy
 from dalipipe.records import Encoded
@@ -342,10 +343,9 @@ def test_resize_is_torchs_nearest_at_every_scale(old: int, new: int) -> None:
     assert np.array_equal(got[0], theirs.numpy()[0, 0, 0].astype(np.int32))
 
 
-def between_pixels(passes: np.ndarray) -> np.ndarray:
+def between_pixels(passes: np.ndarray, field: np.ndarray | None = None) -> np.ndarray:
     """bool [H, W]: where a warp looks half-way between two pixels, as near as float32 sees it."""
-    (one,) = passes
-    places = canvas_places(one, *np.indices((int(one["out_h"]), int(one["out_w"]))))
+    places = np.stack(warp_points(passes[0]["matrix"], (int(passes[0]["out_h"]), int(passes[0]["out_w"])), field))
     return (np.abs((places + 0.5) - np.rint(places + 0.5)) < 1e-3).any(axis=0)
 
 
@@ -378,7 +378,7 @@ def test_perspective_and_elastic_are_torchvisions_nearest(op: Any, size: tuple[i
     plan = lower(Policy([op]), RGB)
     draws = plan.draw(rng.make_key(5, 2), np.arange(1), np.array([size]))
     (drawn,), passes = draws.drawn, draws.params.passes.copy()
-    x = tv_tensors.Mask(torch.from_numpy(mask + 1))
+    x, field = tv_tensors.Mask(torch.from_numpy(mask + 1)), None
     if isinstance(op, ops.Perspective):
         to_centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
         edges = to_centre @ drawn.params["matrix"][0] @ np.linalg.inv(to_centre)
@@ -389,7 +389,7 @@ def test_perspective_and_elastic_are_torchvisions_nearest(op: Any, size: tuple[i
         scaled = np.stack([field[0] * (2 / size[1]), field[1] * (2 / size[0])], axis=-1)[None]
         theirs = F.elastic(x, torch.from_numpy(scaled.astype(np.float32)))
     expected = np.where(theirs.numpy() == 0, FILL, theirs.numpy() - 1)
-    clear = ~between_pixels(passes)
+    clear = ~between_pixels(passes, field)
     got = move_labels(mask, passes, FILL)
     assert clear.mean() > 0.9 and (got != mask).mean() > 0.5
     np.testing.assert_array_equal(got[clear], expected[clear])

@@ -90,6 +90,13 @@ def test_labels_move_natively_as_specified(data: st.DataObject) -> None:
     np.testing.assert_array_equal(narrow, out)
 
 
+def test_label_map_is_mirrored() -> None:
+    layout = native.struct_layouts()["LabelMap"]
+    fields = native.LABEL_MAP.fields
+    assert fields is not None and layout.pop("") == native.LABEL_MAP.itemsize
+    assert layout == {name: field[1] for name, field in fields.items()}
+
+
 def still(size: tuple[int, int], count: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Passes that move nothing, one for each of ``count`` samples, and their starts."""
     passes = np.zeros(count, native.IMAGE_PASS)
@@ -138,8 +145,11 @@ def test_labels_that_are_none() -> None:
     for bad in (np.zeros((3, 5), np.int64), np.zeros((3, 5, 1), np.uint8), np.zeros((5, 3), np.uint8).T):
         with pytest.raises(ValueError, match=r"move_labels: map 0 must be uint8 or int32 \[H, W\], dense in its rows"):
             native.move_labels([bad], passes, starts, out, ignore_index=0)
-    with pytest.raises(ValueError, match="starts must go from 0 to 1"):
-        native.move_labels([good], passes, np.array([0, 0], np.int32), out, ignore_index=0)
+    for wrong in ([0, 0], [1, 1], [0, 2]):
+        with pytest.raises(ValueError, match="starts must rise from 0 to 1"):
+            native.move_labels([good], passes, np.array(wrong, np.int32), out, ignore_index=0)
+    with pytest.raises(ValueError, match="sample 0: a map of 0x5 px"):
+        native.move_labels([good[:0]], passes, starts, out, ignore_index=0)
     with pytest.raises(ValueError, match=r"out must be contiguous uint8, int32 or int64 \[1, h, w\], got float32"):
         native.move_labels([good], passes, starts, np.empty((1, 3, 5), np.float32), ignore_index=0)
     with pytest.raises(ValueError, match="a table needs an entry"):
@@ -245,7 +255,7 @@ def test_through_a_policy_in_every_order() -> None:
 
 @pytest.mark.parametrize("alpha", [60.0, 0.0])
 def test_elastic_is_torchvisions_at_whole_pixels(alpha: float) -> None:
-    """Elsewhere it takes a box's corners up, and points down, to the first of a pixel, where we keep what is between."""
+    """Elsewhere it takes a box's corners up, and points down, to a whole number; we keep what is between."""
     check([ops.Elastic(alpha, 4.0)], whole=True, sizes=SIZES[:3])
     size = np.array([SIZES[0]])
     drawn = Policy([ops.Elastic(alpha, 4.0)]).draw(rng.make_key(3, 1), np.arange(1), size)

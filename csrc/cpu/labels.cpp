@@ -76,7 +76,7 @@ void follow(const Indices& table, Indices& places) {
   for (int32_t& place : places) place = place < 0 ? -1 : table[place];
 }
 
-// A warp, where there is one, then columns and rows apart: canvas index → index in what comes in.
+// A warp, which only the last step may lack, then columns and rows apart: canvas index → index in what comes in.
 struct Step {
   const ImagePass* warp;
   Indices columns, rows;
@@ -102,26 +102,20 @@ std::vector<Step> steps_back(const ImagePass* first, const ImagePass* last, cons
   }
 }
 
-// A row's places (x, y) in a pass's output → on its canvas; outside: -1, or the side.
-void warp_places(const ImagePass& pass, Indices& x, Indices& y) {
+// A row's places (x, y) in a step's output → in what came in; -1 in either of them stands for outside.
+void step_back(const Step& step, Indices& x, Indices& y) {
+  const ImagePass& pass = *step.warp;
   const bool projective = is_projective(pass.matrix);
   const float* displacement = reinterpret_cast<const float*>(pass.displacement);
+  const float w = static_cast<float>(pass.canvas_w), h = static_cast<float>(pass.canvas_h);
   for (size_t i = 0; i < x.size(); ++i) {
     if (x[i] < 0 || y[i] < 0) continue;
     const Point from = displaced(displacement, pass.out_h, pass.out_w, x[i], y[i]);
-    const Point at = warp_point(pass.matrix, projective, from.x, from.y);
-    x[i] = nearest_index(at.x, pass.canvas_w);
-    y[i] = nearest_index(at.y, pass.canvas_h);
-  }
-}
-
-void step_back(const Step& step, Indices& x, Indices& y) {
-  if (step.warp != nullptr) warp_places(*step.warp, x, y);
-  const uint32_t w = static_cast<uint32_t>(step.columns.size()), h = static_cast<uint32_t>(step.rows.size());
-  for (size_t i = 0; i < x.size(); ++i) {
-    const bool inside = static_cast<uint32_t>(x[i]) < w && static_cast<uint32_t>(y[i]) < h;  // -1 is not
-    x[i] = inside ? step.columns[x[i]] : -1;
-    y[i] = inside ? step.rows[y[i]] : -1;
+    const Point to = warp_point(pass.matrix, projective, from.x, from.y);
+    const float u = to.x + 0.5f, v = to.y + 0.5f;  // of the pixel that has the nearest centre, truncated
+    const bool inside = u >= 0.0f && u < w && v >= 0.0f && v < h;  // which NaN is not
+    x[i] = inside ? step.columns[static_cast<int32_t>(u)] : -1;
+    y[i] = inside ? step.rows[static_cast<int32_t>(v)] : -1;
   }
 }
 
@@ -169,10 +163,14 @@ void move_map(const MoveLabelsParams& p, const LabelMap& map, const std::vector<
     }
     return;
   }
+  const size_t unwarped = steps[0].warp == nullptr;
   Indices xs(w), ys(w);
   for (int32_t y = 0; y < p.out_h; ++y, out += w) {
-    for (int32_t x = 0; x < w; ++x) xs[x] = x, ys[x] = y;
-    for (const Step& step : steps) step_back(step, xs, ys);
+    for (int32_t x = 0; x < w; ++x) {
+      xs[x] = unwarped ? steps[0].columns[x] : x;
+      ys[x] = unwarped ? steps[0].rows[y] : y;
+    }
+    for (size_t k = unwarped; k < steps.size(); ++k) step_back(steps[k], xs, ys);
     for (int32_t x = 0; x < w; ++x) out[x] = xs[x] < 0 || ys[x] < 0 ? ignore : classes(row_of(ys[x])[xs[x]]);
   }
 }

@@ -75,11 +75,11 @@ struct FieldSchedule {
       return begin;
     };
     take(n * static_cast<int64_t>(sizeof(FieldTask)));
-    for (int32_t i = 0; i < n; ++i) tasks.push_back({fields[i], 0, take(weight_count(fields[i]) * sizeof(float))});
+    for (int32_t i = 0; i < n; ++i) tasks.push_back({fields[i], 0, take(4 * weight_count(fields[i]))});
     upload_bytes = bytes;
     for (FieldTask& task : tasks) {
       const int64_t elements = 2 * static_cast<int64_t>(task.field.h) * task.field.w;
-      task.noise = take(elements * static_cast<int64_t>(sizeof(float)));
+      task.noise = take(4 * elements);
       noise_jobs = std::max(noise_jobs, (elements + 4 * kThreads - 1) / (4 * kThreads));
       tiles = std::max(tiles, tiles_of(task.field.h, task.field.w));
     }

@@ -111,7 +111,7 @@ class _Walk:
             self._in_python(transform, before, refused)
             return
         leaves = [leaf.op for leaf in Policy(made.nodes).leaves]
-        within, note = agreement(leaves, backend=before.backend, is_float=before.is_float)
+        within, note = agreement(leaves, backend=before.backend, v2=_is_v2(transform), is_float=before.is_float)
         operators = tuple(map(repr, made.nodes))
         if (
             self.form.is_float
@@ -194,6 +194,10 @@ def _home(transform: Any) -> str:
     if module.startswith("timm.data."):
         return "timm"
     return "references" if module in ("transforms", "v2_extras") else ""
+
+
+def _is_v2(transform: Any) -> bool:
+    return ".v2." in type(transform).__module__
 
 
 def _converter(transform: Any) -> Converter | None:

@@ -261,9 +261,8 @@ def _equalize(transform: Any, form: Form) -> Made:
 
 @converts("GaussianBlur")
 def _blur(transform: Any, form: Form) -> Made:
-    kernel = tuple(int(v) for v in transform.kernel_size)
     sigma = numbers(transform.sigma)
-    return made(ops.GaussianBlur(kernel, (sigma[0], sigma[-1])))
+    return made(ops.GaussianBlur(pair(transform.kernel_size), (sigma[0], sigma[-1])))
 
 
 @converts("GaussianNoise")
@@ -271,8 +270,8 @@ def _noise(transform: Any, form: Form) -> Made:
     form.colours("GaussianNoise")
     if not transform.clip:
         raise Refusal("clip=False leaves values outside 0..1: ours are clipped; give it clip=True")
-    mean, sigma = 255.0 * transform.mean, 255.0 * transform.sigma
-    return made(ops.GaussianNoise(mean=(mean, mean), sigma=(sigma, sigma)))
+    sigma = 255.0 * transform.sigma
+    return made(ops.GaussianNoise(255.0 * transform.mean, (sigma, sigma)))
 
 
 @converts("JPEG")

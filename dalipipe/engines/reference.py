@@ -54,7 +54,9 @@ class ReferenceEngine:
             op, params = drawn.op, drawn.at(row)
             if params is None or op.modality == "mix":
                 continue
-            if all(at_the_end[position:]):  # from here on values may be fractions: an erased box's, or normalised ones
+            if (
+                all(at_the_end[position:]) and self._output.dtype != torch.uint8
+            ):  # from here on values may be fractions: an erased box's, or normalised ones
                 x = x.astype(np.float32)
             if isinstance(op, EraseOp):
                 x = op.erase(x, params, normalised=normalised)

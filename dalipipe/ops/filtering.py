@@ -101,12 +101,31 @@ def convolve(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return _round_even(total)
 
 
-def gaussian_weights(taps: int, sigma: float) -> np.ndarray:
-    """float32 [taps], odd: a gaussian with a deviation of ``sigma`` px, summing to 1; what cannot be seen is 0."""
-    distance = np.arange(taps) - taps // 2
-    weights = np.exp(-0.5 * (distance / max(sigma, 1e-6)) ** 2)
-    weights /= weights.sum()
+def gaussian_weights(taps: int, sigma: np.ndarray | float) -> np.ndarray:
+    """float32 [..., taps], odd: gaussians of deviations ``sigma`` [...] px, summing to 1; what cannot be seen is 0."""
+    distance = (np.arange(taps) - taps // 2) / np.maximum(sigma, 1e-3)[..., None]
+    weights = np.exp(-0.5 * distance**2)
+    weights /= weights.sum(axis=-1, keepdims=True)
     return np.where(weights < 1e-8, 0.0, weights).astype(np.float32)
+
+
+def line_weights(taps: int, reach: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """float32 [N, taps, taps], each summing to 1: points 1 px apart on a line through the middle, each shared out
+    bilinearly. ``reach`` int64 [N]: how many to either side, at most taps // 2; ``angle`` float64 [N]: radians,
+    counter-clockwise from the horizontal.
+    """
+    middle = taps // 2
+    along = np.arange(-middle, middle + 1)
+    share = (np.abs(along) <= reach[:, None]) / (2 * reach[:, None] + 1.0)
+    x = np.round(middle + along * np.cos(angle)[:, None], 9)
+    y = np.round(middle - along * np.sin(angle)[:, None], 9)
+    left, top = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    weights = np.zeros((len(reach), taps + 1, taps + 1))
+    rows = np.arange(len(reach))[:, None]
+    for dy, tall in ((0, 1 - (y - top)), (1, y - top)):
+        for dx, wide in ((0, 1 - (x - left)), (1, x - left)):
+            np.add.at(weights, (rows, top + dy, left + dx), share * tall * wide)
+    return weights[:, :taps, :taps].astype(np.float32)
 
 
 def _down(x: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -126,8 +126,8 @@ def mix(x: np.ndarray, partner: np.ndarray, weight: np.ndarray, box: np.ndarray,
             blend = w * x[row].astype(np.float32) + (np.float32(1) - w) * x[other].astype(np.float32)
             out[row] = pixels.round_to_uint8(blend) if x.dtype == np.uint8 else blend
         y, across = slice(top, top + height), slice(left, left + width)
-        where = (row, slice(None), y, across) if layout == "nchw" else (row, y, across)
-        out[where] = x[(other, *where[1:])]
+        where = (slice(None), y, across) if layout == "nchw" else (y, across)
+        out[row][where] = x[other][where]
     return out
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dalipipe.ops import filtering
+from dalipipe.ops import filtering, pixels
 from dalipipe.ops.image.families import BlendOp, CropOp, ElasticOp, FlipOp, ResizeOp, WarpOp
 from dalipipe.policy import Drawn
 
@@ -28,8 +28,8 @@ def move_labels(
     all others.
 
     A resize takes pixel ⌊i · (crop / resized)⌋ in float32, as torch's ``interpolate(mode="nearest")``; a warp the pixel
-    whose centre is nearest, halves to the greater index, whatever the image's interpolation. Nothing is rounded between
-    passes: each pixel of the last one's output is followed back to one of the map.
+    whose centre is nearest, halves to the greater index, whatever the image's interpolation. Each pixel of the last
+    pass's output is followed back so, pass by pass, to one of the map.
     """
     y, x = np.indices((int(passes[-1]["out_h"]), int(passes[-1]["out_w"])))
     sizes = [labels.shape, *((int(one["out_h"]), int(one["out_w"])) for one in passes[:-1])]
@@ -48,38 +48,24 @@ def _came_from(one: np.void, y: np.ndarray, x: np.ndarray, size: tuple[int, ...]
     """Places in a pass's output → in what came in, of ``size``; (-1, -1) outside, where they stay."""
     inside = y >= 0
     if one["warp"]:
-        place = canvas_places(one, y, x)
-        y, x = (_nearest_index(place[i], int(one[f"canvas_{side}"])) for i, side in ((1, "h"), (0, "w")))
+        out_size, address = (int(one["out_h"]), int(one["out_w"])), int(one["displacement"])
+        u, v = pixels.warp_points(one["matrix"], out_size, _floats_at(address, (2, *out_size)) if address else None)
+        y, x = (_nearest_index(at[y, x], int(one[f"canvas_{side}"])) for at, side in ((v, "h"), (u, "w")))
     found = []
     for at, axis, side, bit, length in ((y, "y", "h", 2, size[0]), (x, "x", "w", 1, size[1])):
         canvas, resized, crop = (int(one[f"{name}_{side}"]) for name in ("canvas", "resized", "crop"))
         inside = inside & (at >= 0) & (at < canvas)
         at = (canvas - 1 - at if one["flip"] & bit else at) + int(one[f"window_{axis}"])
         inside &= (at >= 0) & (at < resized)
-        scale = np.float32(crop) / np.float32(resized)
-        at = np.minimum((at.astype(np.float32) * scale).astype(np.int64), crop - 1) - int(one[f"origin_{axis}"])
+        at = pixels.nearest_index(crop, resized, at) - int(one[f"origin_{axis}"])
         inside &= (at >= 0) & (at < length)
         found.append(at)
     return np.where(inside, found[0], -1), np.where(inside, found[1], -1)
 
 
-def canvas_places(one: np.void, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Where a pass's output pixels lie on its canvas before they are rounded: float32 [2, …], x before y."""
-    m, fx, fy = one["matrix"], x.astype(np.float32), y.astype(np.float32)
-    if one["displacement"]:
-        dx, dy = _floats_at(int(one["displacement"]), (2, int(one["out_h"]), int(one["out_w"])))
-        fx, fy = fx + dx[y, x], fy + dy[y, x]
-    place = np.stack([(m[0] * fx + m[1] * fy) + m[2], (m[3] * fx + m[4] * fy) + m[5]])
-    if (m[6:] == (0, 0, 1)).all():
-        return place
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return place / ((m[6] * fx + m[7] * fy) + m[8])
-
-
 def _nearest_index(v: np.ndarray, side: int) -> np.ndarray:
-    """Index float32 → the nearest whole one; -1 or ``side`` for all beyond it, -1 for what is no number."""
-    v = np.where(v > -1, np.minimum(v, np.float32(side)), np.float32(-1))
-    return np.floor(v + np.float32(0.5)).astype(np.int64)
+    """Index float32 → the nearest whole one; -1 or ``side`` for all beyond it."""
+    return np.floor(pixels.clamp_index(v, side, 1) + np.float32(0.5)).astype(np.int64)
 
 
 def _floats_at(address: int, shape: tuple[int, ...]) -> np.ndarray:

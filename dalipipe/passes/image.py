@@ -91,17 +91,19 @@ class ImageFold:
     positions: tuple[int, ...]
     """Where they stand among the policy's leaves."""
     normalize: image_ops.Normalize | None
+    channels: int
+    """Of the pictures: 1 or 3."""
 
     def fold(self, drawn: Sequence[Drawn], size: np.ndarray) -> ImageParams:
         """The passes of N pictures of ``size`` int64 [N, 2], given what was drawn for the policy."""
-        folding = _Folding(np.asarray(size, np.int64))
+        folding = _Folding(np.asarray(size, np.int64), self.channels)
         for position in self.positions:
             folding.then(drawn[position])
         return folding.finish(self.normalize)
 
     def explain(self, drawn: Sequence[Drawn], size: np.ndarray) -> list[str]:
         """What became of these samples: how many passes they took, then a line per operator."""
-        folding = _Folding(np.asarray(size, np.int64))
+        folding = _Folding(np.asarray(size, np.int64), self.channels)
         lines = []
         for position, leaf in zip(self.positions, self.leaves, strict=True):
             depths = folding.then(drawn[position])
@@ -140,14 +142,15 @@ def lower_image(leaves: Sequence[Leaf], positions: Sequence[int], field: Field) 
             normalize = op
         elif normalize is not None and not isinstance(op, families.EraseOp):
             raise ValueError(f"{op!r} stands after Normalize: only erasing may follow it; move it before")
-    return ImageFold(tuple(leaves), tuple(positions), normalize)
+    return ImageFold(tuple(leaves), tuple(positions), normalize, field.channels or 3)
 
 
 class _Folding:
     """N samples on their way through the operators."""
 
-    def __init__(self, size: np.ndarray) -> None:
+    def __init__(self, size: np.ndarray, channels: int) -> None:
         n = len(size)
+        self.channels = channels
         self.size = size.copy()  # where each sample stands now
         self.depth = np.zeros(n, np.int64)  # its pass
         self.stage = np.zeros(n, np.int8)
@@ -163,6 +166,11 @@ class _Folding:
             self.normalised = True
             return rows
         params = drawn.params
+        if isinstance(op, families.ColourOp) and self.channels == 1:
+            grey = op.of_grey(params)
+            if grey is None:
+                return rows[:0]
+            params = grey
         if isinstance(op, families.WarpOp):  # one that moves nothing costs nothing
             moving = (params["matrix"] != np.eye(3)).any(axis=(1, 2))
             if not moving.all():
@@ -318,7 +326,10 @@ class _Level:
 
     def apply(self, op: Op, rows: np.ndarray, params: dict[str, np.ndarray], normalised: bool) -> None:
         if isinstance(op, families.ResizeOp):
-            self.box[rows], self.resample[rows] = params["box"], params["resample"]
+            box = params["box"].copy()  # of the picture as it is turned by now
+            mirrored = self.canvas[rows] - box[:, :2] - box[:, 2:]
+            box[:, :2] = np.where(self.flip[rows], mirrored, box[:, :2])
+            self.box[rows], self.resample[rows] = box, params["resample"]
             self.resized[rows] = self.canvas[rows] = self.out[rows] = params["resized"]
         elif isinstance(op, families.CropOp):
             self.fill[rows] = families.fill_rgb(op.fill)
@@ -332,7 +343,11 @@ class _Level:
             self.fill[rows], self.warp[rows], self.fixed[rows] = families.fill_rgb(op.fill), params["warp"], True
             n = len(self.fixed)
             if self.elastic is None:
-                self.elastic = {"alpha": np.zeros((n, 2)), "sigma": np.zeros((n, 2)), "noise": np.zeros((n, 5), np.uint32)}
+                self.elastic = {
+                    "alpha": np.zeros((n, 2)),
+                    "sigma": np.zeros((n, 2)),
+                    "noise": np.zeros((n, 5), np.uint32),
+                }
                 self.elastic["any"] = np.zeros(n, bool)
             for name in ("alpha", "sigma", "noise"):
                 self.elastic[name][rows] = params[name]
@@ -404,7 +419,8 @@ class _Level:
         both = np.concatenate([matrix, mean_matrix], axis=2)
         low = 255 * np.minimum(both, 0).sum(axis=2) + offset
         high = 255 * np.maximum(both, 0).sum(axis=2) + offset
-        self.bounded[rows] = ((low > -1) & (high < 256)).all(axis=1)
+        # Within a few levels, which is what is put back for truncation, nothing to speak of is clamped.
+        self.bounded[rows] = ((low > -4) & (high < 259)).all(axis=1)
 
     def roi(self, rows: np.ndarray) -> np.ndarray:
         """int64 [A, 4]: what the window needs of the incoming picture; at least a pixel, so that there is something to

@@ -69,18 +69,20 @@ class Policy:
     """Operators in order. A slot (its place, depth first) keys each operator's random numbers.
 
     >>> policy = Policy([RandomResizedCrop(224), HorizontalFlip(p=0.5), Normalize()])
+
+    ``first_slot``: of its first operator, where it is a part of a longer policy; ``end_slot``: the first one after it.
     """
 
-    def __init__(self, ops: Sequence[Node]) -> None:
+    def __init__(self, ops: Sequence[Node], *, first_slot: int = 0) -> None:
         self.ops = tuple(ops)
         self._leaves: list[Leaf] = []
         self._containers: dict[int, Container] = {}
         self._draws: dict[int, int] = {}  # slot → uniform numbers, the gate's included
-        slots = 0
+        self.end_slot = first_slot
         for op in self.ops:
-            slots = self._place(op, slots, (), None)
-        if slots > rng.MAX_SLOTS:
-            raise ValueError(f"Policy: at most {rng.MAX_SLOTS} operators, got {slots}")
+            self.end_slot = self._place(op, self.end_slot, (), None)
+        if self.end_slot > rng.MAX_SLOTS:
+            raise ValueError(f"Policy: at most {rng.MAX_SLOTS} operators, got {self.end_slot}")
         pairs = [(slot, block) for slot, draws in self._draws.items() for block in range(-(-draws // 4))]
         self._columns: dict[int, slice] = {}  # slot → its numbers among all that are drawn for a sample
         for column, (slot, _) in enumerate(pairs):
@@ -146,7 +148,9 @@ class Policy:
             misfits = op.misfits(before)
             if misfits is not None and misfits.any():
                 first = int(np.argmax(misfits))
-                raise DrawError(int(rows[first]), f"{op!r} cannot take a sample of size {tuple(before[first].tolist())}")
+                raise DrawError(
+                    int(rows[first]), f"{op!r} cannot take a sample of size {tuple(before[first].tolist())}"
+                )
             params = op.draw(u_all[rows, columns.start + 1 : columns.start + 1 + op.draws], before)
             if op.noisy:
                 params = {**params, "noise": rng.noise_keys(key, indices[rows], leaf.slot, _of(variants, rows))}

@@ -14,6 +14,7 @@ from dalipipe.engines.base import Output
 from dalipipe.plan import Plan
 from dalipipe.sampler import Step
 from dalipipe.sources.base import Source
+from dalipipe.stages import StagedPlan
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class LaneConfig:
     """
 
     source: Source
-    plan: Plan
+    plan: Plan | StagedPlan
     output: Output
     batch_size: int
     threads: int

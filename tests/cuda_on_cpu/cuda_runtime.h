@@ -37,6 +37,7 @@ struct Fiber {
 inline ucontext_t scheduler;
 inline std::vector<Fiber> fibers;
 inline const std::function<void()>* body;
+inline int launches = 0;
 
 inline void run_fiber() {
   (*body)();
@@ -113,6 +114,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                Arguments&&... arguments) {
   const std::function<void()> body = [&] { kernel(arguments...); };
   cuda_on_cpu::body = &body;
+  ++cuda_on_cpu::launches;
   gridDim = dim3(config->gridDim.x < 5 ? config->gridDim.x : 5);
   blockDim = config->blockDim;
   for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) cuda_on_cpu::run_block();

@@ -12,6 +12,7 @@ template <typename Sizes, typename Run>
 const char* call(const Sizes& sizes, const Run& run) {
   static std::string message;
   message.clear();
+  cuda_on_cpu::launches = 0;
   try {
     const auto [scratch_bytes, upload_bytes] = sizes();
     std::vector<char> scratch(scratch_bytes, static_cast<char>(0xa5)), upload(upload_bytes, static_cast<char>(0xa5));
@@ -35,3 +36,6 @@ extern "C" const char* elastic(const dalipipe::ElasticField* fields, int32_t n) 
   return call([&] { return std::pair(elastic_cuda_scratch_bytes(fields, n), elastic_cuda_upload_bytes(fields, n)); },
               [&](auto... room) { elastic_cuda(fields, n, room..., nullptr); });
 }
+
+// Kernels started by the last call.
+extern "C" int launches() { return cuda_on_cpu::launches; }

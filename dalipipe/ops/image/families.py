@@ -212,7 +212,7 @@ def check_symmetric(op: Any, name: str, limit: float = math.inf) -> Any:
     """A range, or a number a that means (−a, a)."""
     value = getattr(op, name)
     if isinstance(value, (int, float)):
-        value = (-abs(value), abs(value))
+        value = (0.0 - abs(value), abs(value))
     return check_range(op, name, value, -limit, limit)
 
 

@@ -1,8 +1,10 @@
-"""Filters: what looks at a pixel's neighbours, or adds noise."""
+"""Filters: blur, sharpness, noise, JPEG. A pixel depends on its neighbours or on numbers drawn for it alone.
+
+What each does to pixels is in `dalipipe.ops.filtering`.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,133 +12,148 @@ import numpy as np
 
 from dalipipe.ops import filtering
 from dalipipe.ops.image.families import FilterOp
-from dalipipe.policy import Params, check_range, draw_range, set_field
+from dalipipe.policy import Params, Range, check_range, draw_range, set_field
+
+_MAX_TAPS = 255
+_MAX_SHARPNESS = 1000.0
 
 
 @dataclass(frozen=True, repr=False)
 class Sharpness(FilterOp):
-    """Blends with a blurred picture by a factor f: 0 is blurred, 1 changes nothing, 2 sharpens; as torchvision's
-    ``adjust_sharpness``.
+    """Away from the smooth picture, or towards it, by ``factor``: 0 smooths, 1 changes nothing, above 1 sharpens.
+
+    Equals torchvision's ``adjust_sharpness`` of uint8 tensors to the bit: smooth is a 3x3 mean with five times the
+    middle; the outermost pixels stay, as does a picture with a side of 1 or 2 px.
     """
 
-    factor: Any = (0.5, 1.5)
+    factor: Any = (0.6, 1.4)
     kind: ClassVar[int] = filtering.SHARPEN
     draws: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "factor", check_range(self, "factor", self.factor, 0.0))
+        set_field(self, "factor", check_range(self, "factor", self.factor, 0.0, _MAX_SHARPNESS))
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        return {"values": _values(draw_range(self.factor, u[:, 0]))}
+        return _values(1.0 - draw_range(self.factor, u[:, 0]))
 
 
 @dataclass(frozen=True, repr=False)
 class GaussianBlur(FilterOp):
-    """A gaussian of deviation ``sigma`` px, cut to ``kernel_size`` (odd; or height, width); as torchvision's."""
+    """Blurs by a gaussian with a deviation within ``sigma`` px, cut off at ``kernel_size`` px: odd, or (x, y), two odd.
 
-    kernel_size: Any = 5
+    As torchvision's ``GaussianBlur``, which sums in another order: 99.9 % of values are equal, none is off by more than
+    1. A picture smaller than the kernel's reach, which torchvision refuses, is mirrored again and again.
+    """
+
+    kernel_size: Any
     sigma: Any = (0.1, 2.0)
     kind: ClassVar[int] = filtering.SEPARABLE
     draws: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size = self.kernel_size if isinstance(self.kernel_size, tuple | list) else (self.kernel_size,) * 2
-        if len(size) != 2 or not all(isinstance(k, int) and k > 0 and k % 2 for k in size):
+        pair = _pair(self.kernel_size)
+        if pair is None or not all(_is_odd(v) for v in pair):
             raise ValueError(
-                f"GaussianBlur: kernel_size must be an odd whole number or (height, width) of them, got "
-                f"{self.kernel_size!r}"
+                f"GaussianBlur: kernel_size must be odd, 1 to {_MAX_TAPS} px, or two such (x, y), "
+                f"got {self.kernel_size!r}"
             )
-        set_field(self, "kernel_size", tuple(size))
-        set_field(self, "sigma", check_range(self, "sigma", self.sigma, 1e-6, filtering.MAX_SIGMA_PX))
+        set_field(self, "kernel_size", pair)
+        set_field(self, "sigma", check_range(self, "sigma", _range(self.sigma), 1e-3, filtering.MAX_SIGMA_PX))
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        height, width = self.kernel_size
-        sigmas = draw_range(self.sigma, u[:, 0]).tolist()
-        weights = [
-            np.concatenate([filtering.gaussian_weights(taps, sigma) for taps in (width, height)]) for sigma in sigmas
-        ]
-        return {
-            "values": _values(np.zeros(len(u))),
-            "taps": np.tile(np.array([height, width]), (len(u), 1)),
-            "weights": np.array(weights, np.float32).reshape(len(u), width + height),
-        }
+        sigma = draw_range(self.sigma, u[:, 0])
+        weights = np.concatenate([filtering.gaussian_weights(n, sigma) for n in self.kernel_size], axis=1)
+        taps = np.broadcast_to(np.array(self.kernel_size[::-1], np.int64), (len(size), 2))
+        return {**_values(np.zeros(len(size))), "weights": weights, "taps": taps}
 
 
 @dataclass(frozen=True, repr=False)
 class MotionBlur(FilterOp):
-    """Smears along a line of ``kernel_size`` px (odd) at an angle drawn within ``angle`` degrees."""
+    """Smears along a line: the mean of ``kernel_size`` points 1 px apart about each pixel, at an angle within ``angle``
+    degrees, counter-clockwise from the horizontal; a point between pixels counts bilinearly.
 
-    kernel_size: int = 7
+    ``kernel_size``: odd, or (low, high), two odd: then any odd size between them is as likely.
+    """
+
+    kernel_size: Any = (3, 7)
     angle: Any = (0.0, 180.0)
     kind: ClassVar[int] = filtering.CONVOLVE
-    draws: ClassVar[int] = 1
+    draws: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.kernel_size, int) or self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"MotionBlur: kernel_size must be an odd whole number, got {self.kernel_size!r}")
-        set_field(self, "angle", check_range(self, "angle", self.angle))
+        pair = _pair(self.kernel_size)
+        if pair is None or not all(_is_odd(v) for v in pair) or pair[0] > pair[1]:
+            raise ValueError(
+                f"MotionBlur: kernel_size must be odd, 1 to {_MAX_TAPS} px, or two such, low before high, "
+                f"got {self.kernel_size!r}"
+            )
+        set_field(self, "kernel_size", pair)
+        set_field(self, "angle", check_range(self, "angle", _range(self.angle), -360.0, 360.0))
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        k, half = self.kernel_size, self.kernel_size // 2
-        angle = np.radians(draw_range(self.angle, u[:, 0]))[:, None, None]
-        y, x = np.mgrid[-half : half + 1, -half : half + 1]
-        # A pixel weighs as much as it lies on a line one pixel wide.
-        across = np.abs(x * np.sin(angle) + y * np.cos(angle))
-        along = np.abs(x * np.cos(angle) - y * np.sin(angle))
-        weights = np.clip(1 - across, 0, 1) * np.clip(half + 1 - along, 0, 1)
-        weights /= weights.sum(axis=(1, 2), keepdims=True)
+        low, high = (v // 2 for v in self.kernel_size)
+        reach = low + (u[:, 0] * (high - low + 1)).astype(np.int64)
+        taps = 2 * high + 1
+        weights = filtering.line_weights(taps, reach, np.radians(draw_range(self.angle, u[:, 1])))
         return {
-            "values": _values(np.zeros(len(u))),
-            "taps": np.full((len(u), 2), k),
-            "weights": weights.reshape(len(u), k * k).astype(np.float32),
+            **_values(np.zeros(len(size))),
+            "weights": weights.reshape(len(size), taps**2),
+            "taps": np.full((len(size), 2), taps),
         }
 
 
 @dataclass(frozen=True, repr=False)
 class GaussianNoise(FilterOp):
-    """Adds normal noise to every element: deviation drawn within ``sigma``, about ``mean``, both in 0..255."""
+    """Adds normal noise, drawn for each value of each channel, with a mean within ``mean`` and a deviation within
+    ``sigma``, both in 0..255; rounded, where torchvision's ``GaussianNoise`` truncates what it adds.
+    """
 
-    mean: float = 0.0
+    mean: Any = 0.0
     sigma: Any = (5.0, 25.0)
     kind: ClassVar[int] = filtering.GAUSSIAN_NOISE
+    draws: ClassVar[int] = 2
     noisy: ClassVar[bool] = True
-    draws: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.mean, int | float) or not math.isfinite(self.mean):
-            raise ValueError(f"GaussianNoise: mean must be a finite number, got {self.mean!r}")
-        set_field(self, "sigma", check_range(self, "sigma", self.sigma, 0.0, 1e4))
+        set_field(self, "mean", check_range(self, "mean", _range(self.mean), -255.0, 255.0))
+        set_field(self, "sigma", check_range(self, "sigma", _range(self.sigma), 0.0, 1e4))
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        return {"values": _values(np.full(len(u), self.mean), draw_range(self.sigma, u[:, 0]))}
+        return _values(draw_range(self.mean, u[:, 0]), draw_range(self.sigma, u[:, 1]))
 
 
 @dataclass(frozen=True, repr=False)
 class SaltAndPepper(FilterOp):
-    """Sets a share of the pixels, drawn within ``amount``, to white (a share ``salt`` of them) or black."""
+    """Sets a share of the pixels within ``amount``, each drawn on its own: of these a share within ``salt`` to white,
+    the others to black.
+    """
 
     amount: Any = (0.01, 0.06)
-    salt: float = 0.5
+    salt: Any = 0.5
     kind: ClassVar[int] = filtering.SALT_PEPPER
+    draws: ClassVar[int] = 2
     noisy: ClassVar[bool] = True
-    draws: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "amount", check_range(self, "amount", self.amount, 0.0, 1.0))
-        check_range(self, "salt", (self.salt, self.salt), 0.0, 1.0)
+        for name in ("amount", "salt"):
+            set_field(self, name, check_range(self, name, _range(getattr(self, name)), 0.0, 1.0))
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        return {"values": _values(draw_range(self.amount, u[:, 0]), np.full(len(u), self.salt))}
+        return _values(draw_range(self.amount, u[:, 0]), draw_range(self.salt, u[:, 1]))
 
 
 @dataclass(frozen=True, repr=False)
 class JpegCompression(FilterOp):
-    """What JPEG of a ``quality`` (1..100, drawn within) leaves of a picture: libjpeg-turbo's, with halved colour."""
+    """What JPEG leaves of a picture, at a whole quality within ``quality``, 1..100, any as likely.
+
+    Equals libjpeg-turbo's coder and decoder with chroma at half resolution (so Pillow's ``save(quality=…)`` and
+    torchvision's ``JPEG``) to the bit.
+    """
 
     quality: Any = (40, 100)
     kind: ClassVar[int] = filtering.JPEG
@@ -144,20 +161,35 @@ class JpegCompression(FilterOp):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "quality", check_range(self, "quality", self.quality, 1, 100))
+        quality = check_range(self, "quality", _range(self.quality), 1, 100)
+        if not isinstance(quality, Range):
+            if any(v != int(v) for v in quality):
+                raise ValueError(f"JpegCompression: quality must be whole numbers, got {self.quality!r}")
+            quality = tuple(int(v) for v in quality)
+        set_field(self, "quality", quality)
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        if isinstance(self.quality, tuple):
-            low, high = self.quality
-            quality = low + np.minimum(np.floor(u[:, 0] * (high - low + 1)), high - low)
-        else:
-            quality = draw_range(self.quality, u[:, 0])
-        return {"values": _values(np.rint(quality))}
+        if isinstance(self.quality, Range):
+            return _values(np.rint(self.quality.draw(u[:, 0])))
+        low, high = self.quality
+        return _values(low + np.floor(u[:, 0] * (high - low + 1)))
 
 
-def _values(*columns: np.ndarray) -> np.ndarray:
-    """float32 [N, 12]: `FilterOp` values."""
+def _values(*columns: np.ndarray) -> Params:
     values = np.zeros((len(columns[0]), 12), np.float32)
-    for i, column in enumerate(columns):
-        values[:, i] = column
-    return values
+    values[:, : len(columns)] = np.stack(columns, axis=1)
+    return {"values": values}
+
+
+def _range(value: Any) -> Any:
+    """A number stands for itself."""
+    return (value, value) if isinstance(value, (int, float)) else value
+
+
+def _pair(value: Any) -> tuple[Any, Any] | None:
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    return pair if len(pair) == 2 else None
+
+
+def _is_odd(value: Any) -> bool:
+    return isinstance(value, int) and 1 <= value <= _MAX_TAPS and value % 2 == 1
