@@ -24,8 +24,8 @@ enum class Filter : int32_t {  // what each does, and its values: filter.h
 enum class Stretch : int32_t { none = 0, autocontrast = 1, equalize = 2 };  // a table made from the picture's histogram
 enum class Blend : int32_t { none = 0, add = 1, last = 2 };
 
-// Names the random numbers of one picture's elements: Philox key and the counter's first three words. Element e takes word
-// e % 4 of block kElementBlock + e / 4; below that are the blocks that the host draws from.
+// Names the random numbers of one picture's elements: Philox key and the counter's first three words. Element e takes
+// word e % 4 of block kElementBlock + e / 4; below that are the blocks that the host draws from.
 constexpr uint32_t kElementBlock = 0x80000000u;
 struct NoiseKey {
   uint32_t key[2], counter[3];
@@ -40,10 +40,10 @@ struct NoiseKey {
 //     → [erase] → [blend] → the next pass; or normalise → [erase] → cast, layout
 //
 // The resize is torch's `interpolate(antialias=True)` of uint8, to the bit. A warp takes `fill` for each of its taps
-// that lies outside the canvas. Its roundings send halves up; colour truncates, as torchvision and Pillow do. Only a part
-// of the first pass's picture need be stored (a decoder may have cut it): `origin` says where it lies in the crop. It
-// must hold the taps of the pixels that the window shows, no more. Of later passes, what is stored is not looked at, and
-// the origin is minus the crop's corner in the picture that comes in.
+// that lies outside the canvas. Its roundings send halves up; colour truncates, as torchvision and Pillow do. Only a
+// part of the first pass's picture need be stored (a decoder may have cut it): `origin` says where it lies in the crop.
+// It must hold the taps of the pixels that the window shows, no more. Of later passes, what is stored is not looked at,
+// and the origin is minus the crop's corner in the picture that comes in.
 struct ImagePass {
   uint64_t data;                 // address of the first stored byte; uint8, HWC
   int64_t row_bytes;             // bytes from one stored row to the next
@@ -57,29 +57,29 @@ struct ImagePass {
   int32_t resample;              // a `Resample`
   int32_t flip;                  // bit 0: left-right, bit 1: up-down; of the canvas, before the warp
   int32_t warp;                  // a `Warp`
-  // Output index (x, y), moved by `displacement`, → canvas index: ((m0*x + m1*y) + m2, (m3*x + m4*y) + m5), both divided
-  // by (m6*x + m7*y) + m8 unless that row is 0, 0, 1; pixel centres at integers.
+  // Output index (x, y), moved by `displacement`, → canvas index: ((m0*x + m1*y) + m2, (m3*x + m4*y) + m5), both
+  // divided by (m6*x + m7*y) + m8 unless that row is 0, 0, 1; pixel centres at integers.
   float matrix[9];
-  uint64_t displacement;   // 0, or address of float [2, out_h, out_w]: px added to x, to y
-  uint8_t fill[4];         // RGB outside the picture (fourth byte unused)
-  int32_t filter;          // a `Filter`
-  int32_t filter_h, filter_w;    // its taps, where it has any; odd
-  int64_t filter_weights;        // the first of them in `weights`
+  uint64_t displacement;       // 0, or address of float [2, out_h, out_w]: px added to x, to y
+  uint8_t fill[4];             // RGB outside the picture (fourth byte unused)
+  int32_t filter;              // a `Filter`
+  int32_t filter_h, filter_w;  // its taps, where it has any; odd
+  int64_t filter_weights;      // the first of them in `weights`
   float filter_values[12];
-  NoiseKey noise;                // the filter's
-  int32_t stretch;               // a `Stretch`
-  int32_t colour;                // 0: none; 1: M·rgb + (K·mean(rgb) + offset), the mean over what comes in
-  float colour_matrix[9];        // M, row-major; rgb in 0..255
-  float colour_mean_matrix[9];   // K, row-major
+  NoiseKey noise;               // the filter's
+  int32_t stretch;              // a `Stretch`
+  int32_t colour;               // 0: none; 1: M·rgb + (K·mean(rgb) + offset), the mean over what comes in
+  float colour_matrix[9];       // M, row-major; rgb in 0..255
+  float colour_mean_matrix[9];  // K, row-major
   float colour_offset[3];
-  float hue;                     // turns, -0.5 ... 0.5; 0: none
-  int32_t table;                 // which of `tables`; -1: none
-  int32_t first_erase, erases;   // which of `erases`, in order
-  int32_t from_kept;             // 1: takes up the kept picture instead of the last pass's
-  int32_t keep;                  // 1: its output is also kept, in the place of what was
+  float hue;                    // turns, -0.5 ... 0.5; 0: none
+  int32_t table;                // which of `tables`; -1: none
+  int32_t first_erase, erases;  // which of `erases`, in order
+  int32_t from_kept;            // 1: takes up the kept picture instead of the last pass's
+  int32_t keep;                 // 1: its output is also kept, in the place of what was
   // add: `weight` · output goes into a float sum, which is empty after a pass that keeps. last: so does this one's, and
   // `kept_weight` · kept picture; the sum, truncated to uint8, is what goes on. The kept picture has the output's size.
-  int32_t blend;                 // a `Blend`
+  int32_t blend;  // a `Blend`
   float weight, kept_weight;
 };
 static_assert(sizeof(ImagePass) == 352, "keep dalipipe.native.IMAGE_PASS in step");

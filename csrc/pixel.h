@@ -12,12 +12,12 @@ namespace dalipipe {
 
 constexpr int32_t kMaxSide_px = 1 << 20;  // of a crop, a resized picture, a canvas, an output
 
-// --- Resize: torch's antialiased resize of uint8 (`interpolate(antialias=True)`), which is Pillow's: a filter as wide as
-// the scale (a triangle, or a cubic with a = -0.5), int16 weights, a horizontal pass rounded to uint8, then a vertical
-// one. Or the nearest pixel as torch counts it, ⌊i · in / out⌋ in float32.
+// --- Resize: torch's antialiased resize of uint8 (`interpolate(antialias=True)`), which is Pillow's: a filter as wide
+// as the scale (a triangle, or a cubic with a = -0.5), int16 weights, a horizontal pass rounded to uint8, then a
+// vertical one. Or the nearest pixel as torch counts it, ⌊i · in / out⌋ in float32.
 
 struct Axis {
-  int32_t in, out;        // px
+  int32_t in, out;  // px
   Resample resample;
   double scale, support;  // input px an output px; the filter's reach in input px
   double inverse;         // input px → the filter's own unit

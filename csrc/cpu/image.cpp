@@ -366,9 +366,7 @@ struct Pointwise {
     const int32_t elements = s.out_w * channels;
     if (stretch != nullptr) k.look_up(stretch, channels, elements, row);
     if (s.colour) k.colour(s.colour_matrix, constant, channels, 0, s.out_w, row);
-    if (s.hue != 0.0f && channels == 3) {
-      for (int32_t e = 0; e < elements; e += 3) turn_hue(s.hue, row + e);
-    }
+    if (s.hue != 0.0f && channels == 3) k.hue(s.hue, 0, s.out_w, row);
     if (table != nullptr) k.look_up(table, channels, elements, row);
   }
 };

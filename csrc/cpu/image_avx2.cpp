@@ -26,6 +26,12 @@ DP_INLINE Floats load_any(const float* from) { return _mm256_loadu_ps(from); }
 DP_INLINE Floats div(Floats a, Floats b) { return _mm256_div_ps(a, b); }
 DP_INLINE Floats min(Floats a, Floats b) { return _mm256_min_ps(a, b); }  // b if either is NaN; so max
 DP_INLINE Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+DP_INLINE Floats if_equal(Floats a, Floats b, Floats yes, Floats no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+}
+DP_INLINE Floats if_less(Floats a, Floats b, Floats yes, Floats no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 DP_INLINE Floats floor(Floats v) { return _mm256_floor_ps(v); }
 DP_INLINE Floats to_floats(Ints v) { return _mm256_cvtepi32_ps(v); }
 DP_INLINE Ints truncate(Floats v) { return _mm256_cvttps_epi32(v); }
@@ -140,7 +146,8 @@ DP_TARGET void horizontal(const Taps& taps, const Gather& gather, int32_t, const
 
 const ImageKernels* avx2_kernels() {
   static const ImageKernels kernels = {
-      "avx2", kLanes, 2, horizontal, vertical, warp, colour_row, scalar_kernels.look_up, finish, vertical_finish};
+      "avx2", kLanes,         2, horizontal, vertical, warp, colour_row, hue_row, scalar_kernels.look_up,
+      finish, vertical_finish};
   return __builtin_cpu_supports("avx2") ? &kernels : nullptr;
 }
 

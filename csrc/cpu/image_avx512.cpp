@@ -29,6 +29,12 @@ DP_INLINE Floats load_any(const float* from) { return _mm512_loadu_ps(from); }
 DP_INLINE Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 DP_INLINE Floats min(Floats a, Floats b) { return _mm512_min_ps(a, b); }  // b if either is NaN; so max
 DP_INLINE Floats max(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+DP_INLINE Floats if_equal(Floats a, Floats b, Floats yes, Floats no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), no, yes);
+}
+DP_INLINE Floats if_less(Floats a, Floats b, Floats yes, Floats no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
 DP_INLINE Floats floor(Floats v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 DP_INLINE Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
 DP_INLINE Ints truncate(Floats v) { return _mm512_cvttps_epi32(v); }
@@ -152,8 +158,8 @@ DP_TARGET void look_up(const uint8_t* table, int32_t channels, int32_t elements,
   }
 }
 
-constexpr ImageKernels kKernels = {"avx512", kLanes,     1,       horizontal, vertical,
-                                   warp,     colour_row, look_up, finish,     vertical_finish};
+constexpr ImageKernels kKernels = {"avx512",   kLanes,  1,       horizontal, vertical,       warp,
+                                   colour_row, hue_row, look_up, finish,     vertical_finish};
 
 }  // namespace
 

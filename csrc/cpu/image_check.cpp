@@ -59,8 +59,8 @@ void check_stored(const Place& at, const char* name, const View& view, const Axi
   const Span need = view_span(axis, view);
   const int64_t end = static_cast<int64_t>(origin) + stored;
   if (need.count > 0 && (need.first < origin || need.first + need.count > end)) {
-    refuse(at, ": the window needs ", name, " ", need.first, " to ", need.first + need.count, " of the crop, stored are ",
-           origin, " to ", end);
+    refuse(at, ": the window needs ", name, " ", need.first, " to ", need.first + need.count,
+           " of the crop, stored are ", origin, " to ", end);
   }
 }
 
@@ -142,8 +142,7 @@ void check_sample(const FusedImageParams& p, int32_t i) {
       check_sizes(at, {{"stored_h", s.stored_h}, {"stored_w", s.stored_w}});
       if (s.data == 0) refuse(at, ": data is null");
       if (s.row_bytes < static_cast<int64_t>(s.stored_w) * p.channels) {
-        refuse(at,
-               ": row_bytes must be at least stored_w * channels = ", static_cast<int64_t>(s.stored_w) * p.channels,
+        refuse(at, ": row_bytes must be at least stored_w * channels = ", static_cast<int64_t>(s.stored_w) * p.channels,
                ", got ", s.row_bytes);
       }
       check_geometry(p, at, s, s.stored_h, s.stored_w);

@@ -75,8 +75,8 @@ struct Gather {
 constexpr int32_t kBlockRows = 8;    // rows a horizontal call takes
 constexpr int32_t kRowPadding = 64;  // bytes a kernel may read, and `vertical` also write, past a row's last pixel
 
-// A picture in scratch with a frame of `fill`, kFrame_px above and left, one more below and right, so that the taps about
-// a warp's clamped indices need no test.
+// A picture in scratch with a frame of `fill`, kFrame_px above and left, one more below and right, so that the taps
+// about a warp's clamped indices need no test.
 constexpr int32_t kFrame_px = 3;
 struct Canvas {
   const uint8_t* origin;  // pixel (0, 0); at least 3 readable bytes follow the frame
@@ -128,6 +128,8 @@ struct ImageKernels {
   // In place; constant: K·mean + offset of each channel.
   void (*colour)(const float* matrix, const float* constant, int32_t channels, int32_t from, int32_t width,
                  uint8_t* row);
+  // In place, of three channels.
+  void (*hue)(float turns, int32_t from, int32_t width, uint8_t* row);
   // In place; table: [channels, 256].
   void (*look_up)(const uint8_t* table, int32_t channels, int32_t elements, uint8_t* row);
   // Normalise, cast, lay out; `out` is where pixel (y, 0) of channel 0 goes.

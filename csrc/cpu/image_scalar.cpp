@@ -83,6 +83,10 @@ void colour_row(const float* m, const float* constant, int32_t channels, int32_t
   }
 }
 
+void hue_row(float turns, int32_t from, int32_t width, uint8_t* row) {
+  for (int32_t x = from; x < width; ++x) turn_hue(turns, row + static_cast<int64_t>(x) * 3);
+}
+
 void look_up(const uint8_t* table, int32_t channels, int32_t elements, uint8_t* row) {
   if (channels == 1) {
     for (int32_t e = 0; e < elements; ++e) row[e] = table[row[e]];
@@ -116,6 +120,7 @@ void finish(const Finish& f, const uint8_t* row, void* out) {
 
 }  // namespace
 
-const ImageKernels scalar_kernels = {"scalar", 0, 0, horizontal, vertical, warp, colour_row, look_up, finish, nullptr};
+const ImageKernels scalar_kernels = {"scalar",   0,       0,       horizontal, vertical, warp,
+                                     colour_row, hue_row, look_up, finish,     nullptr};
 
 }  // namespace dalipipe

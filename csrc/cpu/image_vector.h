@@ -132,6 +132,38 @@ DP_TARGET void colour_row(const float* m, const float* constant, int32_t channel
   scalar_kernels.colour(m, constant, channels, x, width, row);
 }
 
+// pixel.h's turn_hue.
+DP_TARGET void hue_row(float turns, int32_t from, int32_t width, uint8_t* row) {
+  const Floats one = floats(1.0f), unit = floats(1.0f / 255.0f);
+  int32_t x = from;
+  for (; x + kLanes <= width; x += kLanes) {
+    uint8_t* at = row + static_cast<int64_t>(x) * 3;
+    const Ints rgb = load_rgb(at);
+    const Floats r = mul(to_floats(pick(rgb, 0)), unit), g = mul(to_floats(pick(rgb, 1)), unit);
+    const Floats b = mul(to_floats(pick(rgb, 2)), unit);
+    const Floats high = max(max(r, g), b), range = sub(high, min(min(r, g), b));
+    const Floats grey = floats(0.0f);  // the range of grey
+    const Floats s = div(range, if_equal(range, grey, one, high)), divisor = if_equal(range, grey, one, range);
+    const Floats rc = div(sub(high, r), divisor), gc = div(sub(high, g), divisor), bc = div(sub(high, b), divisor);
+    const Floats green_first = if_equal(high, g, sub(add(rc, floats(2.0f)), bc), sub(add(gc, floats(4.0f)), rc));
+    Floats h = add(mul(if_equal(high, r, sub(bc, gc), green_first), floats(1.0f / 6.0f)), one);
+    h = add(if_less(h, one, h, sub(h, one)), floats(turns));
+    h = if_less(h, floats(0.0f), add(h, one), if_less(h, one, h, sub(h, one)));
+    const Floats h6 = mul(h, floats(6.0f)), whole = floor(h6), sf = mul(s, sub(h6, whole)), rest = sub(one, s);
+    const Floats q = mul(sub(one, sf), high), t = mul(add(sf, rest), high), p = mul(rest, high);
+    const Floats sector = if_less(whole, floats(6.0f), whole, sub(whole, floats(6.0f)));
+    const auto by_sector = [&](Floats v0, Floats v1, Floats v2, Floats v3, Floats v4, Floats v5) DP_TARGET {
+      const Floats upper = if_less(sector, floats(5.0f), if_less(sector, floats(4.0f), v3, v4), v5);
+      const Floats lower = if_less(sector, floats(2.0f), if_less(sector, one, v0, v1), v2);
+      const Floats value = mul(if_less(sector, floats(3.0f), lower, upper), floats(255.999f));
+      return truncate(clamp(value, 0.0f, 255.0f));
+    };
+    store_rgb(at, by_sector(high, q, p, p, t, high), by_sector(t, high, high, q, p, p),
+              by_sector(p, p, t, high, high, q));
+  }
+  scalar_kernels.hue(turns, x, width, row);
+}
+
 // Elements e ... e + 3 * kLanes - 1 of a row, as far as there are, on their way out.
 template <typename C>
 DP_INLINE void write(const Finish& f, int32_t e, const Ints (&v)[3], typename C::type* out) {
