@@ -40,8 +40,8 @@ DP_HD int32_t reflect(int32_t i, int32_t side) {
   return i < side ? i : period - i;
 }
 
-// --- Sharpen. torch computes v + a * d with one rounding (a fused multiply-add). So does this: `coarse` has so few bits
-// that v + coarse * d is exact, and so is fine * d; only the last sum rounds.
+// --- Sharpen. torch computes v + a * d with one rounding (a fused multiply-add). So does this: `coarse` has so few
+// bits that v + coarse * d is exact, and so is fine * d; only the last sum rounds.
 
 struct Sharpen {
   float coarse, fine;  // a = coarse + fine

@@ -3,7 +3,8 @@
 // Integers (and one float product that gives an integer), written once for host and device.
 //
 // Encoding: RGB → Y, Cb, Cr → chroma halved both ways → blocks of 8x8, less 128 → fdct rows, fdct columns → level.
-// Decoding: level * quantiser → idct columns, idct rows → sample → chroma doubled both ways → RGB. One channel: Y alone.
+// Decoding: level * quantiser → idct columns, idct rows → sample → chroma doubled both ways → RGB. A picture of one
+// channel is Y alone.
 //
 // Encoding, a plane reaches beyond the picture up to whole blocks: Y repeats the last column and row; chroma halves the
 // repeated columns and repeats the last halved row. Decoding, a doubled plane sees only its own ⌈h/2⌉ x ⌈w/2⌉.
@@ -76,8 +77,8 @@ DP_HD int32_t jpeg_quantiser(int32_t quality, int32_t k, bool chroma) {
 }
 
 // What fdct leaves is eight times a coefficient; → the coefficient over its quantiser, to nearest, halves away from 0.
-// Half is added to the whole number n that is divided: then the quotient is half a step or more away from an integer, and
-// the product's error, 2^-22 of it at most, cannot carry it there, as n < 2^17.
+// Half is added to the whole number n that is divided: then the quotient is half a step or more away from an integer,
+// and the product's error, 2^-22 of it at most, cannot carry it there, as n < 2^17.
 DP_HD float jpeg_inverse(int32_t quantiser) { return 1.0f / static_cast<float>(8 * quantiser); }
 DP_HD int32_t jpeg_level(int32_t v, int32_t quantiser, float inverse) {
   const int32_t magnitude = (v < 0 ? -v : v) + 4 * quantiser;

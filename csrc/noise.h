@@ -35,8 +35,7 @@ DP_HD float normal(uint32_t word) {
   const float exponent = static_cast<float>(static_cast<int32_t>(bits >> 23) - 127);
   const float f = bits_float((bits & 0x7fffffu) | 0x3f800000u) - 1.0f;
   const float log2 =
-      exponent +
-      f * (1.4419656f + f * (-0.7096628f + f * (0.4175958f + f * (-0.19626966f + f * 0.046385374f))));
+      exponent + f * (1.4419656f + f * (-0.7096628f + f * (0.4175958f + f * (-0.19626966f + f * 0.046385374f))));
   const float l = 0.0f - log2;
   const float upper = 1.2531407f + l * (0.30478853f + l * (0.04135857f + l * (0.0038175236f + l * 1.4025701e-05f)));
   const float lower = 1.0f + l * (0.061167862f + l * (0.01624095f + l * 0.00031699325f));

@@ -2,6 +2,7 @@
 // integers, compiled without FMA contraction: every target computes the same bits.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -168,7 +169,8 @@ DP_HD int32_t floor_index(float v) {  // |v| well inside int32
   return i - (static_cast<float>(i) > v);
 }
 
-DP_HD int32_t nearest_index(float v, int32_t side) { return floor_index(clamp_index(v, side, 1) + 0.5f); }
+// Halves to the even index, as torch's grid_sample.
+DP_HD int32_t nearest_index(float v, int32_t side) { return static_cast<int32_t>(rintf(clamp_index(v, side, 1))); }
 
 DP_HD float lerp(float a, float b, float t) { return a + (b - a) * t; }
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from dalipipe.decoders.base import DecodeError
     from dalipipe.faults import TooManyBadSamplesError
     from dalipipe.loader import DataLoader, StateMismatchError
-    from dalipipe.policy import OneOf, Op, Policy, SomeOf
+    from dalipipe.policy import Choice, Normal, OneOf, Op, Policy, RandomApply, RandomOrder, SomeOf
+    from dalipipe.policy_files import PolicyFileError, load_policy, save_policy
     from dalipipe.records import SampleError
     from dalipipe.sources import (
         CIFAR10,
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 # wait for torch.
 _NAMES = {
     "dalipipe.loader": "DataLoader StateMismatchError",
-    "dalipipe.policy": "OneOf Op Policy SomeOf",
+    "dalipipe.policy": "Choice Normal OneOf Op Policy RandomApply RandomOrder SomeOf",
+    "dalipipe.policy_files": "PolicyFileError load_policy save_policy",
     "dalipipe.sources": "Arrays CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder ImageMasks MNIST MapDataset "
     "ShardError Source TFRecords Table TarShards",
     "dalipipe.storage": "Retry Storage",
@@ -52,8 +54,10 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = ("finetune", "ops", "orders", "recipes")
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Cityscapes", "DataLoader", "DecodeError", "FashionMNIST"]
-__all__ += ["ImageFolder", "ImageMasks", "MapDataset", "OneOf", "Op", "Policy", "Retry", "SampleError", "ShardError"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Choice", "Cityscapes", "DataLoader", "DecodeError"]
+__all__ += ["FashionMNIST", "ImageFolder", "ImageMasks", "MapDataset", "Normal", "OneOf", "Op", "Policy"]
+__all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleError", "ShardError", "load_policy"]
+__all__ += ["save_policy"]
 __all__ += ["SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards"]
 __all__ += ["TooManyBadSamplesError", "__version__", "finetune", "ops", "orders", "recipes"]
 

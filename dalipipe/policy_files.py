@@ -47,7 +47,7 @@ _SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"),
 
 
 class PolicyFileError(ValueError):
-    """A policy file that does not say a policy. ``line`` and ``column`` count from 1; ``source`` is the file's name."""
+    """A file that is no policy. ``source``: the file, as it was named; ``line`` and ``column`` count from 1."""
 
     def __init__(self, source: str, line: int, column: int, problem: str) -> None:
         super().__init__(f"{source}, line {line}, column {column}: {problem}")
@@ -68,9 +68,8 @@ def load_policy(source: str | os.PathLike[str]) -> Policy:
     """
     if isinstance(source, str) and re.match(r"\s*(\{|(ops|version)\s*:)|.*\n", source):
         return _Reader("policy").read(source)
-    path = os.fspath(source)
-    name = os.path.basename(path)
-    data = Path(path).read_bytes()
+    name = os.fspath(source)
+    data = Path(name).read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -82,21 +81,23 @@ def load_policy(source: str | os.PathLike[str]) -> Policy:
 def save_policy(policy: Policy, path: str | os.PathLike[str]) -> Path:
     """Writes ``policy`` as YAML, or as JSON where ``path`` ends in ``.json``; `load_policy` gives it back as it is.
 
-    Raises ``ValueError`` for another ending than .yaml, .yml or .json.
+    Raises ``ValueError`` for another ending than .yaml, .yml or .json, ``TypeError`` for an operator that holds what no
+    file can hold, a function.
     """
     path = Path(path)
     if path.suffix.lower() not in _SUFFIXES:
         raise ValueError(f"save_policy: the path must end in {', '.join(_SUFFIXES)}, got {path}")
-    is_json = path.suffix.lower() == ".json"
-    text = json.dumps({"version": _VERSION, **policy.to_dict()}, indent=1) + "\n" if is_json else policy_yaml(policy)
+    if path.suffix.lower() == ".json":
+        text = json.dumps({"version": _VERSION, "ops": _entries(policy)}, indent=1) + "\n"
+    else:
+        text = policy_yaml(policy)
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def policy_yaml(policy: Policy) -> str:
     """``policy`` as the YAML that `save_policy` writes."""
-    entries = policy.to_dict()["ops"]
-    lines = [line for entry in entries for line in _entry_lines(entry, "  ")]
+    lines = [line for entry in _entries(policy) for line in _entry_lines(entry, "  ")]
     return "\n".join([f"version: {_VERSION}", "ops:" if lines else "ops: []", *lines, ""])
 
 
@@ -320,6 +321,22 @@ def _place(before: str) -> tuple[int, int]:
 
 
 # Writing -----------------------------------------------------------------------------------------------------------
+
+
+def _entries(policy: Policy) -> list[dict[str, Any]]:
+    """As `Policy.to_dict` has them, all of it plain values."""
+    entries: list[dict[str, Any]] = policy.to_dict()["ops"]
+    left = list(entries)
+    while left:
+        entry = left.pop()
+        left += entry.get("ops", [])
+        for key, value in entry.items():
+            try:
+                if key != "ops":
+                    json.dumps(value)
+            except TypeError:
+                raise TypeError(f"{entry['op']}: {key} is {value!r}, which no policy file can hold") from None
+    return entries
 
 
 def _entry_lines(entry: dict[str, Any], pad: str) -> list[str]:

@@ -18,13 +18,13 @@ from dalipipe.ops.image import CenterCrop, GridMask, Normalize, Resize
 from dalipipe.ops.image.families import BlendOp, CropOp, FilterOp, ResizeOp
 from dalipipe.ops.mix import MixOp
 from dalipipe.orders import Sequential, Subset
-from dalipipe.policy import Normal, Op, Policy, Range
+from dalipipe.policy import Choice, Normal, Op, Policy, Range
 from dalipipe.records import SampleError
 from dalipipe.schema import Field
 from dalipipe.sources import Source
 
 _CELL_PX = 112
-_MOST_LINES = 6  # beside a cell
+_MOST_LINES = 5  # of a label
 
 
 def preview(
@@ -142,11 +142,12 @@ class _Album:
         labels: list[str] = []
         height, width = self.variants(picks[:1], policy, 1)[0][0].shape[:2]
         for op, before in _one_by_one(policy, (height, width)):
+            fine = _is_fine(op) and max(height, width) > _CELL_PX
             for nth, pick in enumerate(picks):
                 shown = [self.original(pick)] if not before else self.variants([pick], Policy(before), 1)[0]
                 shown += [images[0] for images in self.variants([pick], Policy([*before, op]), count)]
-                rows.append([_middle(image) for image in shown] if _is_fine(op) else shown)
-                labels.append("" if nth else _label(op))
+                rows.append([_middle(image) for image in shown] if fine else shown)
+                labels.append("" if nth else _label(op) + ("\nthe middle, 1:1" if fine else ""))
         if not rows:
             raise ValueError("preview: the policy has no operator to show; Normalize is not meant for eyes")
         return rows, labels
@@ -192,7 +193,7 @@ def _label(op: Op) -> str:
         value = _short(getattr(op, field.name))
         if field.name != "p" and value != _short(field.default):
             lines.append(_cut(f"{field.name} {value}", 26))
-    return "\n".join([*lines[: _MOST_LINES - 1], *(["the middle, 1:1"] if _is_fine(op) else [])])
+    return "\n".join(lines[:_MOST_LINES])
 
 
 def _is_fine(op: Op) -> bool:
@@ -212,6 +213,9 @@ def _short(value: Any) -> str:
         if not value.signed:
             return f"{_short(value.plus + middle)} ± {spread}"
         return (f"{_short(value.plus)} ± " if value.plus else "±") + f"{_short(abs(middle))} ± {spread}"
+    if isinstance(value, Choice):
+        values = sorted({sign * v for v in value.values for sign in ((1, -1) if value.signed else (1,))})
+        return " | ".join(map(_short, values)) if len(values) <= 3 else f"{_short(values[0])} … {_short(values[-1])}"
     if isinstance(value, Range):
         return f"{_short(value.low)} … {_short(value.high)}"
     if isinstance(value, tuple):

@@ -68,8 +68,8 @@ def lower(policy: Policy, schema: Schema) -> Plan | StagedPlan:
     moved = [f"{field.name} ({field.kind})" for field in schema.fields if field.kind in ("mask", "boxes", "points")]
     if moved:
         raise ValueError(
-            f"{_first(nodes)!r} may move pixels, and nobody would move {', '.join(moved)} along: do what it does in the "
-            "data set, or by operators"
+            f"{_first(nodes)!r} may move pixels, and nobody would move {', '.join(moved)} along: do what it does in "
+            "the data set, or by operators"
         )
     after = nodes.pop() if isinstance(nodes[-1], PythonStep) and nodes[-1].takes == "float" else None
     stages: list[Stage] = []
@@ -89,19 +89,24 @@ def lower(policy: Policy, schema: Schema) -> Plan | StagedPlan:
             stages[-1] = Stage(stages[-1].plan, (*stages[-1].steps, node))
             start += 1
     last = plans.lower(Policy(section, first_slot=start), schema)
-    for part in [stage.plan for stage in stages] + [last]:
-        _check(part)
-    for before, step in [*((stage.plan, stage.steps[0]) for stage in stages), (last, after)]:
-        if before is not None and before.mix is not None and step is not None:
-            raise ValueError(f"{before.mix.ops[0]!r} cannot come before {step!r}, which takes single pictures")
-    return StagedPlan(policy, tuple(stages), last, after)  # type: ignore[arg-type]
+    for stage in stages:
+        _check(stage.plan, stage.steps[0])
+    _check(last, after)
+    return StagedPlan(policy, tuple(stages), last, after)
 
 
 def _first(nodes: Iterable[Node]) -> Any:
     return next(leaf.op for leaf in Policy(list(nodes)).leaves if isinstance(leaf.op, PythonStep))
 
 
-def _check(part: Plan | None) -> None:
-    for leaf in () if part is None else part.policy.leaves:
+def _check(part: Plan | None, step: PythonStep | None) -> None:
+    """Whether ``step`` may follow what the plan leaves."""
+    if part is None:
+        return
+    for leaf in part.policy.leaves:
         if isinstance(leaf.op, PythonStep):
             raise ValueError(f"{leaf.op!r} must stand among a policy's first operators, in no container")
+    if step is not None and part.mix is not None:
+        raise ValueError(f"{part.mix.ops[0]!r} cannot come before {step!r}, which takes single pictures")
+    if step is not None and step.takes != "float" and part.fold.normalize is not None:
+        raise ValueError(f"{part.fold.normalize!r} cannot come before {step!r}, which takes uint8")

@@ -83,6 +83,14 @@ CASES = [
     Case(ops.Cutout(12, count=2, value=30.0)),
     Case(ops.Cutout(9, value="random")),
     Case(ops.GridMask((8.0, 20.0), (0.4, 0.6), 45.0, value=(1.0, 2.0, 3.0))),
+    Case(ops.Sharpness((0.0, 0.5))),
+    Case(ops.Sharpness(Normal(0.0, 0.5, (0.3, 0.9), signed=True, plus=1.0))),
+    Case(ops.GaussianBlur((5, 9), (0.8, 3.0))),
+    Case(ops.GaussianBlur(23, Choice((0.6, 2.0)))),
+    Case(ops.MotionBlur((5, 9), (0.0, 180.0))),
+    Case(ops.GaussianNoise((-5.0, 5.0), (8.0, 25.0))),
+    Case(ops.SaltAndPepper((0.05, 0.3), (0.2, 0.8))),
+    Case(ops.JpegCompression((5, 60))),
     Case(ops.Normalize(), always=True),
 ]
 

@@ -76,7 +76,7 @@ def warp(canvas, s, field):
         return np.where(inside[..., None], canvas[iy.clip(0, height - 1), ix.clip(0, width - 1)], fill).astype(f)
 
     if s["warp"] == 2:
-        ix, iy = (np.floor(v + f(0.5)).astype(int) for v in (at_x, at_y))
+        ix, iy = (np.rint(v).astype(int) for v in (at_x, at_y))
         return pick(iy, ix).astype(np.uint8)
     ix, iy = np.floor(at_x).astype(int), np.floor(at_y).astype(int)
     tx, ty = ((v - np.floor(v))[..., None] for v in (at_x, at_y))

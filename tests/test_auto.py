@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 from drawing import HEIGHT, KEY, WIDTH, N, border, draw, ks, likely, named, picture
 
+from dalipipe.engines import make_engine
+from dalipipe.engines.base import Output
 from dalipipe.ops import image as ops
 from dalipipe.ops.image.auto import MixtureStep, linspace
 from dalipipe.ops.image.families import BlendOp, WarpOp
+from dalipipe.plan import lower
 from dalipipe.policy import Drawn, Policy
 from dalipipe.quantiles import beta_quantile
+from dalipipe.records import Pictures
+from dalipipe.schema import Field, Schema
 
 torch = pytest.importorskip("torch")
 v2 = pytest.importorskip("torchvision.transforms.v2")
@@ -326,6 +331,26 @@ def test_mixture_takes_any_operators() -> None:
     for row in range(0, 300, 10):
         assert [len(chain) for chain in chains(drawn, row)[0]] == [1, 1]
     assert Policy.from_dict(json.loads(json.dumps(Policy([mixture]).to_dict()))) == Policy([mixture])
+
+
+# Engines -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "macro", [ops.RandAugment(1, 25), ops.TrivialAugmentWide(fill=(9, 80, 200)), ops.AugMix(depth=1)], ids=repr
+)
+def test_engines_agree(macro: Any, channels: int) -> None:
+    """Where no two warps follow each other, which a pass would sample as one: bit for bit."""
+    plan = lower(Policy([macro]), Schema((Field("image", "image", channels=channels), Field("label", "column"))))
+    images = [picture(33, 41, channels, seed) for seed in range(100)]
+    draws = plan.draw(KEY, np.arange(100), np.tile([[33, 41]], (100, 1)))
+    output = Output(torch.device("cpu"), torch.uint8, torch.contiguous_format)
+    native, reference = (
+        make_engine(name, plan, output, threads=1).apply(Pictures.from_arrays(images), draws)
+        for name in ("native", "reference")
+    )
+    assert torch.equal(native, reference)
 
 
 # As data, and errors -----------------------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:
         ),
         (["preview", "{}/one", "--policy", "{}/wrong.yaml", "--size", "9"], "--size is for recipes"),
         (["preview", "{}/one", "--each", "--policy", "cifar10_eval", "--out", "{}/p.png"], "no operator to show"),
-        (["train", "{}/one", "--val-fraction", ".5", "--policy", "{}/wrong.yaml"], "wrong_eval.yaml"),
+        (["train", "{}/one", "--val-fraction", ".5", "--policy", "{}/wrong.yaml"], "{}/wrong.yaml, line 2, column 5"),
         (["preview", "{}/one", "--out", "{}/text.pth/p.png"], "text.pth"),
         (["bench", "{}/absent"], "is no folder"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import random
 import types
@@ -215,3 +216,467 @@ def test_draws_as_the_transform_draws(name: str) -> None:
         sums = [[(weight * in_255ths(report, y)).sum() for y in ys] for ys in (found, expected)]
         sums = [np.round(s, 1 if report.dtype == torch.uint8 else 4) for s in sums]
         assert ks_2samp(*sums).pvalue > 2e-4
+
+
+@pytest.mark.parametrize("name", ["erase", "erase by noise", "noise", "box", "colours", "trivial", "channels"])
+def test_a_seed_says_it_all(name: str) -> None:
+    policy, _ = convert(RANDOM[name])
+    x = picture(20, 22)
+    assert all((a == b).all() for a, b in zip(ours(policy, x, 9), ours(policy, x, 9), strict=True))
+    assert any((a != b).any() for a, b in zip(ours(policy, x, 9), ours(policy, x, 9, first=50), strict=True))
+    assert pickle.loads(pickle.dumps(policy)) == policy == Policy.from_dict(policy.to_dict())
+
+
+# What it becomes ----------------------------------------------------------------------------------------------------
+
+
+def test_policies_are_what_one_would_write() -> None:
+    transform = v1.Compose(
+        [v1.RandomResizedCrop(224), v1.RandomHorizontalFlip(), v1.ToTensor(), v1.Normalize(MEAN, STD)]
+    )
+    policy, report = convert(transform)
+    assert policy == Policy([ops.RandomResizedCrop(224), ops.HorizontalFlip(), ops.Normalize()])
+    assert report.dtype == torch.float32 and report.ok and not report.refused
+    assert [entry.within for entry in report.entries] == [0, 0, 0, 0]
+    assert "on PIL pictures, as here, within 1/255" in report.entries[0].verdict
+    assert report.entries[1].verdict == "exact"
+    assert convert(v1.Resize(9), backend="tensor")[1].entries[0].verdict.startswith("within 1/255; v1 itself")
+    assert convert(v2.Resize(9), backend="tensor")[1].entries[0].verdict == "exact"
+    text = str(report)
+    assert all(part in text for part in ("RandomResizedCrop(size=(224, 224))", "Normalize(", "gives torch.float32"))
+    assert pickle.loads(pickle.dumps(report)) == report
+    assert convert([v1.Resize(8), [v1.CenterCrop(8)]])[0] == Policy([ops.Resize(8), ops.CenterCrop(8)])
+    assert convert(v1.CenterCrop(8))[0] == Policy([ops.CenterCrop(8)])
+
+
+def test_containers() -> None:
+    invert, grey = v2.RandomInvert(1.0), v2.RandomGrayscale(1.0)
+    assert convert(v2.RandomApply([invert, grey], p=0.3))[0] == Policy(
+        [RandomApply((ops.Invert(), ops.Grayscale(p=1.0)), p=0.3)]
+    )
+    assert convert(v1.RandomApply(nn.ModuleList([v1.GaussianBlur(3)]), p=0.2))[0] == Policy(
+        [ops.GaussianBlur(3, (0.1, 2.0), p=0.2)]
+    )
+    assert convert(v1.RandomChoice([invert, v1.Compose([invert, grey])], p=[1, 3]))[0] == Policy(
+        [OneOf((ops.Invert(), RandomApply((ops.Invert(), ops.Grayscale(p=1.0)), p=1.0)), weights=(1.0, 3.0))]
+    )
+    assert convert(v2.RandomChoice([v2.Identity(), invert], p=[3, 1]))[0] == Policy([OneOf((ops.Invert(),), p=0.25)])
+    assert convert(v1.RandomOrder([invert, grey]))[0] == Policy([RandomOrder((ops.Invert(), ops.Grayscale(p=1.0)))])
+    assert convert([v2.RandomChoice([v2.Identity()]), v2.RandomOrder([v2.Identity()]), v2.ColorJitter()])[0] == Policy(
+        []
+    )
+
+
+def test_dtypes() -> None:
+    def dtype(*steps: Any) -> torch.dtype:
+        return convert(list(steps))[1].dtype
+
+    image = v2.ToImage()
+    assert dtype(v2.Resize(8)) == dtype(image) == dtype(v2.ToTensor(), v2.ToPILImage()) == torch.uint8
+    assert dtype(image, v2.ToDtype(torch.bfloat16, scale=True)) == torch.bfloat16
+    assert dtype(image, v2.ConvertImageDtype(torch.float16)) == torch.float16
+    types = {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}
+    assert dtype(image, v2.ToDtype(types, scale=True)) == torch.float32
+    assert dtype(image, v2.ToDtype({tv_tensors.Mask: torch.int64, "others": None})) == torch.uint8
+    policy, report = convert(
+        [image, v2.ToDtype({torch.Tensor: torch.float32, tv_tensors.Mask: torch.int32, "others": None})]
+    )
+    assert policy == Policy([ops.Normalize(0.0, 1 / 255)]) and "masks come as int64" in report.entries[1].verdict
+    assert convert(FLOAT)[0] == convert(v1.ToTensor())[0] == Policy([])
+
+
+def test_erasing_stands_where_its_value_means_what_it_says() -> None:
+    erase, normalise, flip = v2.RandomErasing(1.0, value=0.5), v2.Normalize([0.5], [0.25]), v2.RandomVerticalFlip(1.0)
+    after = convert([*FLOAT, normalise, erase])[0]
+    assert after == Policy([ops.Normalize(0.5, 0.25), ops.RandomErasing(value=0.5, p=1.0)])
+    before = convert([*FLOAT, erase, normalise])[0]
+    assert before == Policy([ops.Normalize(0.5, 0.25), ops.RandomErasing(value=0.0, p=1.0)])
+    assert convert([*FLOAT, erase])[0] == Policy([ops.Normalize(0.0, 1.0), ops.RandomErasing(value=0.5, p=1.0)])
+    early = convert([*FLOAT, erase, flip, normalise])[0]
+    assert early == Policy([ops.RandomErasing(value=127.5, p=1.0), ops.VerticalFlip(p=1.0), ops.Normalize(0.5, 0.25)])
+    assert convert([v2.PILToTensor(), v2.RandomErasing(value=7)])[0] == Policy([ops.RandomErasing(value=7.0)])
+    chosen = convert([*FLOAT, normalise, v2.RandomChoice([erase, v2.RandomErasing(1.0, value=1)])])[0]
+    assert [type(node) for node in chosen] == [ops.Normalize, OneOf]
+    for x in (picture(12, 16), picture(30, 9)):  # and so it does
+        policy, _ = convert([*FLOAT, v2.RandomErasing(1.0, (1.0, 1.0), (1.0, 1.0), value=0.5), normalise])
+        assert policy.draw(rng.make_key(0, 0), np.arange(9), np.tile(x.shape[:2], (9, 1)))[1].params["boxes"].any() == 0
+
+
+def test_mixing() -> None:
+    choice = v2.RandomChoice([v2.MixUp(alpha=0.2, num_classes=10), v2.CutMix(num_classes=10)])
+    policy, report = convert([v1.ToTensor(), choice])
+    assert policy == Policy([OneOf((mix.MixUp(0.2, num_classes=10), mix.CutMix(1.0, num_classes=10)))])
+    assert report.ok and "partner" in report.entries[1].verdict
+    assert convert([*FLOAT, v2.RandomErasing(), v2.CutMix(num_classes=3)])[0] == Policy(
+        [ops.Normalize(0.0, 1.0), ops.RandomErasing(), mix.CutMix(1.0, num_classes=3)]
+    )
+    with pytest.raises(UnsupportedTransformError, match="must come last"):
+        convert([v2.MixUp(num_classes=3), v2.RandomHorizontalFlip()])
+
+
+def test_grey_pictures() -> None:
+    assert convert([v1.Grayscale(), v1.RandomGrayscale(0.5)], channels=1)[1].ok
+    with pytest.raises(UnsupportedTransformError, match=r"Grayscale\(num_output_channels=1\).*num_output_channels=3"):
+        convert(v1.Grayscale())
+    with pytest.raises(UnsupportedTransformError, match="number stays"):
+        convert(v2.RGB(), channels=1)
+    policy, _ = convert(
+        v1.Compose([v1.RandomRotation((30, 30)), v1.ToTensor(), v1.Normalize([0.5], [0.2])]), channels=1
+    )
+    x = picture(20, 22, channels=1)
+    assert ours(policy, x)[0].shape == (20, 22, 1)
+
+
+# What it refuses ----------------------------------------------------------------------------------------------------
+
+
+class Custom:
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+class Subclass(v2.CenterCrop):
+    def transform(self, inpt: Any, params: Any) -> Any:
+        return inpt
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (Custom(), "Custom is not known here"),
+    (Subclass(3), "Subclass is not known here"),
+    (v1.Lambda(abs), "calls abs"),
+    (v2.Lambda(lambda x: x), "calls .*<lambda>"),
+    (v2.FiveCrop(8), "several pictures of one"),
+    (v1.TenCrop(8), "several pictures of one"),
+    (v2.Resize(8, interpolation=InterpolationMode.LANCZOS), "interpolation is lanczos: nearest, bilinear, bicubic can"),
+    (v2.Resize(8, interpolation=InterpolationMode.NEAREST_EXACT), "interpolation is nearest-exact"),
+    ([v2.ToImage(), v2.Resize(8, antialias=False)], "antialias=True"),
+    (v2.RandomRotation(9, expand=True), "a size of its own"),
+    (v2.RandomRotation(9, center=[0, 0]), r"its center is \(0, 0\)"),
+    (v2.RandomAffine(9, center=[0, 0]), r"its center is \(0, 0\)"),
+    ([v2.ToImage(), v2.RandomRotation(9, interpolation=BICUBIC)], "does not warp tensors bicubically"),
+    (v1.Pad(4, padding_mode="reflect"), 'padding_mode="reflect": a constant fill'),
+    (v2.RandomCrop(4, padding=4, padding_mode="edge"), 'padding_mode="edge"'),
+    (v1.RandomAffine(9, shear=89), "shear must lie in"),
+    (v1.LinearTransformation(torch.eye(12), torch.zeros(12)), "on the batch that comes out"),
+    (v2.RandomIoUCrop(), "bounding boxes"),
+    (v2.SanitizeBoundingBoxes(), "sanitize_px"),
+    (v2.ConvertBoundingBoxFormat("XYWH"), "format="),
+    (v2.UniformTemporalSubsample(3), "videos"),
+    (v2.Normalize(MEAN, STD), "float tensors only"),
+    ([*FLOAT, v2.Normalize([0.5], [0.0])], "std positive"),
+    ([*FLOAT, v2.Normalize(MEAN, STD), v2.ColorJitter(0.4)], "ColorJitter follows values that are normalised"),
+    ([*FLOAT, v2.Normalize(MEAN, STD), v2.RandAugment()], "RandAugment follows values that are normalised"),
+    ([*FLOAT, v2.Normalize(MEAN, STD), v2.ToPILImage()], "not 0..1"),
+    ([v2.ToImage(), v2.ToDtype(torch.float32), v2.RandomInvert()], "0..255 in floats"),
+    ([*FLOAT, v2.ToDtype(torch.uint8)], "leaves nothing of them"),
+    ([v2.ToImage(), v2.ToDtype(torch.float64, scale=True)], "torch.float64"),
+    (v2.ToDtype(torch.float32, scale=True), "leaves PIL pictures as they are"),
+    ([v1.ToTensor(), v1.ToTensor()], "here comes a tensor: leave it out"),
+    (v1.ToPILImage("L"), "mode L"),
+    ([*FLOAT, v2.JPEG(50)], "uint8 pictures only"),
+    ([*FLOAT, v2.GaussianNoise(clip=False)], "clip=True"),
+    ([v2.ToImage(), v2.RandomErasing(value="random")], "put it after ToDtype"),
+    ([*FLOAT, v2.RandomErasing(value="random"), v2.Normalize(MEAN, STD)], "put it last"),
+    ([*FLOAT, v2.RandomErasing(value="random"), v2.RandomHorizontalFlip()], "put it last"),
+    ([*FLOAT, v2.Normalize(MEAN, STD), v2.Pad(2, fill=9.0)], "its fill is 9.0"),
+    (v2.RandomApply([v2.ToImage(), *FLOAT[1:]]), "for some of the pictures only"),
+    (v2.RandomChoice([v2.CenterCrop(3), Custom()]), "Custom is not known here"),
+    (v2.RandomOrder([v2.RandomApply([Custom()])]), "Custom is not known here"),
+    (v1.RandomApply([v1.RandomPosterize(9)]), "Posterize: bits must lie in"),
+]
+
+
+@pytest.mark.parametrize(("transform", "words"), REFUSED, ids=[str(i) for i in range(len(REFUSED))])
+def test_refused_by_name(transform: Any, words: str) -> None:
+    with pytest.raises(UnsupportedTransformError, match=words) as caught:
+        convert(transform)
+    steps = transform if isinstance(transform, list) else [transform]
+    culprit = caught.value.report.refused[0]
+    assert culprit.transform.startswith(tuple(type(step).__name__ for step in steps)) or "object" in culprit.transform
+    assert culprit.transform in str(caught.value) and 'on_unsupported="python"' in str(caught.value)
+    assert not caught.value.report.ok and "refused, because" in str(caught.value.report)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_all_that_is_refused_is_named_at_once() -> None:
+    with pytest.raises(UnsupportedTransformError, match="2 of 4 steps") as caught:
+        convert([v2.FiveCrop(3), v2.CenterCrop(3), Custom(), v1.ToTensor()])
+    assert [entry.verdict.split(",")[0] for entry in caught.value.report.entries] == ["refused", "exact"] * 2
+
+
+def test_wrong_arguments() -> None:
+    for wrong in (None, 3, "RandomCrop", Policy([ops.Invert()])):
+        with pytest.raises(TypeError, match="expected a transform or a list of transforms, got"):
+            convert(wrong)
+    for wrong in ({"backend": "cuda"}, {"on_unsupported": "skip"}, {"channels": 4}):
+        with pytest.raises(ValueError, match=f"convert: {next(iter(wrong))} must be one of .*, got"):
+            convert(v1.ToTensor(), **wrong)
+
+
+# Recipes ------------------------------------------------------------------------------------------------------------
+
+V2_BACKENDS, V1_BACKENDS = ("pil", "tensor"), ("pil", "tensor")
+POLICIES = (None, "ra", "ta_wide", "augmix", "imagenet", "cifar10", "svhn")
+
+
+def classification_train(t: Any, backend: str, policy: str | None, erase: float, hflip: float = 0.5) -> Any:
+    """``ClassificationPresetTrain`` of torchvision's references/classification/presets.py."""
+    steps: list[Any] = [t.PILToTensor()] if backend == "tensor" else []
+    steps.append(t.RandomResizedCrop(224, interpolation=BILINEAR, antialias=True))
+    if hflip > 0:
+        steps.append(t.RandomHorizontalFlip(hflip))
+    if policy == "ra":
+        steps.append(t.RandAugment(interpolation=BILINEAR, magnitude=9))
+    elif policy == "ta_wide":
+        steps.append(t.TrivialAugmentWide(interpolation=BILINEAR))
+    elif policy == "augmix":
+        steps.append(t.AugMix(interpolation=BILINEAR, severity=3))
+    elif policy is not None:
+        steps.append(t.AutoAugment(policy=t.autoaugment.AutoAugmentPolicy(policy), interpolation=BILINEAR))
+    if backend == "pil":
+        steps.append(t.PILToTensor())
+    steps += [t.ToDtype(torch.float, scale=True)] if t is v2 else [t.ConvertImageDtype(torch.float)]
+    steps.append(t.Normalize(mean=MEAN, std=STD))
+    if erase > 0:
+        steps.append(t.RandomErasing(p=erase))
+    if t is v2:
+        steps.append(t.ToPureTensor())
+    return t.Compose(steps)
+
+
+def classification_eval(t: Any, backend: str) -> Any:
+    steps: list[Any] = [t.PILToTensor()] if backend == "tensor" else []
+    steps += [t.Resize(256, interpolation=BILINEAR, antialias=True), t.CenterCrop(224)]
+    if backend == "pil":
+        steps.append(t.PILToTensor())
+    steps += [t.ToDtype(torch.float, scale=True)] if t is v2 else [t.ConvertImageDtype(torch.float)]
+    return t.Compose([*steps, t.Normalize(mean=MEAN, std=STD), *([t.ToPureTensor()] if t is v2 else [])])
+
+
+if not hasattr(v2, "autoaugment"):
+    v2.autoaugment = v1.autoaugment  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("backend", ["pil", "tensor"])
+@pytest.mark.parametrize("t", [v1, v2], ids=["v1", "v2"])
+def test_torchvisions_training_recipe(t: Any, backend: str, policy: str | None) -> None:
+    preset = types.new_class("ClassificationPresetTrain", exec_body=lambda body: body.update(__module__="presets"))()
+    preset.transforms = classification_train(t, backend, policy, erase=0.1)
+    preset.__class__.__call__ = lambda self, x: self.transforms(x)
+    for transform in (preset, preset.transforms, classification_train(t, backend, policy, 0.0, 0.0)):
+        made, report = convert(transform)
+        assert report.ok and report.dtype == torch.float32, report
+        assert isinstance(made.ops[0], ops.RandomResizedCrop) and any(isinstance(op, ops.Normalize) for op in made)
+    kinds = {"ra": ops.RandAugment, "ta_wide": ops.TrivialAugmentWide, "augmix": ops.AugMix}
+    wanted = () if policy is None else (kinds.get(policy, ops.AutoAugment),)
+    names = [type(op) for op in convert(preset)[0]]
+    assert names == [ops.RandomResizedCrop, ops.HorizontalFlip, *wanted, ops.Normalize, ops.RandomErasing]
+
+
+@pytest.mark.parametrize("backend", ["pil", "tensor"])
+@pytest.mark.parametrize("t", [v1, v2], ids=["v1", "v2"])
+def test_torchvisions_evaluation_recipe(t: Any, backend: str) -> None:
+    transform = classification_eval(t, backend)
+    policy, report = convert(transform)
+    assert policy == Policy([ops.Resize(256), ops.CenterCrop(224), ops.Normalize()]) and report.ok
+    x = picture(300, 260)
+    given = Image.fromarray(x)
+    difference = np.abs(ours(policy, x)[0] - transform(given).permute(1, 2, 0).numpy()) * 255 * np.array(STD)
+    assert difference.max() < (1e-3 if backend == "tensor" and t is v2 else 1.001)
+
+
+def test_torchvisions_mixing_recipe() -> None:
+    for mixes in ([v2.MixUp(alpha=0.2, num_classes=1000)], [v2.MixUp(num_classes=9), v2.CutMix(num_classes=9)]):
+        assert convert(v2.RandomChoice(mixes))[1].ok
+
+    class RandomMixUp(nn.Module):  # of references/classification/transforms.py
+        __module__ = "transforms"
+
+        def __init__(self, num_classes: int, p: float = 0.5, alpha: float = 1.0, inplace: bool = False) -> None:
+            super().__init__()
+            self.num_classes, self.p, self.alpha, self.inplace = num_classes, p, alpha, inplace
+
+    class RandomCutMix(RandomMixUp):
+        __module__ = "transforms"
+
+    policy, report = convert(v1.RandomChoice([RandomMixUp(7, 1.0, 0.2), RandomCutMix(7, 0.4)]))
+    assert policy == Policy([OneOf((mix.MixUp(0.2, num_classes=7), mix.CutMix(1.0, num_classes=7, p=0.4)))])
+    assert report.ok
+
+
+def reference_scripts() -> Any:
+    """What of references/segmentation/{transforms,v2_extras}.py is not torchvision's own."""
+    module = types.SimpleNamespace()
+
+    def add(name: str, home: str, **attributes: Any) -> None:
+        def __init__(self: Any, *args: Any, **kw: Any) -> None:
+            values = {**attributes, **dict(zip(attributes, args, strict=False)), **kw}
+            self.__dict__.update(values)
+
+        def __call__(self: Any, image: Any, target: Any) -> Any: ...
+
+        setattr(module, name, type(name, (), {"__init__": __init__, "__call__": __call__, "__module__": home}))
+
+    add("Compose", "transforms", transforms=())
+    add("RandomResize", "transforms", min_size=0, max_size=0)
+    add("RandomHorizontalFlip", "transforms", flip_prob=0.5)
+    add("RandomCrop", "transforms", size=0)
+    add("CenterCrop", "transforms", size=0)
+    add("PILToTensor", "transforms")
+    add("ToDtype", "transforms", dtype=None, scale=False)
+    add("Normalize", "transforms", mean=(), std=())
+    return module
+
+
+class PadIfSmaller(v2.Transform):
+    """Of references/segmentation/v2_extras.py."""
+
+    __module__ = "v2_extras"
+
+    def __init__(self, size: int, fill: Any = 0) -> None:
+        super().__init__()
+        self.size = size
+        self.fill = v2._utils._setup_fill_arg(fill)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        _, height, width = v2._utils.query_chw(flat_inputs)
+        padding = [0, 0, max(self.size - width, 0), max(self.size - height, 0)]
+        return {"padding": padding, "needs_padding": any(padding)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not params["needs_padding"]:
+            return inpt
+        fill = v2._utils._get_fill(self.fill, type(inpt))
+        return self._call_kernel(v2.functional.pad, inpt, padding=params["padding"], fill=fill)
+
+
+@pytest.mark.parametrize("backend", ["pil", "tensor", "tv_tensor"])
+def test_torchvisions_segmentation_recipe(backend: str) -> None:
+    first = {"pil": [], "tensor": [v2.PILToTensor()], "tv_tensor": [v2.ToImage()]}[backend]
+    kind = tv_tensors.Image if backend == "tv_tensor" else torch.Tensor
+    last = [v2.PILToTensor()] if backend == "pil" else []
+    last += [v2.ToDtype({kind: torch.float32, tv_tensors.Mask: torch.int64, "others": None}, scale=True)]
+    last += [v2.Normalize(mean=MEAN, std=STD), v2.ToPureTensor()]
+    pad = PadIfSmaller(40, fill={tv_tensors.Mask: 255, "others": 0})
+    train = [v2.RandomResize(min_size=20, max_size=80), v2.RandomHorizontalFlip(0.5), pad, v2.RandomCrop(40)]
+    policy, report = convert(v2.Compose([*first, *train, *last]))
+    assert report.ok and report.dtype == torch.float32
+    assert policy == Policy(
+        [ops.RandomResize(20, 80), ops.HorizontalFlip(), ops.PadTo(40), ops.RandomCrop(40), ops.Normalize()]
+    )
+    assert ours(policy, picture(25, 60), 20)[3].shape == (40, 40, 3)
+    small = picture(25, 60)
+    assert (ours(convert(pad, backend="tensor")[0], small)[0] == theirs(pad, small)).all()
+    assert convert(v2.Compose([*first, v2.Resize(size=(52, 52)), *last]))[1].ok
+    padded = v2.RandomCrop(40, pad_if_needed=True, fill={tv_tensors.Image: 7, tv_tensors.Mask: 255})
+    assert convert(padded, backend="tensor")[0] == Policy([ops.RandomCrop(40, pad_if_needed=True, fill=7.0)])
+
+
+def test_torchvisions_segmentation_recipe_in_v1() -> None:
+    t = reference_scripts()
+    steps = [t.RandomResize(20, 80), t.RandomHorizontalFlip(0.3), t.RandomCrop(40), t.PILToTensor()]
+    policy, report = convert(t.Compose([*steps, t.ToDtype(torch.float, scale=True), t.Normalize(mean=MEAN, std=STD)]))
+    assert report.ok
+    assert policy == Policy(
+        [ops.RandomResize(20, 81), ops.HorizontalFlip(p=0.3), ops.PadTo(40), ops.RandomCrop(40), ops.Normalize()]
+    )
+    namesake = t.RandomCrop(40)
+    namesake.padding = 4
+    with pytest.raises(UnsupportedTransformError, match=r"transforms\.RandomCrop is not known here"):
+        convert(namesake)
+
+
+DEIT = {"color_jitter": 0.3, "auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "bicubic"}
+DEIT |= {"re_prob": 0.25, "re_mode": "pixel", "re_count": 1}
+
+
+def test_timms_recipes() -> None:
+    data = pytest.importorskip("timm.data")
+    policy, report = convert(data.create_transform(224, is_training=True, **DEIT))
+    assert report.ok and report.dtype == torch.float32
+    assert policy.ops[:2] == (ops.RandomResizedCrop(224, interpolation="bicubic"), ops.HorizontalFlip())
+    assert policy.ops[2:-2] == ops.timm_rand_augment(
+        "rand-m9-mstd0.5-inc1", fill=(124.0, 116.0, 104.0), interpolation="bicubic"
+    )
+    assert policy.ops[-2] == ops.Normalize()
+    erasing = policy.ops[-1]
+    assert isinstance(erasing, ops.RandomErasing) and (erasing.value, erasing.p, erasing.count) == ("random", 0.25, 1)
+    assert erasing.scale == pytest.approx((0.02, 1 / 3)) and erasing.ratio == pytest.approx((0.3, 1 / 0.3))
+    assert pickle.loads(pickle.dumps(policy)) == policy == Policy.from_dict(policy.to_dict())
+    for settings in (
+        {"auto_augment": "rand-m9-mstd0.5"},
+        {
+            "auto_augment": "rand-m7-n3-mstd0.5-tweights",
+            "vflip": 0.3,
+            "re_prob": 0.3,
+            "re_mode": "const",
+            "re_count": 3,
+        },
+        {"auto_augment": "augmix-m5-w4-d2", "interpolation": "bilinear"},
+        {"auto_augment": "v0", "mean": (0.5,) * 3, "std": (0.5,) * 3},
+        {"auto_augment": "originalr-mstd0.5"},
+        {"auto_augment": "3a", "color_jitter": 0.3, "scale": (0.3, 1.0), "ratio": (0.9, 1.1)},
+        {"color_jitter": (0.4, 0.4, 0.2, 0.1), "color_jitter_prob": 0.8, "grayscale_prob": 0.2},
+        {"gaussian_blur_prob": 0.5, "hflip": 0.0, "normalize": False},
+        {"use_prefetcher": True},
+        {"no_aug": True},
+    ):
+        made, report = convert(data.create_transform(96, is_training=True, **settings))
+        assert report.ok, report
+        assert (report.dtype == torch.uint8) == (
+            bool(settings.get("use_prefetcher")) or settings.get("normalize") is False
+        )
+        assert ours_shape(made, 96)
+    for settings in (
+        {},
+        {"crop_mode": "border"},
+        {"crop_mode": "squash"},
+        {"interpolation": "bicubic", "crop_pct": 1.0},
+    ):
+        for size in (96, (3, 96, 64)):
+            transform = data.create_transform(size, **settings)
+            made, report = convert(transform)
+            assert report.ok
+            for x in (picture(120, 100), picture(61, 140)):
+                difference = ours(made, x)[0] - transform(Image.fromarray(x)).permute(1, 2, 0).numpy()
+                assert np.abs(difference * 255 * np.array(STD)).max() < 1.001
+
+
+def ours_shape(policy: Policy, size: int) -> bool:
+    """Whether pictures end at that size."""
+    drawn = policy.draw(rng.make_key(0, 0), np.arange(50), np.tile((120, 90), (50, 1)))
+    end = np.tile((120, 90), (50, 1))
+    for one in drawn:
+        end[one.rows] = one.op.output_size(one.params, one.size)
+    return bool((end == size).all())
+
+
+def test_timms_mixing() -> None:
+    data = pytest.importorskip("timm.data")
+    both = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing": 0.1, "num_classes": 1000}
+    policy, report = convert(data.Mixup(**both, prob=0.9, switch_prob=0.3))
+    fields = {"num_classes": 1000, "smoothing": 0.1}
+    assert policy == Policy([OneOf((mix.MixUp(0.8, **fields), mix.CutMix(1.0, **fields)), p=0.9, weights=(0.7, 0.3))])
+    assert report.ok
+    assert convert(data.Mixup(0.2, num_classes=7, label_smoothing=0.0))[0] == Policy([mix.MixUp(0.2, num_classes=7)])
+    assert convert(data.Mixup(0.0, 0.3, num_classes=7))[0] == Policy([mix.CutMix(0.3, num_classes=7, smoothing=0.1)])
+
+
+def test_timms_refused() -> None:
+    data = pytest.importorskip("timm.data")
+    make = functools.partial(data.create_transform, 96, is_training=True)
+    for transform, words in (
+        (make(train_crop_mode="rkrc"), 'padding_mode="reflect"'),
+        (make(train_crop_mode="rkrr"), 'padding_mode="reflect"'),
+        (make(re_prob=0.1, re_mode="rand"), 'mode="rand"'),
+        (make(re_prob=0.1, re_num_splits=2), "num_splits=2"),
+        (make(auto_augment="augmix-b1"), "blended"),
+        (data.create_transform(96, crop_border_pixels=3), "TrimBorder.*fixed"),
+        (data.Mixup(correct_lam=False, num_classes=3), "correct_lam"),
+        (data.Mixup(cutmix_minmax=(0.2, 0.8), num_classes=3), "cutmix_minmax"),
+        (make(interpolation="lanczos", no_aug=True), "lanczos"),
+        (data.create_transform(96, is_training=True, naflex=True), "naflex_transforms"),
+    ):
+        with pytest.raises(UnsupportedTransformError, match=words):
+            convert(transform)

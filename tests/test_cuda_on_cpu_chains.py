@@ -1,4 +1,4 @@
-"""Chains of passes through the CUDA kernels, compiled for the host, against the CPU twin: to the bit."""
+"""Chains of passes through the CUDA kernels, compiled for the host or on a GPU, against the CPU twin: to the bit."""
 
 from __future__ import annotations
 
@@ -36,10 +36,14 @@ class Batch:
     options: dict[str, Any]
     kept: list[np.ndarray]  # what the passes' addresses point into
 
-    def run(self, fused_image: Any) -> torch.Tensor:
-        out = torch.full(self.shape, 77, dtype=torch.uint8).to(self.dtype)
-        fused_image(self.passes, self.starts, out, **self.options)
-        return out
+    def run(self, fused_image: Any, device: str = "cpu") -> torch.Tensor:
+        placed = {array.ctypes.data: torch.from_numpy(array).to(device) for array in self.kept}
+        passes = self.passes.copy()
+        for name in ("data", "displacement"):
+            passes[name] = [placed[int(address)].data_ptr() if address else 0 for address in passes[name]]
+        out = torch.full(self.shape, 77, dtype=torch.uint8, device=device).to(self.dtype)
+        fused_image(passes, self.starts, out, **self.options)
+        return out.cpu()
 
 
 class Maker:
@@ -97,7 +101,7 @@ class Maker:
             if kept is not None and (not last or kept == out) and self.chance(0.6):
                 s["blend"], s["weight"], s["kept_weight"] = self.rng.integers(1, 3), *self.rng.uniform(0, 1, 2)
             s["keep"] = self.chance(0.35)
-            goal = out if last else kept if s["blend"] else size if self.chance(0.5) else self.sides()
+            goal = out if last else kept if s["blend"] else self.goal(size)
             whole = self.move(s, size, goal)
             if j == 0:
                 self.put(s, picture, whole)
@@ -106,22 +110,27 @@ class Maker:
             kept = size if s["keep"] else kept
         return passes
 
+    def goal(self, size: tuple[int, int]) -> tuple[int, int]:
+        smaller = int(self.rng.integers(1, size[0] + 1)), int(self.rng.integers(1, size[1] + 1))
+        return (size, size, smaller, self.sides())[self.rng.integers(4)]
+
     def move(self, s: np.ndarray, size: tuple[int, int], goal: tuple[int, int]) -> tuple[int, int]:
         """Geometry; returns the crop box's corner."""
         rng = self.rng
         s["out_h"], s["out_w"] = goal
         s["warp"] = rng.choice([0, 0, 1, 2, 3])
-        corner, still = [0, 0], self.chance(0.4)
+        corner, still, straight = [0, 0], self.chance(0.5), self.chance(0.7)
         for i, (axis, side) in enumerate((("y", "h"), ("x", "w"))):
-            crop = size[i] if still else int(rng.integers(1, size[i] + 1))
+            crop = min(size[i], goal[i]) if still else int(rng.integers(1, size[i] + 1))
             corner[i] = int(rng.integers(0, size[i] - crop + 1))
             canvas = goal[i] if not s["warp"] else crop if still else self.side()
-            resized = crop if self.chance(0.4) or (still and crop == canvas) else self.side()
+            resized = crop if still or self.chance(0.4) else self.side()
             s[f"crop_{side}"], s[f"resized_{side}"], s[f"canvas_{side}"] = crop, resized, canvas
-            s[f"window_{axis}"] = 0 if resized == canvas else rng.integers(-canvas - 2, resized + 3)
+            window = 0 if resized == canvas and straight else rng.integers(-canvas - 2, resized + 3)
+            s[f"window_{axis}"] = window
             s[f"origin_{axis}"] = -corner[i]
         s["resample"], s["fill"] = rng.integers(3), rng.integers(0, 256, 4)
-        s["flip"] = 0 if still else rng.integers(4)
+        s["flip"] = 0 if self.chance(0.5) else rng.integers(4)
         s["matrix"] = [1, 0, 0, 0, 1, 0, 0, 0, 1]
         spread = 10.0 ** rng.integers(-2, 2)
         s["matrix"][:6] += np.float32(rng.normal(0, spread, 6) * rng.choice([0, 0.3, 1, 1], 6))
@@ -192,12 +201,24 @@ def check(cuda_on_cpu: Emulation, batch: Batch, seed: int) -> None:
     assert torch.equal(bits(batch.run(cuda_on_cpu.fused_image)), bits(batch.run(native.fused_image))), seed
 
 
+def random_chains(seed: int, largest: int, n: int) -> Batch:
+    maker = Maker(seed, largest)
+    out = maker.sides()
+    return maker.batch([maker.chain(int(maker.rng.integers(1, 6)), out) for _ in range(n)], out)
+
+
 @pytest.mark.parametrize("first", range(0, 48, 8))
 def test_chains(cuda_on_cpu: Emulation, first: int) -> None:
     for seed in range(first, first + 8):
-        maker = Maker(seed, largest=70 if seed % 2 else 40)
-        out = maker.sides()
-        check(cuda_on_cpu, maker.batch([maker.chain(int(maker.rng.integers(1, 6)), out) for _ in range(3)], out), seed)
+        check(cuda_on_cpu, random_chains(seed, largest=70 if seed % 2 else 40, n=3), seed)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("first", range(0, 320, 32))
+def test_chains_on_a_gpu(first: int) -> None:
+    for seed in range(first, first + 32):
+        batch = random_chains(seed, largest=300 if seed % 2 else 40, n=1 + seed % 9)
+        assert torch.equal(bits(batch.run(native.fused_image, "cuda")), bits(batch.run(native.fused_image))), seed
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -211,6 +232,14 @@ def test_filters(cuda_on_cpu: Emulation, name: str) -> None:
         check(cuda_on_cpu, maker.batch(chains, out), seed)
 
 
+def stay(s: np.ndarray) -> None:
+    """No geometry and no filter: what the picture's colours need is known from what came before."""
+    for name in ("window_y", "window_x", "origin_y", "origin_x", "flip", "warp", "filter"):
+        s[name] = 0
+    for name in ("crop", "resized", "canvas"):
+        s[f"{name}_h"], s[f"{name}_w"] = s["out_h"], s["out_w"]
+
+
 def test_pictures_that_are_kept_and_blended(cuda_on_cpu: Emulation) -> None:
     for seed in range(6):
         maker = Maker(seed, largest=50)
@@ -222,12 +251,24 @@ def test_pictures_that_are_kept_and_blended(cuda_on_cpu: Emulation) -> None:
             for passes in branches:
                 for s in passes:
                     maker.move(s, out, out)
+                    if maker.chance(0.4):
+                        stay(s)
                     s["keep"] = s["blend"] = s["from_kept"] = 0
                 passes["from_kept"][0], passes["blend"][-1] = 1, 1
                 passes["weight"][-1] = maker.rng.uniform(0, 1 / width)
             branches[-1]["blend"][-1], branches[-1]["kept_weight"][-1] = 2, 0.3
             chains.append(np.concatenate([first, *branches]))
         check(cuda_on_cpu, maker.batch(chains, out), seed)
+
+
+def test_statistics_are_of_the_crop(cuda_on_cpu: Emulation) -> None:
+    for seed in range(6):
+        maker = Maker(seed, largest=50)
+        whole, cut = maker.chain(1, (40, 35)), maker.chain(1, (33, 9))
+        stay(cut[0])
+        cut["origin_y"], cut["origin_x"] = -maker.rng.integers(8), -maker.rng.integers(27)
+        cut["stretch"], cut["colour"], cut["colour_mean_matrix"] = seed % 3, 1, 0.1
+        check(cuda_on_cpu, maker.batch([np.concatenate([whole, cut])], (33, 9)), seed)
 
 
 def test_launches_do_not_grow_with_the_batch(cuda_on_cpu: Emulation) -> None:
@@ -245,18 +286,35 @@ def test_launches_do_not_grow_with_the_batch(cuda_on_cpu: Emulation) -> None:
     assert cuda_on_cpu.launches() <= 1 + 3 * 6  # weights; a round: resize, copy, warp, filter, stretch, recolour
 
 
+def random_fields(seed: int, largest: int) -> tuple[np.ndarray, list[np.ndarray], torch.Tensor]:
+    """`ELASTIC_FIELD` [3], what they refer to, and room for what they make."""
+    rng = np.random.default_rng(seed)
+    fields, kept = np.zeros(3, native.ELASTIC_FIELD), []
+    for f in fields:
+        f["h"], f["w"] = rng.integers(1, largest, 2) if rng.random() < 0.8 else (1, 1)
+        f["taps"] = rng.choice([0, 1, 3, 2 * rng.integers(1, 40) + 1], 2)
+        kept.append(weights := rng.uniform(0, 0.1, 2 * f["taps"].sum()).astype(np.float32))
+        f["weights"], f["scale"], f["noise"] = weights.ctypes.data, rng.normal(0, 30, 2), rng.integers(0, 2**32, 5)
+    return fields, kept, torch.full((int((2 * fields["h"] * fields["w"]).sum()),), 7.0)
+
+
+def draw_fields(elastic: Any, fields: np.ndarray, room: torch.Tensor) -> torch.Tensor:
+    begins = np.cumsum(2 * fields["h"] * fields["w"]) - 2 * fields["h"] * fields["w"]
+    fields["out"] = room.data_ptr() + 4 * begins
+    elastic(fields, room)
+    return bits(room.cpu())
+
+
 def test_elastic(cuda_on_cpu: Emulation) -> None:
     for seed in range(10):
-        rng = np.random.default_rng(seed)
-        fields, kept = np.zeros(3, native.ELASTIC_FIELD), []
-        for f in fields:
-            f["h"], f["w"] = rng.integers(1, 60, 2) if rng.random() < 0.8 else (1, 1)
-            f["taps"] = rng.choice([0, 1, 3, 2 * rng.integers(1, 40) + 1], 2)
-            kept.append(weights := rng.uniform(0, 0.1, 2 * f["taps"].sum()).astype(np.float32))
-            f["weights"], f["scale"], f["noise"] = weights.ctypes.data, rng.normal(0, 30, 2), rng.integers(0, 2**32, 5)
-        ends = np.cumsum(2 * fields["h"] * fields["w"])
-        outs = torch.full((2, int(ends[-1])), 7.0)
-        for out, elastic in zip(outs, (native.elastic, cuda_on_cpu.elastic), strict=True):
-            fields["out"] = out.data_ptr() + 4 * np.uint64([0, *ends[:-1]])
-            elastic(fields, out)
-        assert torch.equal(bits(outs[0]), bits(outs[1])), seed
+        fields, _kept, room = random_fields(seed, largest=60)
+        wanted = draw_fields(native.elastic, fields, room.clone())
+        assert torch.equal(draw_fields(cuda_on_cpu.elastic, fields, room), wanted), seed
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("seed", range(40))
+def test_elastic_on_a_gpu(seed: int) -> None:
+    fields, _kept, room = random_fields(seed, largest=300)
+    wanted = draw_fields(native.elastic, fields, room.clone())
+    assert torch.equal(draw_fields(native.elastic, fields, room.cuda()), wanted)

@@ -19,7 +19,7 @@ FLOORS = {
     3: ("sampler", "ops", "sources"),
     4: ("passes", "recipes", "convert", "policy_files"),
     5: ("plan",),
-    6: ("decoders", "engines"),
+    6: ("decoders", "engines", "stages"),
     7: ("tracks",),
     8: ("pipeline", "parts"),
     9: ("loader", "figures"),

@@ -70,6 +70,7 @@ def test_masks_go_where_nearest_pixels_go(pairs: ImageMasks, dtype: torch.dtype)
         ops.Affine(40, translate=(0.2, 0.2), scale=(0.7, 1.2), **how),
         ops.HorizontalFlip(),
         ops.RandomCrop((22, 17), padding=9, fill=255),
+        ops.RandomResizedCrop((23, 20), (0.5, 1.0), interpolation="nearest"),
     ]
     policy = (ops.Resize((26, 21), interpolation="nearest"), RandomOrder(warps), ops.CenterCrop(16))
     scale = 1 if dtype == torch.uint8 else 255

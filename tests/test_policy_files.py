@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from dalipipe.ops import image as ops
 from dalipipe.ops.image.timm_auto import timm_rand_augment
+from dalipipe.ops.python import PythonStep
 from dalipipe.plan import lower
-from dalipipe.policy import Choice, Node, Normal, OneOf, Policy, RandomApply, RandomOrder, SomeOf
+from dalipipe.policy import Choice, Node, Normal, OneOf, Policy, RandomApply, RandomOrder, SomeOf, node_types
 from dalipipe.policy_files import PolicyFileError, load_policy, policy_yaml, save_policy
 from dalipipe.schema import Field, Schema
 from tests.cases import CASES, IDS
@@ -152,6 +154,33 @@ ops:
     assert policy_yaml(Policy([])) == "version: 1\nops: []\n"
 
 
+def test_every_operator_by_its_name_alone() -> None:
+    plain = {}
+    for name, kind in node_types().items():
+        with contextlib.suppress(TypeError, ValueError):  # most containers, and some operators, need something
+            plain[name] = kind()
+    assert plain.keys() >= {
+        "Invert",
+        "TrivialAugmentWide",
+        "AugMix",
+        "Normalize",
+        "MixUp",
+        "JpegCompression",
+        "Elastic",
+    }
+    written = "ops:\n" + "".join(f"  - {name}\n" for name in plain)
+    assert load_policy(written).ops == tuple(plain.values())
+
+
+def test_functions_cannot_be_written(tmp_path: Path) -> None:
+    policy = Policy([OneOf([ops.Invert(), PythonStep(repr)])])
+    for name in ("p.yaml", "p.json"):
+        with pytest.raises(
+            TypeError, match="PythonStep: step is <built-in function repr>, which no policy file can hold"
+        ):
+            save_policy(policy, tmp_path / name)
+
+
 def test_saving_needs_an_ending_that_says_the_format(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end in \.yaml, \.yml, \.json, got .*p\.toml"):
         save_policy(Policy([]), tmp_path / "p.toml")
@@ -234,7 +263,7 @@ def test_what_is_wrong_is_named_with_its_place(marked: str, problem: str, tmp_pa
     with pytest.raises(PolicyFileError) as caught:
         load_policy(path)
     error = caught.value
-    assert str(error).startswith(f"policy.yaml, line {line}, column {column}: ") and problem in str(error)
+    assert str(error).startswith(f"{path}, line {line}, column {column}: ") and problem in str(error)
     assert (error.line, error.column) == (line, column)
     assert isinstance(error, ValueError) and str(pickle.loads(pickle.dumps(error))) == str(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 import dalipipe
 from dalipipe.figures import draw_grid, tinted
 from dalipipe.ops import image as ops
+from dalipipe.ops.mix import CutMix, MixUp
 from dalipipe.policy import Choice, Node, OneOf, Policy
 from dalipipe.preview import preview
 from dalipipe.records import SampleError
@@ -108,7 +110,7 @@ def test_each_shows_several_pictures_where_asked(jpeg_folder: Folder, drawn: Any
         samples=2,
         variants=1,
     )
-    rotate = "Rotate\ndegrees 30 … 60\nfill (1, 2, 3)"
+    rotate = "Rotate\ndegrees 30 | 60\nfill (1, 2, 3)"
     assert len(rows) == 6 and options["row_labels"][::2] == ["CenterCrop\nsize 16", rotate, "Invert"]
     assert options["row_labels"][1::2] == ["", "", ""]
     assert not np.array_equal(rows[4][0], rows[5][0])
@@ -121,6 +123,30 @@ def test_macros_are_unrolled_and_their_seams_left_out(jpeg_folder: Folder, drawn
         names = [label.partition("\n")[0] for label in options["row_labels"]]
         assert some <= set(names) and "MixtureStep" not in names
         assert len(names) == len(set(options["row_labels"])) >= 13
+
+
+def test_of_what_is_fine_the_middle_is_shown_pixel_by_pixel(jpeg_folder: Folder, drawn: Any) -> None:
+    source = ImageFolder(jpeg_folder(1, classes=1, size=(200, 300)))
+    nodes: list[Node] = [ops.GaussianBlur(3, 1.0), ops.Invert()]
+    (blurred, inverted), options = drawn(source, nodes, each=True, variants=1)
+    assert options["row_labels"][0].splitlines()[-1] == "the middle, 1:1"
+    assert inverted[0].shape == (200, 300, 3)
+    np.testing.assert_array_equal(blurred[0], inverted[0][44:156, 94:206])
+    assert blurred[1].shape == (112, 112, 3) and not np.array_equal(blurred[1], blurred[0])
+
+
+def test_pictures_are_mixed_within_whole_groups(drawn: Any) -> None:
+    pictures = np.repeat(np.arange(0, 200, 10, dtype=np.uint8), 48).reshape(20, 4, 4, 3)
+    source = Arrays(pictures, np.arange(20), classes=[str(i) for i in range(20)])
+    policy: list[Node] = [ops.HorizontalFlip(), OneOf([MixUp(), CutMix()], p=0.5)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows, _ = drawn(source, policy, samples=3, variants=4)
+        each, options = drawn(source, policy, each=True, variants=4)
+    assert len(rows) == 3 and all(len(row) == 5 for row in rows)
+    assert [label.partition("\n")[0] for label in options["row_labels"]] == ["HorizontalFlip", "MixUp", "CutMix"]
+    assert any((variant != each[1][0]).all() for variant in each[1][1:])  # blended with another
+    assert all(set(np.unique(variant)) <= set(np.unique(pictures)) for variant in each[2][1:])
 
 
 def test_label_maps_lie_over_their_pictures_and_move_with_them(tmp_path: Path, drawn: Any) -> None:

@@ -32,20 +32,20 @@ RNG = np.random.default_rng(0)
 def draw_pass(data: st.DataObject, size: tuple[int, int], out: tuple[int, int] | None) -> tuple[np.ndarray, Any]:
     """A random `IMAGE_PASS` over a picture of ``size``, its geometry only, and what its displacement lies in."""
     draw = data.draw
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
     one = np.zeros((), native.IMAGE_PASS)
     one["warp"] = draw(st.sampled_from([0, 0, 1, 2, 3]))
     out_size = out or draw(st.tuples(st.integers(1, 30), st.integers(1, 30)))
     for i, axis, side in ((0, "y", "h"), (1, "x", "w")):
-        crop = draw(st.sampled_from([size[i], int(rng.integers(1, size[i] + 1))]))
-        resized = draw(st.sampled_from([crop, int(rng.integers(1, 60))]))
-        one[f"origin_{axis}"] = -rng.integers(0, size[i] - crop + 1)
+        crop = draw(st.sampled_from([size[i], int(random.integers(1, size[i] + 1))]))
+        resized = draw(st.sampled_from([crop, int(random.integers(1, 60))]))
+        one[f"origin_{axis}"] = -random.integers(0, size[i] - crop + 1)
         one[f"crop_{side}"], one[f"resized_{side}"] = crop, resized
-        one[f"window_{axis}"] = rng.integers(-5, resized + 3)
+        one[f"window_{axis}"] = random.integers(-5, resized + 3)
         one[f"out_{side}"] = out_size[i]
-        one[f"canvas_{side}"] = rng.integers(1, 40) if one["warp"] else out_size[i]
+        one[f"canvas_{side}"] = random.integers(1, 40) if one["warp"] else out_size[i]
     one["flip"] = draw(st.integers(0, 3))
-    one["matrix"] = np.eye(3).ravel() + rng.normal(0, 0.3, 9) * (1, 1, 20, 1, 1, 20, 0.01, 0.01, 0.1)
+    one["matrix"] = np.eye(3).ravel() + random.normal(0, 0.3, 9) * (1, 1, 20, 1, 1, 20, 0.01, 0.01, 0.1)
     last_row = draw(st.sampled_from([None, (0, 0, 1), (0, 0, 1), (0, 0, 0)]))
     if last_row is not None:
         one["matrix"][6:] = last_row
@@ -53,23 +53,24 @@ def draw_pass(data: st.DataObject, size: tuple[int, int], out: tuple[int, int] |
         one["matrix"] = np.round(one["matrix"] * 2) / 2  # places half-way between two pixels
     field = None
     if draw(st.booleans()):
-        field = rng.normal(0, 4, (2, *out_size)).astype(np.float32)
+        field = random.normal(0, 4, (2, *out_size)).astype(np.float32)
         one["displacement"] = field.ctypes.data
     return one, field
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(st.data())
 def test_labels_move_natively_as_specified(data: st.DataObject) -> None:
     draw = data.draw
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
     out_size = draw(st.tuples(st.integers(1, 30), st.integers(1, 30)))
     maps, passes, fields, starts = [], [], [], [0]
     for _ in range(draw(st.integers(1, 4))):
         h, w = draw(st.tuples(st.integers(1, 50), st.integers(1, 50)))
         dtype = draw(st.sampled_from([np.uint8, np.int32]))
-        maps.append(RNG.integers(0, 250, (h, w + 3)).astype(dtype)[:, 2 : 2 + w])
+        maps.append(random.integers(0, 250, (h, w + 3)).astype(dtype)[:, 2 : 2 + w])
         if dtype == np.int32:
-            maps[-1] *= RNG.integers(-3, 1000)
+            maps[-1] *= random.integers(-3, 1000)
         size, count = (h, w), draw(st.integers(1, 4))
         for k in range(count):
             one, field = draw_pass(data, size, out_size if k == count - 1 else None)
@@ -77,7 +78,7 @@ def test_labels_move_natively_as_specified(data: st.DataObject) -> None:
             fields.append(field)
             size = (int(one["out_h"]), int(one["out_w"]))
         starts.append(len(passes))
-    table = draw(st.sampled_from([None, RNG.integers(-99, 1 << 20, draw(st.integers(1, 300))).astype(np.int32)]))
+    table = draw(st.sampled_from([None, random.integers(-99, 1 << 20, draw(st.integers(1, 300))).astype(np.int32)]))
     chains, firsts = np.array(passes), np.array(starts, np.int32)
     out = np.empty((len(maps), *out_size), np.int64)
     narrow = np.empty(out.shape, np.int32)
@@ -162,9 +163,9 @@ SIZES = [(120, 160), (97, 61), (40, 203), (1, 1), (33, 1)]
 FORMATS = ["xyxy", "xywh", "cxcywh"]
 
 
-def boxes_in(size: tuple[int, int], count: int, whole: bool = False) -> np.ndarray:
+def boxes_in(size: tuple[int, int], count: int, random: np.random.Generator, whole: bool = False) -> np.ndarray:
     """x1, y1, x2, y2 inside a picture, some without a width; ``whole``: in whole px."""
-    ends = RNG.random((2, count, 2)) * (size[1], size[0])
+    ends = random.random((2, count, 2)) * (size[1], size[0])
     ends[:, ::5, 0] = ends[0, ::5, 0]
     boxes = np.concatenate([ends.min(axis=0), ends.max(axis=0)], axis=1)
     return np.floor(boxes) if whole else boxes
@@ -197,16 +198,15 @@ def theirs(field: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack([field[0] * (2 / w), field[1] * (2 / h)], axis=-1)[None].astype(np.float32))
 
 
-def check(nodes: list[Any], whole: bool = False, sizes: list[tuple[int, int]] = SIZES) -> None:
+def check(nodes: list[Any], whole: bool = False, sizes: list[tuple[int, int]] = SIZES, seed: int = 3) -> None:
     """Boxes and points under a policy are torchvision's, within a thousandth of a px."""
-    sizes = sizes * 3
-    size = np.array(sizes)
-    drawn = Policy(nodes).draw(rng.make_key(3, 1), np.arange(len(sizes)), size)
-    boxes = [boxes_in(one, count=RNG.integers(0, 9), whole=whole) for one in sizes]
-    points = [RNG.random((RNG.integers(0, 9), 2)) * (one[1], one[0]) for one in sizes]
+    random, sizes = np.random.default_rng(seed), sizes * 3
+    drawn = Policy(nodes).draw(rng.make_key(seed, 1), np.arange(len(sizes)), np.array(sizes))
+    boxes = [boxes_in(one, int(random.integers(0, 9)), random, whole) for one in sizes]
+    points = [random.random((random.integers(0, 9), 2)) * (one[1], one[0]) for one in sizes]
     if whole:
         points = [np.floor(one) for one in points]
-    moved = {}
+    moved, compared = {}, 0
     for name, values, move in (("boxes", boxes, move_boxes), ("points", points, move_points)):
         rows = np.repeat(np.arange(len(sizes)), [len(value) for value in values])
         moved[name] = move(np.concatenate(values), rows, drawn), rows
@@ -215,9 +215,12 @@ def check(nodes: list[Any], whole: bool = False, sizes: list[tuple[int, int]] = 
         y: Any = tv_tensors.KeyPoints(points[row], canvas_size=canvas, dtype=torch.float32)
         for d in drawn:
             x, y = by_torchvision(d, row, x), by_torchvision(d, row, y)
-        for name, expected in (("boxes", x), ("points", y)):
+        for name, expected in (("boxes", x.numpy()), ("points", y.numpy())):
             values, rows = moved[name]
-            np.testing.assert_allclose(values[rows == row], expected.numpy(), atol=1e-3, rtol=2e-6)
+            near = (np.abs(expected) < 1000).all(axis=1)  # far outside, their float32 is too coarse to tell
+            compared += int(near.sum())
+            np.testing.assert_allclose(values[rows == row][near], expected[near], atol=1e-3, rtol=0)
+    assert compared > 30
 
 
 @pytest.mark.parametrize(
@@ -268,7 +271,7 @@ def test_elastic_is_torchvisions_at_whole_pixels(alpha: float) -> None:
 def test_warps_are_torchvisions_by_its_own_parameters(degrees: float, scale: float, shear: tuple[float, float]) -> None:
     size = (90, 140)
     op = ops.Affine((degrees, degrees), scale=(scale, scale), shear=(shear[0], shear[0], shear[1], shear[1]))
-    boxes, points = boxes_in(size, 20), RNG.random((20, 2)) * (140, 90)
+    boxes, points = boxes_in(size, 20, RNG), RNG.random((20, 2)) * (140, 90)
     drawn = Policy([op]).draw(rng.make_key(0, 0), np.zeros(1, np.int64), np.array([size]))
     given: dict[str, Any] = {"angle": degrees, "translate": [0, 0], "scale": scale, "shear": list(shear)}
     x = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size, dtype=torch.float32)
@@ -283,7 +286,7 @@ def test_warps_are_torchvisions_by_its_own_parameters(degrees: float, scale: flo
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_formats(form: Any) -> None:
-    corners = boxes_in((50, 60), 12)
+    corners = boxes_in((50, 60), 12, RNG)
     boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(50, 60))
     other = F.convert_bounding_box_format(boxes, new_format=form.upper())
     np.testing.assert_allclose(format_boxes(corners, form), other.numpy(), atol=1e-12)

@@ -87,6 +87,20 @@ def test_timm_arguments(timm: Any, name: str, magnitude: float, std: float, top:
         assert ks(*rounded) < 2.0
 
 
+def test_timm_blur(timm: Any) -> None:
+    """A true Gaussian, where Pillow's is three box filters: alike for wide ones, and no different thing for narrow."""
+    image_module = pytest.importorskip("PIL.Image")
+    x = picture(HEIGHT, WIDTH, 3)
+    for magnitude, limit in ((0, 0.2), (4, 2.0), (10, 1.0)):
+        op = timm.AugmentOp("GaussianBlur", 1.0, magnitude, {"img_mean": (0, 0, 0)})
+        (one,) = flat(timm_nodes(op)[0])
+        apart = np.abs(one.reference(0, x).astype(np.int64) - np.asarray(op(image_module.fromarray(x))))
+        assert apart.mean() < limit
+    for magnitude in (0, 5, 10):
+        op = timm.AugmentOp("GaussianBlurRand", 1.0, magnitude, {"img_mean": (0, 0, 0)})
+        assert timm_nodes(op)[0].sigma == (0.1, max(0.1, 0.2 * magnitude))
+
+
 @pytest.mark.parametrize(
     "config",
     [

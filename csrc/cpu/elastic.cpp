@@ -40,9 +40,8 @@ void run_axis(const ElasticField& f, int32_t axis, const FilterKernels& k) {
 void elastic_cpu(const ElasticField* fields, int32_t n, int32_t threads) {
   check_elastic(fields, n);
   const FilterKernels& k = filter_kernels();
-  parallel_for(2 * static_cast<int64_t>(n), threads, [&](int64_t i) {
-    run_axis(fields[i / 2], static_cast<int32_t>(i % 2), k);
-  });
+  parallel_for(2 * static_cast<int64_t>(n), threads,
+               [&](int64_t i) { run_axis(fields[i / 2], static_cast<int32_t>(i % 2), k); });
 }
 
 }  // namespace dalipipe

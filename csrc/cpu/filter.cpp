@@ -60,7 +60,8 @@ void grid_picture(const FilterKernels& k, const ImagePass& s, int32_t channels, 
     for (int32_t x = 0, end; x < s.out_w; x = end) {  // run by run
       for (end = x + 1; end < s.out_w && holes[end] == holes[x]; ++end) {
       }
-      if (holes[x]) memcpy(row + static_cast<int64_t>(x) * channels, coloured, static_cast<int64_t>(end - x) * channels);
+      const int64_t first = static_cast<int64_t>(x) * channels, n = static_cast<int64_t>(end - x) * channels;
+      if (holes[x]) memcpy(row + first, coloured, n);
     }
   }
 }
@@ -94,8 +95,7 @@ void filter_picture(const ImagePass& s, const float* weights, int32_t channels, 
         k.salt_pepper(in + first * channels, words, channels, n, v[0], v[0] * v[1], out + first * channels);
       });
     case Filter::grid: return grid_picture(k, s, channels, in, out, scratch);
-    case Filter::jpeg:
-      return jpeg_picture(k, static_cast<int32_t>(v[0]), s.out_h, s.out_w, channels, in, out, scratch);
+    case Filter::jpeg: return jpeg_picture(k, static_cast<int32_t>(v[0]), s.out_h, s.out_w, channels, in, out, scratch);
   }
 }
 

@@ -1,9 +1,9 @@
 // The filters (../filter.h) on the CPU: a whole uint8 picture in, another out.
 #pragma once
 
+#include "../filter.h"
 #include "cpu/image_kernels.h"
 #include "cpu/separable.h"
-#include "../filter.h"
 
 namespace dalipipe {
 

@@ -92,12 +92,8 @@ void check_filter(const ImagePass& s, const float* weights, int64_t weight_count
       check.taps("filter_h", s.filter_h);
       check.taps("filter_w", s.filter_w);
       return check.weights(weights, weight_count, static_cast<Filter>(s.filter) == Filter::convolve ? h * w : h + w);
-    case Filter::gaussian_noise:
-      check.value(0, "mean", -kFar, kFar);
-      return check.value(1, "sigma", 0.0f, kFar);
-    case Filter::salt_pepper:
-      check.value(0, "amount", 0.0f, 1.0f);
-      return check.value(1, "salt", 0.0f, 1.0f);
+    case Filter::gaussian_noise: check.value(0, "mean", -kFar, kFar); return check.value(1, "sigma", 0.0f, kFar);
+    case Filter::salt_pepper: check.value(0, "amount", 0.0f, 1.0f); return check.value(1, "salt", 0.0f, 1.0f);
     case Filter::grid:
       check.value(0, "unit", 1.0f, kFar);
       check.value(1, "keep", 0.0f, kFar);

@@ -51,7 +51,8 @@ void jpeg_picture(const FilterKernels& k, int32_t quality, int32_t height, int32
                   const uint8_t* in, uint8_t* out, FilterScratch& scratch) {
   const Plane luma(height, width, scratch.planes[0]);
   if (channels == 1) return grey(k, quality, luma, in, out, scratch);
-  const Plane blue((height + 1) / 2, (width + 1) / 2, scratch.planes[1]), red(blue.height, blue.width, scratch.planes[2]);
+  const Plane blue((height + 1) / 2, (width + 1) / 2, scratch.planes[1]);
+  const Plane red(blue.height, blue.width, scratch.planes[2]);
 
   const int32_t whole = 2 * blue.stride;  // px of chroma before it is halved
   uint8_t* const line = scratch.line.need(4 * static_cast<int64_t>(whole));

@@ -1,6 +1,7 @@
 // The row loops of the filters, one set per instruction set; filter.cpp, filter_jpeg.cpp and elastic.cpp string them
 // together. Plain loops over the formulas of filter.h, noise.h and jpeg.h (filter_loops.h), which the compiler makes
-// vectors of; so every set computes the same bits.
+// vectors of; so every set computes the same bits. `widen`, `round_even` and `sharpen` read and write whole blocks of
+// kFilterPadding elements: past the end of their rows.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,8 @@
 
 namespace dalipipe {
 
-constexpr int32_t kSumBlock = 64;       // elements that a weighted sum takes at a time, and its inputs must have room for
-constexpr int32_t kFilterPadding = 64;  // elements in whose multiples some loops go: past the end of a row
+constexpr int32_t kSumBlock = 64;  // elements that a weighted sum takes at a time, and its inputs must have room for
+constexpr int32_t kFilterPadding = 64;
 
 struct FilterKernels {
   const char* name;

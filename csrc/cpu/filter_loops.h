@@ -1,8 +1,9 @@
-// The loops of FilterKernels. A target's .cpp defines DP_TARGET (attributes) and kVectorBytes (of a register) and includes
-// this in its anonymous namespace.
+// The loops of FilterKernels. A target's .cpp defines DP_TARGET (attributes) and kVectorBytes (of a register) and
+// includes this in its anonymous namespace.
 
-// Loops over whole registers, which go past the end of a row.
-static inline int32_t whole(int32_t elements) { return (elements + kFilterPadding - 1) / kFilterPadding * kFilterPadding; }
+static inline int32_t whole(int32_t elements) {
+  return (elements + kFilterPadding - 1) / kFilterPadding * kFilterPadding;
+}
 
 DP_TARGET void widen(const uint8_t* __restrict in, int32_t elements, float* __restrict out) {
   for (int32_t e = 0; e < whole(elements); ++e) out[e] = in[e];
@@ -194,6 +195,6 @@ DP_TARGET void requantise(uint8_t* plane, int32_t stride, int32_t width, const i
   }
 }
 
-#define FILTER_LOOPS                                                                                              \
+#define FILTER_LOOPS                                                                                               \
   widen, weighted_sum, round_even, sharpen_row, words, signed_units, noise_row, salt_pepper_row, grid_row, to_ycc, \
       to_rgb, halve, twice, requantise

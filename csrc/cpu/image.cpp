@@ -329,10 +329,12 @@ void erase_row(const FusedImageParams& p, const ImagePass& s, int32_t y, typenam
 
 // A dense picture's histograms, per channel: counts [channels, 256].
 void count_values(const uint8_t* picture, int64_t pixels, int32_t channels, uint32_t* counts) {
-  std::fill_n(counts, 256 * channels, 0u);
-  for (int64_t e = 0, n = pixels * channels; e < n; e += channels) {
-    for (int32_t c = 0; c < channels; ++c) ++counts[256 * c + picture[e + c]];
+  // Neighbours are often equal, and one counter cannot be written and read again at once: four take turns.
+  uint32_t turns[4][3 * 256] = {};
+  for (int64_t x = 0; x < pixels; ++x, picture += channels) {
+    for (int32_t c = 0; c < channels; ++c) ++turns[x & 3][256 * c + picture[c]];
   }
+  for (int32_t i = 0; i < 256 * channels; ++i) counts[i] = turns[0][i] + turns[1][i] + turns[2][i] + turns[3][i];
 }
 
 // A pass's pixel-by-pixel stages.

@@ -33,6 +33,7 @@ DP_INLINE Floats if_less(Floats a, Floats b, Floats yes, Floats no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
 DP_INLINE Floats floor(Floats v) { return _mm256_floor_ps(v); }
+DP_INLINE Floats round_even(Floats v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 DP_INLINE Floats to_floats(Ints v) { return _mm256_cvtepi32_ps(v); }
 DP_INLINE Ints truncate(Floats v) { return _mm256_cvttps_epi32(v); }
 DP_INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }

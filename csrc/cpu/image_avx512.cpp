@@ -36,6 +36,9 @@ DP_INLINE Floats if_less(Floats a, Floats b, Floats yes, Floats no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }
 DP_INLINE Floats floor(Floats v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+DP_INLINE Floats round_even(Floats v) {
+  return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 DP_INLINE Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
 DP_INLINE Ints truncate(Floats v) { return _mm512_cvttps_epi32(v); }
 DP_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
@@ -83,7 +86,9 @@ DP_INLINE Ints pick_packed(Ints packed, int c) {
 DP_INLINE void store_rgb(uint8_t* row, Ints r, Ints g, Ints b) {
   const Ints rgbx = _mm512_or_si512(r, _mm512_or_si512(_mm512_slli_epi32(g, 8), _mm512_slli_epi32(b, 16)));
   const Ints rgb = _mm512_permutexvar_epi8(_mm512_load_si512(kShuffles.from_rgbx), rgbx);
-  _mm512_mask_storeu_epi8(row, (1ull << 48) - 1, rgb);
+  // Not one masked store: what it leaves out would still hold up loads of the pixels behind it.
+  _mm256_storeu_si256((__m256i*)row, _mm512_castsi512_si256(rgb));
+  _mm_storeu_si128((__m128i*)(row + 32), _mm512_extracti32x4_epi32(rgb, 2));
 }
 
 // Casts a register of values and stores it.

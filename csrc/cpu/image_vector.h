@@ -84,11 +84,7 @@ DP_TARGET void warp(const Canvas& canvas, const ImagePass& s, int32_t channels, 
     }
     at_x = clamp(at_x, -reach, right);
     at_y = clamp(at_y, -reach, bottom);
-    if (nearest) {
-      at_x = add(at_x, floats(0.5f));
-      at_y = add(at_y, floats(0.5f));
-    }
-    const Floats left = floor(at_x), top = floor(at_y);
+    const Floats left = nearest ? round_even(at_x) : floor(at_x), top = nearest ? round_even(at_y) : floor(at_y);
     const Ints at = add(mul(truncate(top), ints(canvas.stride)), mul(truncate(left), ints(channels)));
     Ints out[3] = {};
     if (nearest) {

@@ -102,6 +102,12 @@ std::vector<Step> steps_back(const ImagePass* first, const ImagePass* last, cons
   }
 }
 
+// Whole, halves to even: pixel.h's rintf without a call, for what may lie inside a picture.
+float round_even(float v) {
+  constexpr float kOnes = 12582912.0f;  // 1.5 · 2^23: next to it, floats are whole numbers
+  return (v + kOnes) - kOnes;
+}
+
 // A row's places (x, y) in a step's output → in what came in; -1 in either of them stands for outside.
 void step_back(const Step& step, Indices& x, Indices& y) {
   const ImagePass& pass = *step.warp;
@@ -112,7 +118,7 @@ void step_back(const Step& step, Indices& x, Indices& y) {
     if (x[i] < 0 || y[i] < 0) continue;
     const Point from = displaced(displacement, pass.out_h, pass.out_w, x[i], y[i]);
     const Point to = warp_point(pass.matrix, projective, from.x, from.y);
-    const float u = to.x + 0.5f, v = to.y + 0.5f;  // of the pixel that has the nearest centre, truncated
+    const float u = round_even(to.x), v = round_even(to.y);
     const bool inside = u >= 0.0f && u < w && v >= 0.0f && v < h;  // which NaN is not
     x[i] = inside ? step.columns[static_cast<int32_t>(u)] : -1;
     y[i] = inside ? step.rows[static_cast<int32_t>(v)] : -1;

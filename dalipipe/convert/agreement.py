@@ -18,7 +18,7 @@ _FLOATS = "values are rounded to 255ths, where it has floats"
 _EACH = "each operator by itself"
 
 # Within how many 255ths of torchvision's v2 on uint8 tensors; those that are not named here, or below, are exact.
-_TENSOR = {"Contrast": 1, "Saturation": 1, "GaussianBlur": 1, "GaussianNoise": 1}
+_TENSOR = dict.fromkeys(("Contrast", "Saturation", "Sharpness", "GaussianBlur", "GaussianNoise"), 1)
 # On PIL pictures, where that is further off.
 _PIL = {
     "AutoContrast": "within 1/255",

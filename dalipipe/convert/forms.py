@@ -94,15 +94,12 @@ class Made:
 Converter = Callable[[Any, Form], Made]
 
 
-class Table:
-    """Converters by the name of the class they take, for the classes of one library."""
-
-    def __init__(self) -> None:
-        self.converters: dict[str, Converter] = {}
+class Table(dict[str, Converter]):
+    """Converters by the name of the class that they take. Calling it with names decorates one."""
 
     def __call__(self, *names: str) -> Callable[[Converter], Converter]:
         def add(converter: Converter) -> Converter:
-            self.converters.update(dict.fromkeys(names, converter))
+            self.update(dict.fromkeys(names, converter))
             return converter
 
         return add
@@ -110,6 +107,11 @@ class Table:
 
 def made(*nodes: Node, note: str = "") -> Made:
     return Made(nodes, note=note)
+
+
+def is_v2(transform: Any) -> bool:
+    """Of torchvision's transforms."""
+    return ".v2." in type(transform).__module__
 
 
 # Readers ------------------------------------------------------------------------------------------------------------
@@ -149,9 +151,9 @@ def colour(value: Any, form: Form) -> Any:
 
 
 def numbers(value: Any) -> tuple[float, ...]:
-    """Of a list, a tensor or one number."""
+    """Of a list, a tensor or one number; float32 as the shortest number that means it: 0.485, not 0.48500001430511475."""
     if isinstance(value, torch.Tensor):
-        value = value.flatten().tolist()
+        value = [float(str(v)) for v in value.detach().cpu().flatten().numpy()]
     return tuple(float(v) for v in value) if isinstance(value, tuple | list) else (float(value),)
 
 

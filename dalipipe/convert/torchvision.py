@@ -1,12 +1,8 @@
-"""torchvision's transforms, v1 and v2, and the classes of its reference recipes: what each becomes."""
+"""torchvision's transforms, v1 and v2, but for those of types and values: what each becomes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
-
-import torch
 
 from dalipipe.convert.forms import (
     Form,
@@ -15,10 +11,10 @@ from dalipipe.convert.forms import (
     Table,
     colour,
     interpolation,
+    is_v2,
     made,
     numbers,
     pair,
-    scaled,
 )
 from dalipipe.ops import image as ops
 from dalipipe.ops import mix
@@ -98,7 +94,7 @@ def _random_crop(transform: Any, form: Form) -> Made:
     around = transform.padding
     if around is not None or transform.pad_if_needed:
         constant_padding(transform)
-    if around is not None and _is_v2(transform):  # it keeps them as left, right, top, bottom
+    if around is not None and is_v2(transform):  # it keeps them as left, right, top, bottom
         left, right, top, bottom = around
         around = (left, top, right, bottom)
     around = 0 if around is None else padding(around)
@@ -343,162 +339,3 @@ def _mixup(transform: Any, form: Form) -> Made:
 def _cutmix(transform: Any, form: Form) -> Made:
     fields = {"num_classes": transform.num_classes, "p": float(getattr(transform, "p", 1.0))}
     return made(mix.CutMix(float(transform.alpha), **fields), note=PARTNERS)
-
-
-# Types and values ---------------------------------------------------------------------------------------------------
-
-
-@converts("ToTensor")
-def _to_tensor(transform: Any, form: Form) -> Made:
-    if form.backend == "tensor":
-        raise Refusal("ToTensor takes PIL pictures and arrays, but here comes a tensor: leave it out")
-    return Made(form=replace(scaled(form, torch.float32, scale=True), backend="tensor"))
-
-
-@converts("PILToTensor", "ToImage")
-def _to_image(transform: Any, form: Form) -> Made:
-    return Made(form=replace(form, backend="tensor"))
-
-
-@converts("ToPILImage")
-def _to_pil(transform: Any, form: Form) -> Made:
-    if transform.mode not in (None, "RGB" if form.channels == 3 else "L"):
-        raise Refusal(f"it makes pictures of mode {transform.mode}: they stay {'RGB' if form.channels == 3 else 'L'}")
-    return Made(form=replace(scaled(form, torch.uint8, scale=form.is_float), backend="pil"))
-
-
-@converts("ConvertImageDtype")
-def _convert_dtype(transform: Any, form: Form) -> Made:
-    return Made(form=_cast(form, transform.dtype, scale=True))
-
-
-@converts("ToDtype")
-def _to_dtype(transform: Any, form: Form) -> Made:
-    dtype, note = transform.dtype, ""
-    if isinstance(dtype, Mapping):
-        by_name = {key if isinstance(key, str) else key.__name__: one for key, one in dtype.items()}
-        dtype = next((by_name[name] for name in ("Image", "Tensor", "others") if name in by_name), None)
-        if by_name.get("Mask") not in (None, torch.int64):
-            note = f"masks come as int64, not {by_name['Mask']}"
-    return Made(form=form if dtype is None else _cast(form, dtype, scale=transform.scale), note=note)
-
-
-def _cast(form: Form, dtype: torch.dtype, *, scale: bool) -> Form:
-    if form.backend == "pil":
-        raise Refusal("it leaves PIL pictures as they are; put ToImage or PILToTensor before it")
-    return scaled(form, dtype, scale=scale)
-
-
-@converts("Normalize")
-def _normalize(transform: Any, form: Form) -> Made:
-    if not form.is_float:
-        raise Refusal("torchvision normalises float tensors only; put ToDtype(torch.float32, scale=True) before it")
-    return Made(form=form.normalised(numbers(transform.mean), numbers(transform.std)))
-
-
-@converts("Identity", "ToPureTensor")
-def _nothing(transform: Any, form: Form) -> Made:
-    return made()
-
-
-@converts("ClampBoundingBoxes", "ClampKeyPoints", "SetClampingMode", "SanitizeBoundingBoxes", "SanitizeKeyPoints")
-@converts("ConvertBoundingBoxFormat", "RandomIoUCrop")
-def _boxes(transform: Any, form: Form) -> Made:
-    raise Refusal("it looks at bounding boxes or key points, which a policy for pictures does not see")
-
-
-@converts("UniformTemporalSubsample")
-def _video(transform: Any, form: Form) -> Made:
-    raise Refusal("it is for videos")
-
-
-@converts("LinearTransformation")
-def _linear(transform: Any, form: Form) -> Made:
-    raise Refusal("it multiplies each picture by a matrix over all of its pixels: do so on the batch that comes out")
-
-
-@converts("Lambda")
-def _lambda(transform: Any, form: Form) -> Made:
-    name = getattr(transform.lambd, "__qualname__", type(transform.lambd).__name__)
-    raise Refusal(f"it calls {name}, which nobody but Python can look into")
-
-
-# What weights bring along -------------------------------------------------------------------------------------------
-
-
-@converts("ImageClassification", "SemanticSegmentation")
-def _preset(transform: Any, form: Form) -> Made:
-    nodes: list[Any] = []
-    if transform.resize_size is not None:
-        size = pair(transform.resize_size) if len(transform.resize_size) == 2 else int(transform.resize_size[0])
-        nodes.append(ops.Resize(size, interpolation=resampling(transform, form)))
-    if hasattr(transform, "crop_size"):
-        nodes.append(ops.CenterCrop(pair(transform.crop_size), fill=colour(0, form)))
-    form = replace(scaled(form, torch.float32, scale=True), backend="tensor")
-    return Made(tuple(nodes), form.normalised(numbers(transform.mean), numbers(transform.std)))
-
-
-@converts("ObjectDetection")
-def _detection_preset(transform: Any, form: Form) -> Made:
-    return Made(form=replace(scaled(form, torch.float32, scale=True), backend="tensor"))
-
-
-@converts("VideoClassification", "OpticalFlow", "StereoMatching")
-def _other_preset(transform: Any, form: Form) -> Made:
-    raise Refusal("it is for videos and pairs of pictures")
-
-
-def _is_v2(transform: Any) -> bool:
-    return ".v2." in type(transform).__module__
-
-
-# The scripts of torchvision's references/ have transforms of their own -----------------------------------------------
-
-in_references = Table()
-
-
-@in_references("PadIfSmaller")
-def _pad_if_smaller(transform: Any, form: Form) -> Made:
-    return made(ops.PadTo(pair(transform.size), fill=colour(transform.fill, form)))
-
-
-@in_references("RandomCrop")
-def _reference_crop(transform: Any, form: Form) -> Made:
-    """It pads what is smaller, below and to the right."""
-    size = pair(transform.size)
-    return made(ops.PadTo(size, fill=colour(0, form)), ops.RandomCrop(size))
-
-
-@in_references("RandomHorizontalFlip")
-def _reference_flip(transform: Any, form: Form) -> Made:
-    return made(ops.HorizontalFlip(p=transform.flip_prob))
-
-
-@in_references("RandomResize")
-def _reference_resize(transform: Any, form: Form) -> Made:
-    return made(ops.RandomResize(transform.min_size, transform.max_size + 1))
-
-
-@in_references("ToDtype")
-def _reference_dtype(transform: Any, form: Form) -> Made:
-    return Made(form=_cast(form, transform.dtype, scale=transform.scale))
-
-
-in_references.converters |= {
-    name: converts.converters[name]
-    for name in ("CenterCrop", "PILToTensor", "Normalize", "RandomMixUp", "RandomMixup", "RandomCutMix", "RandomCutmix")
-}
-
-HELD_IN_REFERENCES = {
-    "PadIfSmaller": {"size", "fill"},
-    "RandomCrop": {"size"},
-    "CenterCrop": {"size"},
-    "RandomHorizontalFlip": {"flip_prob"},
-    "RandomResize": {"min_size", "max_size"},
-    "PILToTensor": set(),
-    "ToDtype": {"dtype", "scale"},
-    "Normalize": {"mean", "std"},
-    **dict.fromkeys(("RandomMixUp", "RandomMixup"), {"num_classes", "p", "alpha", "inplace"}),
-    **dict.fromkeys(("RandomCutMix", "RandomCutmix"), {"num_classes", "p", "alpha", "inplace"}),
-}
-"""By class, the attributes that an object of it has."""

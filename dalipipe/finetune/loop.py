@@ -295,7 +295,8 @@ class _Run:
 
             with torch.no_grad():  # stays on the device: nothing here waits for it
                 self.sums[0] += loss * len(labels)
-                self.sums[1] += (logits.argmax(1) == labels).sum()
+                right = labels if labels.ndim == 1 else labels.argmax(1)  # soft labels: the class that weighs most
+                self.sums[1] += (logits.argmax(1) == right).sum()
             self.images += len(labels)
             self.clock.step_done()
             state.step += 1

@@ -33,7 +33,7 @@ def tap_range(
     return np.where(resample == 2, at, first), np.where(resample == 2, at + 1, end)
 
 
-def nearest_index(in_size: np.ndarray, out_size: np.ndarray, i: np.ndarray) -> np.ndarray:
+def nearest_index(in_size: np.ndarray | int, out_size: np.ndarray | int, i: np.ndarray) -> np.ndarray:
     """⌊i · in / out⌋ in float32, as torch's ``interpolate(mode="nearest")`` counts."""
     scale = np.asarray(in_size, np.float32) / np.asarray(out_size, np.float32)
     return np.minimum((np.asarray(i, np.float32) * scale).astype(np.int64), np.asarray(in_size) - 1)
@@ -123,8 +123,7 @@ def warp(
 
     u, v = clamp_index(u, w, reach), clamp_index(v, h, reach)
     if warp == 2:
-        half = np.float32(0.5)
-        return tap(np.floor(v + half).astype(np.int64), np.floor(u + half).astype(np.int64)).astype(np.uint8)
+        return tap(np.rint(v).astype(np.int64), np.rint(u).astype(np.int64)).astype(np.uint8)  # halves to even
     u0, v0 = np.floor(u), np.floor(v)
     fu, fv = (u - u0)[..., None], (v - v0)[..., None]
     iu, iv = u0.astype(np.int64), v0.astype(np.int64)

@@ -28,7 +28,7 @@ def move_labels(
     all others.
 
     A resize takes pixel ⌊i · (crop / resized)⌋ in float32, as torch's ``interpolate(mode="nearest")``; a warp the pixel
-    whose centre is nearest, halves to the greater index, whatever the image's interpolation. Each pixel of the last
+    whose centre is nearest, halves to the even index, whatever the image's interpolation. Each pixel of the last
     pass's output is followed back so, pass by pass, to one of the map.
     """
     y, x = np.indices((int(passes[-1]["out_h"]), int(passes[-1]["out_w"])))
@@ -64,8 +64,8 @@ def _came_from(one: np.void, y: np.ndarray, x: np.ndarray, size: tuple[int, ...]
 
 
 def _nearest_index(v: np.ndarray, side: int) -> np.ndarray:
-    """Index float32 → the nearest whole one; -1 or ``side`` for all beyond it."""
-    return np.floor(pixels.clamp_index(v, side, 1) + np.float32(0.5)).astype(np.int64)
+    """Index float32 → the nearest whole one, halves to the even; -1 or ``side`` for all beyond it."""
+    return np.rint(pixels.clamp_index(v, side, 1)).astype(np.int64)
 
 
 def _floats_at(address: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -119,7 +119,7 @@ def move_points(
 
 
 def box_corners(boxes: np.ndarray, box_format: str) -> np.ndarray:
-    """Boxes [K, 4] of a `Field.box_format` → x1, y1, x2, y2."""
+    """Boxes [K, 4] of a `Field.format` → x1, y1, x2, y2."""
     if box_format == "xyxy":
         return boxes
     first, side = boxes[:, :2], boxes[:, 2:]

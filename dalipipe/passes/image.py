@@ -1,6 +1,6 @@
 """Folding: which of the operators drawn for a sample share a pass over its pixels, and what the passes' parameters are.
 
-    crop box → resize → window → flip → warp → displacement → filter → stretch → colour → hue → table → erase
+    crop box → resize → window → flip → warp or displacement → filter → stretch → colour → hue → table → erase
 
 Operators in this order share a pass; one that comes too late begins the sample's next, on the uint8 picture of the
 last. ``csrc/ops.h`` (`ImagePass`) says what each parameter does. All samples of a batch are folded together, operator by
@@ -41,6 +41,7 @@ _STAGES = {
     image_ops.Normalize: "normalise",
 }
 
+_EYE = np.eye(3)
 _BLENDS = {"add": 1, "last": 2}
 
 
@@ -172,7 +173,7 @@ class _Folding:
                 return rows[:0]
             params = grey
         if isinstance(op, families.WarpOp):  # one that moves nothing costs nothing
-            moving = (params["matrix"] != np.eye(3)).any(axis=(1, 2))
+            moving = (params["matrix"] != _EYE).reshape(len(rows), 9).any(axis=1)
             if not moving.all():
                 rows, params = rows[moving], {name: value[moving] for name, value in params.items()}
         if len(rows) == 0:
@@ -208,12 +209,14 @@ class _Folding:
         stage = self.stage[rows]
         if isinstance(op, families.ResizeOp):
             return stage == _START
-        if isinstance(op, families.CropOp):
-            fits = (stage == _START) | (stage == _RESIZED) | (stage == _WARPED)
-            return fits & self._same(rows, "fill", np.broadcast_to(families.fill_rgb(op.fill), (len(rows), 3)))
-        if isinstance(op, families.WarpOp | families.ElasticOp):
-            fits = (stage <= _WARPED) & self._same(rows, "warp", params["warp"])
-            return fits & self._same(rows, "fill", np.broadcast_to(families.fill_rgb(op.fill), (len(rows), 3)))
+        if isinstance(op, families.CropOp | families.WarpOp | families.ElasticOp):
+            # What a warp pushes out of the picture must not come back by the next: each has a pass. So has a second crop.
+            crops = isinstance(op, families.CropOp)
+            fits = (stage <= _WARPED) & (stage != _CROPPED) if crops else stage <= _CROPPED
+            filled = fits & (stage >= _CROPPED)  # what stands outside is settled
+            if filled.any():
+                fits &= (self._of(rows, "fill") == families.fill_rgb(op.fill)).all(axis=1) | ~filled
+            return fits
         if isinstance(op, families.FlipOp):  # moves pixels, changes none: commutes with all that looks at one alone
             return (stage < _ERASED) & ~self._of(rows, "fixed")
         if isinstance(op, families.FilterOp):
@@ -244,16 +247,12 @@ class _Folding:
 
     def _of(self, rows: np.ndarray, name: str) -> np.ndarray:
         """A property of the passes that these samples are in, bool or numbers [A, …]."""
-        out = getattr(self.levels[0], name)[rows]
-        for depth in range(1, len(self.levels)):
-            here = self.depth[rows] == depth
+        depths = self.depth[rows]
+        out = getattr(self.levels[int(depths[0])], name)[rows]
+        for depth in np.unique(depths[depths != depths[0]]):
+            here = depths == depth
             out[here] = getattr(self.levels[depth], name)[rows[here]]
         return out
-
-    def _same(self, rows: np.ndarray, name: str, wanted: np.ndarray) -> np.ndarray:
-        """bool [A]: samples whose pass has no ``name`` yet (-1), or this one."""
-        now = self._of(rows, name).reshape(len(rows), -1)
-        return ((now == wanted.reshape(len(rows), -1)) | (now < 0)).all(axis=1)
 
     def finish(self, normalize: image_ops.Normalize | None) -> ImageParams:
         n = len(self.size)
@@ -319,9 +318,9 @@ class _Level:
 
     def begin(self, rows: np.ndarray, size: np.ndarray) -> None:
         self.box[rows, 2:] = self.resized[rows] = self.canvas[rows] = self.out[rows] = size
-        self.matrix[rows] = np.eye(3)
+        self.matrix[rows] = _EYE
         self.warp[rows] = self.fill[rows] = -1
-        self.colour_matrix[rows] = np.eye(3)
+        self.colour_matrix[rows] = _EYE
         self.bounded[rows] = True
 
     def apply(self, op: Op, rows: np.ndarray, params: dict[str, np.ndarray], normalised: bool) -> None:
@@ -338,7 +337,7 @@ class _Level:
             self._turn(rows, params["flip"])
         elif isinstance(op, families.WarpOp):
             self.fill[rows], self.warp[rows] = families.fill_rgb(op.fill), params["warp"]
-            self.matrix[rows] = self.matrix[rows] @ params["matrix"]
+            self.matrix[rows] = params["matrix"]
         elif isinstance(op, families.ElasticOp):
             self.fill[rows], self.warp[rows], self.fixed[rows] = families.fill_rgb(op.fill), params["warp"], True
             n = len(self.fixed)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dalipipe.policy.ranges import check_range
 
 Params = dict[str, np.ndarray]
 
@@ -45,7 +44,7 @@ class Op:
             _TYPES[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        check_range(self, "p", (self.p, self.p), 0.0, 1.0)
+        _check_p(self)
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         """Uniforms float64 [A, draws] and sample sizes int64 [A, d] of the samples that it is applied to → parameters,
@@ -84,7 +83,7 @@ class Container:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ops", check_nodes(type(self).__name__, self.ops))
-        check_range(self, "p", (self.p, self.p), 0.0, 1.0)
+        _check_p(self)
 
     def choose(self, u: np.ndarray) -> np.ndarray:
         """float64 [N, draws] → bool [N, gates]."""
@@ -207,6 +206,12 @@ def check_nodes(owner: str, ops: Any) -> tuple[Node, ...]:
         if not isinstance(op, Op | Container | Macro):
             raise TypeError(f"{owner}: expected operators and containers of them, got {type(op).__name__}: {op!r}")
     return tuple(ops)
+
+
+def _check_p(node: Any) -> None:
+    if isinstance(node.p, bool) or not isinstance(node.p, int | float) or not 0 <= node.p <= 1:
+        raise ValueError(f"{type(node).__name__}: p must be a probability in [0, 1], got {node.p!r}")
+    object.__setattr__(node, "p", float(node.p))
 
 
 def set_field(op: Any, name: str, value: Any) -> None:

@@ -81,8 +81,8 @@ class Policy:
         self.end_slot = first_slot
         for op in self.ops:
             self.end_slot = self._place(op, self.end_slot, (), None)
-        if self.end_slot > rng.MAX_SLOTS:
-            raise ValueError(f"Policy: at most {rng.MAX_SLOTS} operators, got {self.end_slot}")
+        if self.end_slot >= rng.MAX_SLOTS:  # the last is for what is drawn among samples
+            raise ValueError(f"Policy: at most {rng.MAX_SLOTS - 1} operators, got {self.end_slot}")
         pairs = [(slot, block) for slot, draws in self._draws.items() for block in range(-(-draws // 4))]
         self._columns: dict[int, slice] = {}  # slot → its numbers among all that are drawn for a sample
         for column, (slot, _) in enumerate(pairs):

@@ -99,8 +99,8 @@ def _picture(python: PythonStep, found: Any, *, channels: int) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels or 0 in array.shape:
         mode = f" (mode {found.mode})" if isinstance(found, Image.Image) else ""
         raise ValueError(
-            f"{python!r} gave a {type(found).__name__}{mode} of {array.dtype} and shape {array.shape}; expected a picture "
-            f"of uint8 and {channels} channels, as it was given"
+            f"{python!r} gave a {type(found).__name__}{mode} of {array.dtype} and shape {array.shape}; expected a "
+            f"picture of uint8 and {channels} channels, as it was given"
         )
     return np.ascontiguousarray(array)
 
@@ -109,12 +109,12 @@ def _picture(python: PythonStep, found: Any, *, channels: int) -> np.ndarray:
 def _kept() -> Iterator[None]:
     """Python's and numpy's generators are as before, after it."""
     with _LOCK:
-        states = random.getstate(), np.random.get_state()
+        states = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is users' that counts
         try:
             yield
         finally:
             random.setstate(states[0])
-            np.random.set_state(states[1])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def _seeded(seed: int) -> Iterator[None]:
     in use.
     """
     random.seed(seed)
-    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # noqa: NPY002
     with _Drawn(torch.Generator().manual_seed(seed - (1 << 63))):
         yield
 

@@ -1,7 +1,7 @@
 // As much of the CUDA runtime as csrc/cuda uses, on the host, so that a machine without a GPU runs the very kernels: a
 // block's threads are fibers that take turns between barriers, in another order each time, and a grid has a few blocks
-// only, so that each does the work of many. It finds wrong indices, missing barriers where the order shows, and barriers
-// that part of a block waits at.
+// only, so that each does the work of many. It finds wrong indices, missing barriers where the order shows, and
+// barriers that part of a block waits at.
 #pragma once
 
 #include <ucontext.h>
@@ -74,7 +74,8 @@ inline void run_block() {
       left -= fibers[t].done;
     }
     for (unsigned t = 1; t < threads; ++t) {
-      if (fibers[t].barrier != fibers[0].barrier) throw std::logic_error("a block's threads wait at different barriers");
+      if (fibers[t].barrier != fibers[0].barrier)
+        throw std::logic_error("a block's threads wait at different barriers");
     }
   }
 }

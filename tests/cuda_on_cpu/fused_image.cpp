@@ -7,7 +7,8 @@
 
 namespace {
 
-// Calls run(scratch, bytes, upload, bytes), which begin as garbage, as on a device. Returns "" or what was thrown.
+// Calls run(scratch, bytes, upload, bytes), which begin as garbage, as on a device: numbers that show, 3e38 as floats.
+// Returns "" or what was thrown.
 template <typename Sizes, typename Run>
 const char* call(const Sizes& sizes, const Run& run) {
   static std::string message;
@@ -15,7 +16,7 @@ const char* call(const Sizes& sizes, const Run& run) {
   cuda_on_cpu::launches = 0;
   try {
     const auto [scratch_bytes, upload_bytes] = sizes();
-    std::vector<char> scratch(scratch_bytes, static_cast<char>(0xa5)), upload(upload_bytes, static_cast<char>(0xa5));
+    std::vector<char> scratch(scratch_bytes, static_cast<char>(0x7f)), upload(upload_bytes, static_cast<char>(0x7f));
     run(scratch.data(), scratch.size(), upload.data(), upload.size());
   } catch (const std::exception& error) {
     message = error.what();

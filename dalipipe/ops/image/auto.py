@@ -1,7 +1,7 @@
 """Automatic policies, each drawn sample by sample: `RandAugment`, `TrivialAugmentWide`, `AutoAugment`, `AugMix`.
 
 They are torchvision's (``torchvision.transforms.v2``): its operators, its magnitudes, its defaults. Pictures keep their
-size; geometry is to come in whole, as everywhere, so put them before `Normalize`.
+size.
 """
 
 from __future__ import annotations
@@ -235,20 +235,20 @@ def _operator(
 
     Magnitudes are float32, of torch's ``linspace``, since whether a threshold is passed may depend on their last bit.
     """
-    warp = {"interpolation": macro.interpolation, "fill": macro.fill, "p": p}
+    warp: dict[str, Any] = {"interpolation": macro.interpolation, "fill": macro.fill, "p": p}
     if ends is None:
         return {"AutoContrast": AutoContrast, "Equalize": Equalize, "Invert": Invert}[name](p=p)
     if name.startswith("Translate") and ends[1] < 1.0:  # a share of the side: float32 px, then truncated
         shares = Choice(tuple(ends[1] * i / (bins - 1) for i in chosen), signed=True)
-        return Translate(**{"x": 0.0, "y": 0.0, name[-1].lower(): shares}, rounding="truncate", **warp)
+        return Translate(**along(name[-1], shares), rounding="truncate", **warp)
     magnitudes = [float(linspace(*ends, bins)[i]) for i in chosen]
     either = Choice(tuple(magnitudes), signed=True)
     match name:
         case "ShearX" | "ShearY":
-            return Shear(**{"x": 0.0, "y": 0.0, name[-1].lower(): either}, unit="slope", center="corner", **warp)
+            return Shear(**along(name[-1], either), unit="slope", center="corner", **warp)
         case "TranslateX" | "TranslateY":
             whole = Choice(tuple(math.trunc(m) for m in magnitudes), signed=True)
-            return TranslatePx(**{"x": 0.0, "y": 0.0, name[-1].lower(): whole}, **warp)
+            return TranslatePx(**along(name[-1], whole), **warp)
         case "Rotate":
             return Rotate(either, **warp)
         case "Posterize":
@@ -257,6 +257,11 @@ def _operator(
             return Solarize(Choice(tuple(float(np.float32(255.0 * m)) for m in magnitudes)), p=p)
     factor = {"Brightness": Brightness, "Color": Saturation, "Contrast": Contrast, "Sharpness": Sharpness}[name]
     return factor(Choice(tuple(1.0 + sign * m for m in magnitudes for sign in (-1.0, 1.0))), p=p)
+
+
+def along(axis: str, values: Any) -> dict[str, Any]:
+    """The fields of a translation or shear along "X" or "Y" alone."""
+    return {"x": 0.0, "y": 0.0, axis.lower(): values}
 
 
 def linspace(start: float, end: float, n: int) -> np.ndarray:

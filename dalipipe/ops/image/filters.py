@@ -192,4 +192,4 @@ def _pair(value: Any) -> tuple[Any, Any] | None:
 
 
 def _is_odd(value: Any) -> bool:
-    return isinstance(value, int) and 1 <= value <= _MAX_TAPS and value % 2 == 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_TAPS and value % 2 == 1

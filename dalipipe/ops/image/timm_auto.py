@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dalipipe.ops.image.auto import Mixture
+from dalipipe.ops.image.auto import Mixture, along
 from dalipipe.ops.image.colour import (
     AutoContrast,
     Brightness,
@@ -33,8 +33,10 @@ from dalipipe.policy import Choice, Container, Node, Normal, OneOf, RandomApply
 _LEVELS = 10.0
 _TINY = 1e-9
 
-_PLAIN = ("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast")
-_PLAIN += ("Brightness", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+_PLAIN: tuple[str, ...] = tuple(
+    "AutoContrast Equalize Invert Rotate Posterize Solarize SolarizeAdd Color Contrast Brightness Sharpness "
+    "ShearX ShearY TranslateXRel TranslateYRel".split()
+)
 _GROWING = ("Posterize", "Solarize", "Color", "Contrast", "Brightness", "Sharpness")
 _INCREASING = tuple(f"{name}Increasing" if name in _GROWING else name for name in _PLAIN)
 
@@ -197,12 +199,12 @@ def _layers(operators: list[Node], n: int, weights: tuple[float, ...] | None) ->
 
 def _augment_op(op: Any) -> Node:
     hparams = op.hparams
-    fill = op.kwargs["fillcolor"]
+    fill: Any = op.kwargs["fillcolor"]
     return timm_operator(
         op.name,
         Level(float(op.magnitude), float(op.magnitude_std), float(op.magnitude_max or _LEVELS)),
         p=float(op.prob),
-        fill=tuple(float(v) for v in fill) if isinstance(fill, (tuple, list)) else float(fill),
+        fill=tuple(fill) if isinstance(fill, list) else fill,
         interpolation=_interpolation(op.kwargs["resample"]),
         translate_share=float(hparams.get("translate_pct", 0.45)),
         translate_px=float(hparams.get("translate_const", 250)),
@@ -247,14 +249,13 @@ def timm_operator(
         case "Rotate":
             return Rotate(level.range(3.0, signed=True), **warp)
         case "ShearX" | "ShearY":
-            slope = {"x": 0.0, "y": 0.0, name[-1].lower(): level.range(0.03, signed=True)}
-            return Shear(**slope, unit="slope", center="corner", **warp)
+            return Shear(**along(name[-1], level.range(0.03, signed=True)), unit="slope", center="corner", **warp)
         case "TranslateX" | "TranslateY":
-            px = {"x": 0.0, "y": 0.0, name[-1].lower(): level.range(translate_px / _LEVELS, signed=True)}
-            return TranslatePx(**px, rounding="none", **warp)
+            px = level.range(translate_px / _LEVELS, signed=True)
+            return TranslatePx(**along(name[-1], px), rounding="none", **warp)
         case "TranslateXRel" | "TranslateYRel":
-            share = {"x": 0.0, "y": 0.0, name[-4].lower(): level.range(translate_share / _LEVELS, signed=True)}
-            return Translate(**share, rounding="none", **warp)
+            share = level.range(translate_share / _LEVELS, signed=True)
+            return Translate(**along(name[-4], share), rounding="none", **warp)
         case "Posterize":
             return _posterize(level.range(0.4, top=20.0), p)
         case "PosterizeIncreasing":
