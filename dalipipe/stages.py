@@ -71,7 +71,10 @@ def lower(policy: Policy, schema: Schema) -> Plan | StagedPlan:
             f"{_first(nodes)!r} may move pixels, and nobody would move {', '.join(moved)} along: do what it does in "
             "the data set, or by operators"
         )
-    after = nodes.pop() if isinstance(nodes[-1], PythonStep) and nodes[-1].takes == "float" else None
+    after = None
+    if isinstance(nodes[-1], PythonStep) and nodes[-1].takes == "float":
+        after = nodes[-1]
+        nodes.pop()
     stages: list[Stage] = []
     section: list[Node] = []
     start = 0  # of the section, in slots

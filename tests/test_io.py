@@ -429,7 +429,13 @@ def test_probe_agrees_with_pillow_on_photographs(photographs):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("ImageHeader", native.IMAGE_HEADER), ("ImageSample", native.IMAGE_SAMPLE)]
+    ("name", "dtype"),
+    [
+        ("ImageHeader", native.IMAGE_HEADER),
+        ("ImagePass", native.IMAGE_PASS),
+        ("EraseBox", native.ERASE_BOX),
+        ("ElasticField", native.ELASTIC_FIELD),
+    ],
 )
 def test_dtypes_mirror_the_structs(name, dtype):
     layout = native.struct_layouts()[name]

@@ -6,6 +6,7 @@ Figures are in 255ths of the range. ``tests/test_convert.py`` holds those for te
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def agreement(ops: Iterable[Op], *, backend: str, v2: bool, is_float: bool) -> t
     return within, "; ".join(dict.fromkeys(filter(None, notes)))
 
 
-def _on_tensors(op: Op) -> tuple[float, str]:
+def _on_tensors(op: Any) -> tuple[float, str]:
     if isinstance(op, ElasticOp):
         return 1.0, "for the same displacements, and those are drawn from other noise"
     if isinstance(op, WarpOp):
@@ -59,7 +60,7 @@ def _on_tensors(op: Op) -> tuple[float, str]:
     return float(_TENSOR.get(type(op).__name__, 0.0)), ""
 
 
-def _on_pil(op: Op) -> str:
+def _on_pil(op: Any) -> str:
     if isinstance(op, ResizeOp):
         return "it takes nearest pixels elsewhere" if op.interpolation == "nearest" else "within 1/255"
     if isinstance(op, WarpOp):

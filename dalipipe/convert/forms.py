@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from dalipipe.policy import Node
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 _PIL_INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _IMAGE_TYPES = ("Image", "Tensor", "others")  # keys of torchvision's fill and dtype mappings, first come first served
 
@@ -117,7 +118,7 @@ def is_v2(transform: Any) -> bool:
 # Readers ------------------------------------------------------------------------------------------------------------
 
 
-def interpolation(value: Any, known: Iterable[str] = ("nearest", "bilinear", "bicubic")) -> str:
+def interpolation(value: Any) -> Any:
     """A name of ours from torchvision's enum, a string or Pillow's number; a pair of them is "random"."""
     if isinstance(value, tuple | list):
         names = sorted(interpolation(v) for v in value)
@@ -125,9 +126,9 @@ def interpolation(value: Any, known: Iterable[str] = ("nearest", "bilinear", "bi
             raise Refusal(f"it draws its interpolation from {names}: bilinear and bicubic are what can be drawn from")
         return "random"
     name = _PIL_INTERPOLATIONS.get(int(value)) if isinstance(value, int) else getattr(value, "value", value)
-    if name not in known:
-        raise Refusal(f"its interpolation is {name}: {', '.join(known)} can be had")
-    return str(name)
+    if name not in _INTERPOLATIONS:
+        raise Refusal(f"its interpolation is {name}: {', '.join(_INTERPOLATIONS)} can be had")
+    return name
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -151,7 +152,7 @@ def colour(value: Any, form: Form) -> Any:
 
 
 def numbers(value: Any) -> tuple[float, ...]:
-    """Of a list, a tensor or one number; float32 as the shortest number that means it: 0.485, not 0.48500001430511475."""
+    """Of a list, a tensor or one number; float32 as the shortest number for it: 0.485, not 0.48500001430511475."""
     if isinstance(value, torch.Tensor):
         value = [float(str(v)) for v in value.detach().cpu().flatten().numpy()]
     return tuple(float(v) for v in value) if isinstance(value, tuple | list) else (float(value),)

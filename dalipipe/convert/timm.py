@@ -20,7 +20,7 @@ converts = Table()
 
 @converts("RandomResizedCropAndInterpolation")
 def _random_resized_crop(transform: Any, form: Form) -> Made:
-    ranges = {"scale": tuple(transform.scale), "ratio": tuple(transform.ratio)}
+    ranges: dict[str, Any] = {"scale": tuple(transform.scale), "ratio": tuple(transform.ratio)}
     resample = interpolation(transform.interpolation)
     return made(ops.RandomResizedCrop(pair(transform.size), **ranges, interpolation=resample))
 

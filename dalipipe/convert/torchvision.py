@@ -24,7 +24,7 @@ converts = Table()
 # Sizes and crops ----------------------------------------------------------------------------------------------------
 
 
-def resampling(transform: Any, form: Form) -> str:
+def resampling(transform: Any, form: Form) -> Any:
     """How it resizes. Pillow always antialiases."""
     name = interpolation(transform.interpolation)
     if form.backend == "tensor" and name != "nearest" and not transform.antialias:
@@ -69,7 +69,7 @@ def _center_crop(transform: Any, form: Form) -> Made:
 
 @converts("RandomResizedCrop")
 def _random_resized_crop(transform: Any, form: Form) -> Made:
-    ranges = {"scale": tuple(transform.scale), "ratio": tuple(transform.ratio)}
+    ranges: dict[str, Any] = {"scale": tuple(transform.scale), "ratio": tuple(transform.ratio)}
     return made(ops.RandomResizedCrop(pair(transform.size), **ranges, interpolation=resampling(transform, form)))
 
 
@@ -152,7 +152,7 @@ def _rotation(transform: Any, form: Form) -> Made:
 def _affine(transform: Any, form: Form) -> Made:
     about_the_middle(transform)
     given = {name: getattr(transform, name) for name in ("translate", "scale", "shear")}
-    ranges = {name: tuple(value) for name, value in given.items() if value is not None}
+    ranges: dict[str, Any] = {name: tuple(value) for name, value in given.items() if value is not None}
     return made(ops.Affine(tuple(transform.degrees), **ranges, **sampling(transform, form)))
 
 

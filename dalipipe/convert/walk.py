@@ -67,7 +67,7 @@ class Walk:
             self._tail_form = self._tail_form or before
             self._tail.append(transform)
         else:
-            self._nodes.append((PythonStep(transform, before.backend), before, len(self._entries) - 1))
+            self._nodes.append((PythonStep(transform, "pil" if before.backend == "pil" else "tensor"), before, len(self._entries) - 1))
 
     def end(self) -> tuple[Policy, Report]:
         """The policy in its order, normalisation and what has to come after it last."""
