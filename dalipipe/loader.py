@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import DistributedSampler
 
 from dalipipe import decoders, engines, rng
-from dalipipe.convert import OnUnsupported, Report, convert
+from dalipipe.conversion import OnUnsupported, Report, convert
 from dalipipe.engines.base import Output
 from dalipipe.faults import BadSample, OnError, Quarantine
 from dalipipe.orders import GivenBatches, Order, Sequential, Shuffled, as_order, whole
@@ -180,7 +180,8 @@ class DataLoader(TorchDataLoader):
             dtype = torch.float32 if self._conversion is None else self._conversion.dtype
         self._dtype, self._memory_format, self._device_wanted = dtype, memory_format, device
         # Says what is wrong now, not in the first epoch.
-        Output(torch.device("cpu"), dtype, memory_format).check(self._plan)
+        last = self._plan.last if isinstance(self._plan, StagedPlan) else self._plan
+        Output(torch.device("cpu"), dtype, memory_format).check(last)
         if device != "auto" and torch.device(device).type not in ("cpu", "cuda"):
             raise ValueError(f'DataLoader: device must be "auto", a CPU or a CUDA device, got {device!r}')
         self._decoder_name, self._engine_name = decoder, engine

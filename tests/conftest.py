@@ -11,6 +11,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,3 +82,11 @@ def jpeg_folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """csrc/cuda compiled for the host."""
+    from emulation import compile_for_host
+
+    return compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 
 import numpy as np
@@ -432,36 +431,3 @@ def batch_of(samples, stored, out_hw, dtype=torch.uint8, layout="nhwc", channels
     starts = np.arange(len(passes) + 1, dtype=np.int32)
     options = {"scale": [1] * channels, "bias": [0] * channels, **options}
     return Batch(passes, starts, [None] * len(passes), [stored] * len(passes), channels, out_hw, dtype, layout, options)
-
-
-class Params(ctypes.Structure):
-    """`FusedImageParams` of csrc/ops.h."""
-
-    _fields_ = [
-        ("passes", ctypes.c_void_p),
-        ("starts", ctypes.c_void_p),
-        *[(name, ctypes.c_int32) for name in ("n", "channels", "out_h", "out_w")],
-        ("tables", ctypes.c_void_p),
-        ("table_count", ctypes.c_int32),
-        ("weights", ctypes.c_void_p),
-        ("weight_count", ctypes.c_int64),
-        ("erases", ctypes.c_void_p),
-        ("erase_count", ctypes.c_int32),
-        ("scale", ctypes.c_float * 3),
-        ("bias", ctypes.c_float * 3),
-        ("dtype", ctypes.c_int32),
-        ("layout", ctypes.c_int32),
-        ("out", ctypes.c_void_p),
-    ]
-
-    @classmethod
-    def of(cls, batch, out):
-        """Those of a batch that goes into `out`; both must outlive them."""
-        options = {"tables": None, "weights": None, "erases": None, **batch.options}
-        arrays = [options[name] for name in ("tables", "weights", "erases")]
-        pools = [v for array in arrays for v in ((None, 0) if array is None else (array.ctypes.data, len(array)))]
-        colours = [tuple(float(v) for v in options[name]) for name in ("scale", "bias")]
-        return cls(
-            batch.passes.ctypes.data, batch.starts.ctypes.data, len(batch), batch.channels, *batch.out_hw, *pools,
-            *colours, DTYPES.index(batch.dtype), ("nchw", "nhwc").index(batch.layout), out.data_ptr(),
-        )  # fmt: skip

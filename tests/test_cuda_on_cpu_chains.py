@@ -8,16 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulation import DTYPES, LAYOUTS, Emulation, compile_for_host
+from emulation import DTYPES, LAYOUTS, Emulation
 
 from dalipipe import native
 
 FILTERS = {"sharpen": 1, "separable": 2, "convolve": 3, "gaussian_noise": 4, "salt_pepper": 5, "grid": 6, "jpeg": 7}
-
-
-@pytest.fixture(scope="session")
-def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
-    return compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu"))
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ FLOORS = {
     1: ("schema", "records", "rng", "native", "buffers", "quantiles"),
     2: ("orders", "policy", "storage", "faults"),
     3: ("sampler", "ops", "sources"),
-    4: ("passes", "recipes", "convert", "policy_files"),
+    4: ("passes", "recipes", "conversion", "policy_files"),
     5: ("plan",),
     6: ("decoders", "engines", "stages"),
     7: ("tracks",),

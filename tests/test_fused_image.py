@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import itertools
 import os
-import shutil
-import subprocess
 import threading
 from pathlib import Path
 
@@ -23,7 +20,6 @@ from passes import (
     DTYPES,
     NEAREST,
     Batch,
-    Params,
     batch_of,
     bits,
     make_sample,
@@ -333,35 +329,14 @@ def test_cpu_target_refuses_what_is_not_there():
 # --- CUDA ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def cuda_on_cpu(tmp_path_factory):
-    """csrc/cuda/image.cu, compiled for the host: run(batch, out)."""
-    compiler = next(filter(shutil.which, (os.environ.get("CXX", "c++").split()[0], "g++", "clang++")), None)
-    if compiler is None:
-        pytest.skip("needs a C++ compiler")
-    library = tmp_path_factory.mktemp("cuda_on_cpu") / "fused_image.so"
-    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared"]
-    include = [f"-I{ROOT / 'tests/cuda_on_cpu'}", f"-I{ROOT / 'csrc'}"]
-    source = ROOT / "tests/cuda_on_cpu/fused_image.cpp"
-    subprocess.run([compiler, *flags, *include, str(source), "-o", str(library)], check=True, timeout=200)
-    function = ctypes.CDLL(str(library)).fused_image
-    function.restype = ctypes.c_char_p
-
-    def run(batch):
-        out = batch.empty()
-        params = Params.of(batch, out)
-        message = function(ctypes.byref(params)).decode()
-        assert not message, message
-        return out
-
-    return run
-
-
 @pytest.mark.parametrize("first", range(0, 96, 8))
 def test_cuda_kernels_on_the_cpu(cuda_on_cpu, first):
     for seed in range(first, first + 8):
         batch = random_batch(seed, largest=70 if seed % 2 else 40)
-        assert torch.equal(bits(cuda_on_cpu(batch)), bits(batch.run())), seed
+        out = batch.empty()
+        options = {"channels": batch.channels, "layout": batch.layout, **batch.options}
+        cuda_on_cpu.fused_image(batch.passes, batch.starts, out, **options)
+        assert torch.equal(bits(out), bits(batch.run())), seed
 
 
 def to_device(batch):

@@ -221,7 +221,7 @@ WRONG = [
         "ops:\n  - OneOf:\n      ops:\n        - SomeOf: {n: 1, ops: [{Solarize: {threshold: ▸[3, 900]}}]}\n",
         "Solarize: threshold must lie in [0, 256]",
     ),
-    ("ops:\n  - OneOf:\n      p: ▸2\n      ops: [Invert]\n", "OneOf: p must lie in"),
+    ("ops:\n  - OneOf:\n      p: ▸2\n      ops: [Invert]\n", "OneOf: p must be a probability"),
     ("ops:\n  - OneOf: {ops: [Invert], weights: ▸[1, 2]}\n", "weights must be 1 numbers"),
     ("ops:\n  - ▸OneOf: {ops: []}\n", "OneOf: expected a list of one or more operators"),
     ("ops:\n  - Rotate: {degrees: ▸left}\n", "degrees must be a pair of numbers"),

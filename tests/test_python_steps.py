@@ -18,7 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import dalipipe
-from dalipipe.convert import UnsupportedTransformError, convert
+from dalipipe.conversion import UnsupportedTransformError, convert
 from dalipipe.ops import image as ops
 from dalipipe.ops.python import PythonStep
 from dalipipe.policy import Policy, RandomApply
@@ -236,7 +236,7 @@ def double(x: torch.Tensor) -> torch.Tensor:
 
 def applied(transform: Any, picture: Any) -> torch.Tensor:
     out = transform(picture)
-    return torch.from_numpy(np.asarray(out)).permute(2, 0, 1) if isinstance(out, Image.Image) else out
+    return torch.from_numpy(np.array(out)).permute(2, 0, 1) if isinstance(out, Image.Image) else out
 
 
 PLACES = {
@@ -443,3 +443,13 @@ def test_convert_says_what_runs_where() -> None:
     for last in ([double, v2.MixUp(num_classes=3)], [v2.MixUp(num_classes=3), double]):  # not picture by picture
         with pytest.raises(UnsupportedTransformError, match="mix"):
             convert([v1.ToTensor(), *last], on_unsupported="python")
+
+
+@quiet
+def test_an_erasing_that_cannot_wait_runs_in_python(folder: Path) -> None:
+    steps = [v1.CenterCrop(20), v1.ToTensor(), v1.RandomErasing(1.0, value="random"), v1.Normalize(0.5, 0.5)]
+    policy, report = convert(v1.Compose(steps), on_unsupported="python")
+    assert policy == Policy([ops.CenterCrop(20), PythonStep((steps[2], steps[3]), "float")])
+    assert [entry.python for entry in report.entries] == [False, False, True, True]
+    image = load(dalipipe.ImageFolder(folder, v1.Compose(steps)), on_unsupported="python")[0][0]
+    assert image.shape == (3, 20, 20) and image.abs().max() > 1

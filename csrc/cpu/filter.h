@@ -11,6 +11,7 @@ namespace dalipipe {
 struct FilterScratch {
   SumScratch sums;
   Buffer<uint32_t> words;           // random
+  Buffer<float> normals;
   Buffer<uint8_t> planes[3], line;  // of a JPEG: Y, Cb, Cr in whole blocks; a row or two on its way
   Buffer<int32_t> strip;            // eight rows of blocks
 
@@ -18,7 +19,7 @@ struct FilterScratch {
   void trim() {
     constexpr int64_t kKeep_bytes = 16 << 20;
     const auto drop = [](auto&... buffers) { ((buffers.bytes() > kKeep_bytes ? buffers.release() : void()), ...); };
-    drop(words, planes[0], planes[1], planes[2], line, strip);
+    drop(words, normals, planes[0], planes[1], planes[2], line, strip);
     sums.trim(kKeep_bytes);
   }
 };

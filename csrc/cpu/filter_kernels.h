@@ -27,6 +27,7 @@ struct FilterKernels {
 
   // Elements 4 * block ... of the noise: `blocks` fours of words.
   void (*words)(const NoiseKey& key, uint32_t block, int32_t blocks, uint32_t* out);
+  void (*normals)(const uint32_t* words, int32_t n, float* out);       // → standard normals
   void (*signed_units)(const uint32_t* words, int32_t n, float* out);  // → [-1, 1)
   void (*add_noise)(const uint8_t* in, const uint32_t* words, int32_t elements, float mean, float sigma, uint8_t* out);
   void (*salt_pepper)(const uint8_t* in, const uint32_t* words, int32_t channels, int32_t width, float amount,

@@ -75,6 +75,10 @@ DP_TARGET void signed_units(const uint32_t* words, int32_t n, float* out) {
   for (int32_t e = 0; e < n; ++e) out[e] = 2.0f * unit(words[e]) - 1.0f;
 }
 
+DP_TARGET void normals(const uint32_t* __restrict words, int32_t n, float* __restrict out) {
+  for (int32_t e = 0; e < n; ++e) out[e] = normal(words[e]);
+}
+
 DP_TARGET void noise_row(const uint8_t* __restrict in, const uint32_t* __restrict words, int32_t elements, float mean,
                          float sigma, uint8_t* __restrict out) {
   for (int32_t e = 0; e < elements; ++e) out[e] = add_noise(in[e], mean, sigma, words[e]);
@@ -195,6 +199,6 @@ DP_TARGET void requantise(uint8_t* plane, int32_t stride, int32_t width, const i
   }
 }
 
-#define FILTER_LOOPS                                                                                               \
-  widen, weighted_sum, round_even, sharpen_row, words, signed_units, noise_row, salt_pepper_row, grid_row, to_ycc, \
-      to_rgb, halve, twice, requantise
+#define FILTER_LOOPS                                                                                                \
+  widen, weighted_sum, round_even, sharpen_row, words, normals, signed_units, noise_row, salt_pepper_row, grid_row, \
+      to_ycc, to_rgb, halve, twice, requantise

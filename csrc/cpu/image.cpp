@@ -8,9 +8,9 @@
 #include <string>
 
 #include "cpu/filter.h"
+#include "cpu/filter_kernels.h"
 #include "cpu/image_kernels.h"
 #include "cpu/pool.h"
-#include "noise.h"
 
 namespace dalipipe {
 namespace {
@@ -309,18 +309,29 @@ void geometry(const ImagePass& s, int32_t channels, const ImageKernels& k, Works
 // a pixel, from a channel to the next.
 template <typename C>
 void erase_row(const FusedImageParams& p, const ImagePass& s, int32_t y, typename C::type* out, int64_t step,
-               int64_t plane) {
+               int64_t plane, FilterScratch& scratch) {
   for (int32_t e = s.first_erase; e < s.first_erase + s.erases; ++e) {
     const EraseBox& box = p.erases[e];
-    if (y < box.y || y >= static_cast<int64_t>(box.y) + box.h) continue;
-    const int64_t begin = std::max(box.x, 0), end = std::min<int64_t>(static_cast<int64_t>(box.x) + box.w, s.out_w);
+    const int32_t begin = std::max(box.x, 0);
+    const int32_t end = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(box.x) + box.w, s.out_w));
+    if (y < box.y || y >= static_cast<int64_t>(box.y) + box.h || begin >= end) continue;
+    const bool noisy = box.sigma[0] != 0.0f || box.sigma[1] != 0.0f || box.sigma[2] != 0.0f;
+    const float* normals = nullptr;  // of the first pixel's elements and on
+    if (noisy) {
+      const int64_t first = (static_cast<int64_t>(y) * s.out_w + begin) * p.channels;
+      const int32_t lead = static_cast<int32_t>(first % 4), count = lead + (end - begin) * p.channels;
+      const int32_t blocks = (count + 3) / 4;
+      uint32_t* words = scratch.words.need(4 * blocks);
+      float* values = scratch.normals.need(4 * blocks);
+      filter_kernels().words(box.noise, static_cast<uint32_t>(first / 4), blocks, words);
+      filter_kernels().normals(words, 4 * blocks, values);
+      normals = values + lead;
+    }
     for (int32_t c = 0; c < p.channels; ++c) {
+      const bool varies = box.sigma[c] != 0.0f;
       for (int64_t x = begin; x < end; ++x) {
         float v = box.values[c];
-        if (box.sigma[c] != 0.0f) {
-          const int64_t element = (static_cast<int64_t>(y) * s.out_w + x) * p.channels + c;
-          v = v + box.sigma[c] * normal_element(box.noise, static_cast<uint64_t>(element));
-        }
+        if (varies) v = v + box.sigma[c] * normals[(x - begin) * p.channels + c];
         out[x * step + c * plane] = C::from(v);
       }
     }
@@ -472,7 +483,7 @@ class Chain {
     const auto sink = [&](int32_t y, const uint8_t* row) {
       uint8_t* to = out + static_cast<int64_t>(y) * elements;
       memcpy(to, row, elements);
-      erase_row<Cast<DType::uint8>>(p_, s, y, to, p_.channels, 1);
+      erase_row<Cast<DType::uint8>>(p_, s, y, to, p_.channels, 1, ws_.filter);
     };
     run_pass(p_, s, k, ws_, sink, NeverHalfway());
     last_ = {out, s.out_h, s.out_w};
@@ -519,7 +530,7 @@ void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
       if (s.erases == 0) return;
       with_cast(p.dtype, [&](auto cast) {
         using C = decltype(cast);
-        erase_row<C>(p, s, y, reinterpret_cast<typename C::type*>(row_of(y)), step, planes ? pixels : 1);
+        erase_row<C>(p, s, y, reinterpret_cast<typename C::type*>(row_of(y)), step, planes ? pixels : 1, ws.filter);
       });
     };
     const auto finish = [&](int32_t y, const uint8_t* row) {

@@ -98,7 +98,8 @@ class DaliDecoder:
     def reset(self) -> None:
         while self._in_flight:
             self._in_flight.popleft()
-            with suppress(RuntimeError):  # a batch that nobody will see had a bad picture
+            # A batch that nobody will see had a bad picture; or Python exits, and DALI has taken its pipelines down.
+            with suppress(RuntimeError, AttributeError):
                 self._pipeline.outputs()
 
     def close(self) -> None:

@@ -49,7 +49,9 @@ class ReferenceEngine:
         scale, bias = self._output.scale_bias(self._plan, x.shape[2])
         ops = [drawn.op for drawn in draws.drawn]
         at_the_end = [isinstance(op, EraseOp | Normalize) or op.modality == "mix" for op in ops]
-        kept, chains, weights, normalised = x, [], [], False
+        kept, normalised = x, False
+        chains: list[np.ndarray] = []
+        weights: list[float] = []
         for position, drawn in enumerate(draws.drawn):
             op, params = drawn.op, drawn.at(row)
             if params is None or op.modality == "mix":

@@ -128,8 +128,8 @@ def warp(
     fu, fv = (u - u0)[..., None], (v - v0)[..., None]
     iu, iv = u0.astype(np.int64), v0.astype(np.int64)
     if warp == 3:
-        rows = [_cubic_between(*(tap(iv + r, iu + c) for c in (-1, 0, 1, 2)), fu) for r in (-1, 0, 1, 2)]
-        return round_to_uint8(_cubic_between(*rows, fv))
+        rows = [_cubic_between([tap(iv + r, iu + c) for c in (-1, 0, 1, 2)], fu) for r in (-1, 0, 1, 2)]
+        return round_to_uint8(_cubic_between(rows, fv))
 
     def between(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
         return a + (b - a) * t
@@ -163,8 +163,8 @@ def clamp_index(v: np.ndarray, side: int, reach: int) -> np.ndarray:
     return np.where(v > begin, np.minimum(v, end), begin)
 
 
-def _cubic_between(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, t: np.ndarray) -> np.ndarray:
-    two = np.float32(2)
+def _cubic_between(four: list[np.ndarray], t: np.ndarray) -> np.ndarray:
+    (a, b, c, d), two = four, np.float32(2)
     return b + t * ((c - a) + t * ((two * (a - b) + (c - d)) + t * ((b - a) + (d - c))))
 
 

@@ -17,8 +17,14 @@ class PythonStep(Op):
     """Calls ``step``, a function of one picture, for each picture on the CPU: between passes, so it costs time.
 
     It ``takes``, and gives, a "pil" picture, a uint8 "tensor" [C, H, W], or, behind all else, a "float" tensor [C, H,
-    W] as the batch would have it. For the first two, an array uint8 [H, W, C] does, too. ``step`` may be a tuple of
-    functions: one after the other.
+    W] as the batch would have it. For the first two it may give an array uint8 [H, W, C], too. ``step`` may be a tuple
+    of functions: one after the other.
+
+    Python's ``random``, ``numpy.random`` and torch's functions draw from (seed, epoch, sample) in it, so that it does
+    the same to a sample wherever that is. The first two are the process's, and are as before when a batch is done: what
+    another thread draws from them meanwhile is disturbed. Generators that ``step`` has of its own are not looked at.
+
+    Raises ``TypeError`` for what cannot be called, ``ValueError`` for another option.
     """
 
     step: Any

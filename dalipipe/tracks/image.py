@@ -16,7 +16,7 @@ import torch
 from dalipipe.decoders import make_decoder
 from dalipipe.decoders.base import Decoder, inspect
 from dalipipe.engines import make_engine
-from dalipipe.plan import Draws
+from dalipipe.plan import Draws, Plan
 from dalipipe.policy import DrawError
 from dalipipe.records import Encoded, Pictures
 from dalipipe.sampler import Step
@@ -45,9 +45,10 @@ class ImageTrack:
     """
 
     def __init__(self, config: LaneConfig, clock: StageClock) -> None:
-        assert config.plan.field is not None
-        self._config, self._clock, self._field = config, clock, config.plan.field.name
-        self._engine = make_engine(config.engine, config.plan, config.output, threads=config.threads)
+        plan = config.plan
+        assert isinstance(plan, Plan) and plan.field is not None
+        self._config, self._clock, self._plan, self._field = config, clock, plan, plan.field.name
+        self._engine = make_engine(config.engine, plan, config.output, threads=config.threads)
         self._decoder: Decoder | None = None  # made for the first encoded pictures: arrays need none
         self._masks = {
             field.name: Masks(field, config.output.device, threads=config.threads)
@@ -130,7 +131,7 @@ class ImageTrack:
         return {**masks, **self._targets.move(flight.columns, draws.drawn, displacements)}
 
     def _mix_labels(self, flight: _Flight) -> dict[str, torch.Tensor]:
-        mix, params = self._config.plan.mix, flight.draws.mix
+        mix, params = self._plan.mix, flight.draws.mix
         if mix is None or params is None:
             return {}
         classes = self._config.source.classes
@@ -143,6 +144,6 @@ class ImageTrack:
             try:
                 # What only fills a batch up stands nowhere in the epoch, so nothing mixes with it.
                 positions = np.where(step.counts, step.positions, -1)
-                return self._config.plan.draw(key, step.indices, size, variants, positions)
+                return self._plan.draw(key, step.indices, size, variants, positions)
             except DrawError as error:
                 raise RowErrors({error.row: error}) from error

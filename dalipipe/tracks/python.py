@@ -91,8 +91,8 @@ def _picture(python: PythonStep, found: Any, *, channels: int) -> np.ndarray:
     if isinstance(found, Image.Image):
         array = np.asarray(found)
     elif isinstance(found, torch.Tensor):
-        tensor = found.detach().cpu().as_subclass(torch.Tensor)
-        array = (tensor.permute(1, 2, 0) if tensor.ndim == 3 else tensor).contiguous().numpy()
+        array = found.detach().cpu().as_subclass(torch.Tensor).numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
     else:
         array = np.asarray(found)
     array = array[:, :, None] if array.ndim == 2 else array

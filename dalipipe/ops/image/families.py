@@ -134,7 +134,7 @@ class HueOp(ImageOp):
     """``hue`` float64 [N]: turns about the colour wheel, −0.5..0.5."""
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        return pixels.hue(x, params["hue"])
+        return pixels.hue(x, float(params["hue"]))
 
 
 class TableOp(ImageOp):

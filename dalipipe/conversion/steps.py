@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from dalipipe.convert import references, timm, torchvision, values
-from dalipipe.convert.forms import Converter, Form, Made, Refusal
-from dalipipe.convert.report import one_line
+from dalipipe.conversion import references, timm, torchvision, values
+from dalipipe.conversion.forms import Converter, Form, Made, Refusal
+from dalipipe.conversion.report import one_line
 from dalipipe.policy import Node, OneOf, Op, RandomApply, RandomOrder
 
 
@@ -34,9 +34,12 @@ def convert_step(transform: Any, form: Form) -> Made:
     name = type(transform).__name__
     if _home(transform) == "torchvision" and name in _CONTAINERS:
         return _CONTAINERS[name](transform, form)
+    if type(transform) is torch.nn.Identity:
+        return Made()
     converter = _converter(transform)
     if converter is None:
-        raise Refusal(f"{type(transform).__module__}.{type(transform).__qualname__} is not known here")
+        named = transform if hasattr(transform, "__qualname__") else type(transform)
+        raise Refusal(f"{named.__module__}.{named.__qualname__} is not known here")
     try:
         return converter(transform, form)
     except (ValueError, OverflowError) as error:  # an operator's own: a range that it does not take
@@ -50,13 +53,16 @@ def _home(transform: Any) -> str:
         return "torchvision"
     if module.startswith("timm.data."):
         return "timm"
-    return "references" if module in ("transforms", "v2_extras") else ""
+    return "references" if module in ("transforms", "v2_extras") else ""  # scripts that lie beside the user's
 
 
 def _converter(transform: Any) -> Converter | None:
-    tables = {"torchvision": torchvision.converts | values.converts, "timm": timm.converts}
-    tables["references"] = references.converts if references.is_from_references(transform) else {}
-    return tables.get(_home(transform), {}).get(type(transform).__name__)
+    home, name = _home(transform), type(transform).__name__
+    if home == "torchvision":
+        return torchvision.converts.get(name) or values.converts.get(name)
+    if home == "timm":
+        return timm.converts.get(name)
+    return references.converts.get(name) if home and references.is_from_references(transform) else None
 
 
 def is_mix(transform: Any) -> bool:

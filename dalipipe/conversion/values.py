@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from dalipipe.convert.forms import Form, Made, Refusal, Table, colour, made, numbers, pair, scaled
-from dalipipe.convert.torchvision import resampling
+from dalipipe.conversion.forms import Form, Made, Refusal, Table, colour, made, numbers, pair, scaled
+from dalipipe.conversion.torchvision import resampling
 from dalipipe.ops import image as ops
 
 converts = Table()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any, Literal, get_args
 
-from dalipipe.convert.forms import Form
-from dalipipe.convert.report import Entry, Report, refusals
-from dalipipe.convert.steps import chain
-from dalipipe.convert.walk import Walk
+from dalipipe.conversion.forms import Form
+from dalipipe.conversion.report import Entry, Report, refusals
+from dalipipe.conversion.steps import chain
+from dalipipe.conversion.walk import Walk
 from dalipipe.policy import Policy
 
 __all__ = ["Backend", "Entry", "OnUnsupported", "Report", "UnsupportedTransformError", "convert"]
@@ -70,10 +70,16 @@ def convert(
             raise ValueError(f"convert: {name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     if isinstance(transform, Policy) or not (callable(transform) or isinstance(transform, list | tuple)):
         raise TypeError(f"convert: expected a transform or a list of transforms, got {type(transform).__name__}")
-    walk = Walk(Form("tensor" if backend == "tensor" else "pil", channels=channels), on_unsupported == "python")
-    for step in chain(transform):
-        walk.take(step)
-    policy, report = walk.end()
+    form, python = Form("tensor" if backend == "tensor" else "pil", channels=channels), on_unsupported == "python"
+    refused: dict[int, str] = {}
+    while True:
+        walk = Walk(form, python=python, refused=refused)
+        for step in chain(transform):
+            walk.take(step)
+        policy, report = walk.end()
+        if not python or not walk.misplaced:
+            break
+        refused |= walk.misplaced  # which steps run in Python decides what follows from it for others
     if any(not entry.python for entry in report.refused):
         raise UnsupportedTransformError(report)
     if report.refused:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dalipipe.convert.agreement import agreement
-from dalipipe.convert.forms import Form, Refusal, is_v2
-from dalipipe.convert.report import Entry, Report, one_line
-from dalipipe.convert.steps import convert_step, is_mix
+from dalipipe.conversion.agreement import agreement
+from dalipipe.conversion.forms import Form, Refusal, is_v2
+from dalipipe.conversion.report import Entry, Report, one_line
+from dalipipe.conversion.steps import convert_step, is_mix
 from dalipipe.ops.image import EraseOp, Normalize
 from dalipipe.ops.python import PythonStep
 from dalipipe.policy import Container, Node, Policy
 
 
 class Walk:
-    """Goes through a transform, step by step; `form` is the picture's where it stands."""
+    """Goes through a transform, step by step; `form` is the picture's where it stands.
 
-    def __init__(self, form: Form, python: bool) -> None:
-        self.form, self._python = form, python
+    ``python``: steps may run in Python. ``refused``: those, by number, that are known to be refused, and why.
+    `misplaced`: of which the end showed that they cannot stand where they do.
+    """
+
+    def __init__(self, form: Form, *, python: bool, refused: Mapping[int, str]) -> None:
+        self.form, self._python, self._refused = form, python, refused
+        self.misplaced: dict[int, str] = {}
         self._entries: list[Entry] = []
         self._nodes: list[tuple[Node, Form, int]] = []  # with the form before it, and its entry
         self._mixes: list[Node] = []
@@ -30,6 +35,8 @@ class Walk:
         """One step."""
         before = self.form
         try:
+            if len(self._entries) in self._refused:
+                raise Refusal(self._refused[len(self._entries)])
             if self._mixes and not is_mix(transform):
                 raise Refusal("it follows a mixing of the batch's pictures, which must come last")
             if self._tail and is_mix(transform):
@@ -67,7 +74,9 @@ class Walk:
             self._tail_form = self._tail_form or before
             self._tail.append(transform)
         else:
-            self._nodes.append((PythonStep(transform, "pil" if before.backend == "pil" else "tensor"), before, len(self._entries) - 1))
+            self._nodes.append(
+                (PythonStep(transform, "pil" if before.backend == "pil" else "tensor"), before, len(self._entries) - 1)
+            )
 
     def end(self) -> tuple[Policy, Report]:
         """The policy in its order, normalisation and what has to come after it last."""
@@ -77,11 +86,12 @@ class Walk:
             body -= 1
         nodes: list[Node] = []
         for place, (node, form, entry) in enumerate(self._nodes):
+            if last.is_float and place == body:
+                nodes.append(_normalize(last))
             try:
-                if last.is_float and place == body:
-                    nodes.append(_normalize(last))
-                nodes.append(_with_erasings(node, lambda op, f=form, late=place >= body: _placed(op, f, last, late)))
+                nodes.append(_with_erasings(node, form, last, late=place >= body))
             except Refusal as refusal:
+                self.misplaced[entry] = str(refusal)
                 self._entries[entry] = replace(self._entries[entry], operators=(), within=None, refused=str(refusal))
         if last.is_float and not last.is_unit and body == len(self._nodes):
             nodes.append(_normalize(last))
@@ -104,10 +114,11 @@ def _erases(node: Node) -> bool:
     return isinstance(node, EraseOp)
 
 
-def _with_erasings(node: Node, change: Callable[[Any], Any]) -> Node:
+def _with_erasings(node: Node, form: Form, last: Form, *, late: bool) -> Node:
+    """A node with its erasings as `_placed` has them."""
     if isinstance(node, Container):
-        return replace(node, ops=tuple(_with_erasings(child, change) for child in node.ops))
-    return change(node) if isinstance(node, EraseOp) else node
+        return replace(node, ops=tuple(_with_erasings(child, form, last, late=late) for child in node.ops))
+    return _placed(node, form, last, late) if isinstance(node, EraseOp) else node
 
 
 def _placed(op: Any, form: Form, last: Form, late: bool) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from dalipipe.convert import torchvision, values
-from dalipipe.convert.forms import Form, Made, Table, colour, made, pair
+from dalipipe.conversion import torchvision, values
+from dalipipe.conversion.forms import Form, Made, Table, colour, made, pair
 from dalipipe.ops import image as ops
 
 converts = Table()

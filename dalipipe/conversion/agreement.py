@@ -20,19 +20,24 @@ _EACH = "each operator by itself"
 
 # Within how many 255ths of torchvision's v2 on uint8 tensors; those that are not named here, or below, are exact.
 _TENSOR = dict.fromkeys(("Contrast", "Saturation", "Sharpness", "GaussianBlur", "GaussianNoise"), 1)
-# On PIL pictures, where that is further off.
-_PIL = {
-    "AutoContrast": "within 1/255",
-    "Grayscale": "within 1/255",
-    "Hue": "which it turns in 8 bits, within 6/255",
-}
+# On PIL pictures, where that is further off; the worse, the later.
+_ON_PIL = (
+    "",
+    "within 1/255",
+    "within 6/255, since it turns hues in 8 bits",
+    "98 % of pixels are within 1/255",
+    "99.8 % of pixels are the same",
+    "it takes nearest pixels elsewhere",
+)
+_CLOSE, _HUE, _WARP, _NEAREST_WARP, _NEAREST = range(1, 6)
+_PIL = {"AutoContrast": _CLOSE, "Grayscale": _CLOSE, "Hue": _HUE}
 
 
 def agreement(ops: Iterable[Op], *, backend: str, v2: bool, is_float: bool) -> tuple[float, str]:
     """(k, what else there is to say) for operators that stand in for one transform: of torchvision's ``v2`` or v1, on a
     ``backend``, on floats or not.
     """
-    within, notes, changing = 0.0, [], set()
+    within, on_pil, notes, changing = 0.0, 0, [], set()
     for op in ops:
         k, but = _on_tensors(op)
         if isinstance(op, ResizeOp) and backend == "tensor" and not v2:
@@ -42,11 +47,11 @@ def agreement(ops: Iterable[Op], *, backend: str, v2: bool, is_float: bool) -> t
             notes.append(_FLOATS)
         within = max(within, k)
         notes.append(but)
-        if backend == "pil" and (differs := _on_pil(op)):
-            notes.append(f"on PIL pictures, as here, {differs}")
+        on_pil = max(on_pil, _on_pil(op) if backend == "pil" else 0)
         if k:
             changing.add(type(op))
     notes += [_EACH] if len(changing) > 1 else []
+    notes += [f"on PIL pictures, as here, {_ON_PIL[on_pil]}"] if on_pil else []
     return within, "; ".join(dict.fromkeys(filter(None, notes)))
 
 
@@ -54,18 +59,23 @@ def _on_tensors(op: Any) -> tuple[float, str]:
     if isinstance(op, ElasticOp):
         return 1.0, "for the same displacements, and those are drawn from other noise"
     if isinstance(op, WarpOp):
-        if op.interpolation == "nearest":
+        if _is_nearest(op):
             return 0.0, "but for pixels that lie between two, to float32's last digit"
         return 1.0, "but for the border, where it blends the fill in twice"
     return float(_TENSOR.get(type(op).__name__, 0.0)), ""
 
 
-def _on_pil(op: Any) -> str:
+def _on_pil(op: Any) -> int:
+    """Place in `_ON_PIL`."""
     if isinstance(op, ResizeOp):
-        return "it takes nearest pixels elsewhere" if op.interpolation == "nearest" else "within 1/255"
+        return _NEAREST if _is_nearest(op) else _CLOSE
     if isinstance(op, WarpOp):
-        return "99.8 % of pixels are the same" if op.interpolation == "nearest" else "98 % of pixels are within 1/255"
-    return _PIL.get(type(op).__name__, "")
+        return _NEAREST_WARP if _is_nearest(op) else _WARP
+    return _PIL.get(type(op).__name__, 0)
+
+
+def _is_nearest(op: Any) -> bool:
+    return bool(op.interpolation == "nearest")
 
 
 def _keeps_values(op: Op) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 
 _WIDTHS = (44, 44, 52)
+_LONGEST = 160  # of a transform's or an operator's description
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Entry:
 class Report:
     """How a transform was converted: an `Entry` for each of its steps; it prints as a table.
 
-    ``dtype``: of the tensors that the transform gives.
+    Agreement is with torchvision's v2 on uint8 tensors; notes say where the transform, as it stands, would have done
+    otherwise. ``dtype``: of the tensors that the transform gives.
     """
 
     entries: tuple[Entry, ...]
@@ -63,8 +66,11 @@ class Report:
     def __str__(self) -> str:
         rows = [("transform", "becomes", "agreement")]
         for entry in self.entries:
-            becomes = "\n".join(entry.operators) or ("(as it is)" if entry.python else "—")
-            rows.append((entry.transform, becomes, entry.verdict))
+            counts = Counter(_shortened(operator) for operator in entry.operators)
+            becomes = "\n".join(f"{n} × {one}" if n > 1 else one for one, n in counts.items())
+            rows.append(
+                (_shortened(entry.transform), becomes or ("(as it is)" if entry.python else "—"), entry.verdict)
+            )
         cells = [[_wrapped(text, width) for text, width in zip(row, _WIDTHS, strict=True)] for row in rows]
         widths = [max(len(line) for row in cells for line in row[i]) for i in range(len(_WIDTHS))]
         lines: list[str] = []
@@ -82,11 +88,14 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def one_line(thing: object) -> str:
-    """What a transform says of itself, in one line of 200 characters at most."""
-    said = " ".join(repr(thing).split())
-    return said if len(said) <= 200 else f"{said[:199]}…"
+    """What a transform says of itself."""
+    return " ".join(repr(thing).split())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def refusals(report: Report) -> str:
     """The refused steps, a line each."""
-    return "\n".join(f"  {entry.transform}: {entry.refused}" for entry in report.refused)
+    return "\n".join(f"  {_shortened(entry.transform)}: {entry.refused}" for entry in report.refused)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dalipipe.convert.forms import (
+from dalipipe.conversion.forms import (
     Form,
     Made,
     Refusal,

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from dalipipe.convert.forms import Form, Made, Refusal, Table, colour, interpolation, made, pair, scaled
-from dalipipe.convert.torchvision import PARTNERS, constant_padding, erasing
+from dalipipe.conversion.forms import Form, Made, Refusal, Table, colour, interpolation, made, pair, scaled
+from dalipipe.conversion.torchvision import PARTNERS, constant_padding, erasing
 from dalipipe.ops import image as ops
 from dalipipe.ops import mix
 from dalipipe.ops.image.timm_auto import timm_nodes
