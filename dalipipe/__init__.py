@@ -14,9 +14,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dalipipe import finetune, ops, orders, recipes
+    from dalipipe.conversion import UnsupportedTransformError, convert
     from dalipipe.decoders.base import DecodeError
     from dalipipe.faults import TooManyBadSamplesError
     from dalipipe.loader import DataLoader, StateMismatchError
+    from dalipipe.ops.python import PythonStep
     from dalipipe.policy import Choice, Normal, OneOf, Op, Policy, RandomApply, RandomOrder, SomeOf
     from dalipipe.policy_files import PolicyFileError, load_policy, save_policy
     from dalipipe.records import SampleError
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
 # Module → what it makes public: loaded when first asked for, so that `import dalipipe` and `dalipipe --help` do not
 # wait for torch.
 _NAMES = {
+    "dalipipe.conversion": "UnsupportedTransformError convert",
     "dalipipe.loader": "DataLoader StateMismatchError",
+    "dalipipe.ops.python": "PythonStep",
     "dalipipe.policy": "Choice Normal OneOf Op Policy RandomApply RandomOrder SomeOf",
     "dalipipe.policy_files": "PolicyFileError load_policy save_policy",
     "dalipipe.sources": "Arrays CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder ImageMasks MNIST MapDataset "
@@ -57,7 +61,7 @@ _MODULES = ("finetune", "ops", "orders", "recipes")
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Choice", "Cityscapes", "DataLoader", "DecodeError"]
 __all__ += ["FashionMNIST", "ImageFolder", "ImageMasks", "MapDataset", "Normal", "OneOf", "Op", "Policy"]
 __all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleError", "ShardError", "load_policy"]
-__all__ += ["save_policy"]
+__all__ += ["PythonStep", "UnsupportedTransformError", "convert", "save_policy"]
 __all__ += ["SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards"]
 __all__ += ["TooManyBadSamplesError", "__version__", "finetune", "ops", "orders", "recipes"]
 
