@@ -46,20 +46,22 @@ def pictures() -> list[torch.Tensor]:
 
 
 def fused(pictures: list[torch.Tensor], out: torch.Tensor, target: str | None) -> Callable[[], int]:
-    samples = np.zeros(N, native.IMAGE_SAMPLE)
+    samples = np.zeros(N, native.IMAGE_PASS)
     samples["data"] = [picture.data_ptr() for picture in pictures]
     samples["row_bytes"] = STORED_PX * 3
     for name in ("stored_h", "stored_w", "crop_h", "crop_w"):
         samples[name] = STORED_PX
-    for name in ("resized_h", "resized_w", "canvas_h", "canvas_w"):
+    for name in ("resized_h", "resized_w", "canvas_h", "canvas_w", "out_h", "out_w"):
         samples[name] = OUT_PX
+    samples["table"] = -1
+    starts = np.arange(N + 1, dtype=np.int32)
     samples["flip"] = np.arange(N) % 2
     scale = 1 / (255 * np.float64(STD))
     bias = -np.float64(MEAN) / STD
 
     def run() -> int:
         native.cpu_target(target)
-        native.fused_image(samples, out, channels=3, scale=scale, bias=bias)
+        native.fused_image(samples, starts, out, channels=3, scale=scale, bias=bias)
         native.cpu_target()
         return N
 
