@@ -7,7 +7,7 @@ import torch
 
 from dalipipe import native
 from dalipipe.ops import filtering
-from dalipipe.passes.image import Elastics
+from dalipipe.passes.params import Elastics
 
 
 def displacement_count(elastics: Elastics) -> int:

@@ -11,7 +11,7 @@ from dalipipe import native
 from dalipipe.buffers import BufferPool
 from dalipipe.engines.base import Output, common_size
 from dalipipe.engines.displacements import displacement_count, draw_displacements
-from dalipipe.passes.image import ImageParams
+from dalipipe.passes.params import ImageParams
 from dalipipe.plan import Draws, Plan
 from dalipipe.records import Pictures
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dalipipe.engines.displacements import displacement_count, draw_displacements
-from dalipipe.passes.image import ImageParams
+from dalipipe.passes.params import ImageParams
 from dalipipe.policy import Drawn
 
 

@@ -10,7 +10,7 @@ import torch
 from dalipipe import native
 from dalipipe.buffers import BufferPool
 from dalipipe.decoders.pillow import decode_mask
-from dalipipe.passes.image import ImageParams
+from dalipipe.passes.params import ImageParams
 from dalipipe.records import Encoded, Pictures
 from dalipipe.schema import Field
 from dalipipe.tracks.base import RowErrors
