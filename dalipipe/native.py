@@ -25,6 +25,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     import torch
 
+
 def _int32s(names: str) -> list[tuple[str, type]]:
     return [(name, np.int32) for name in names.split()]
 
@@ -490,7 +491,7 @@ def move_labels(
         maps: N arrays [H, W], uint8 or int32, dense in the rows; whole ones, of their pictures' sizes.
         passes: `IMAGE_PASS` [P], sample after sample; each one's origin is minus its crop's corner in what comes in.
         starts: int32 [N+1]: sample i has passes starts[i] to starts[i+1]; at least one.
-        out: [N, h, w], contiguous; uint8, int32 or int64. It must hold what the maps or the table have, and ignore_index.
+        out: [N, h, w], contiguous; uint8, int32 or int64. Must hold what the maps or the table have, and ignore_index.
         ignore_index: where geometry leaves the map.
         table: int32 [T ≥ 1]: label in the maps → label in the batch, the last entry for all others.
         threads: how many work at a time.

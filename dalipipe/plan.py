@@ -20,8 +20,8 @@ class Fold(Protocol):
     """The operators of one modality: makes of what is drawn for them the parameters that an engine takes."""
 
     def fold(self, drawn: Sequence[Drawn], size: np.ndarray) -> Any:
-        """``drawn``: of all the policy's operators, for N samples of ``size`` int64 [N, d]. The parameters' ``out_size``
-        says at which sizes they end.
+        """``drawn``: of all the policy's operators, for N samples of ``size`` int64 [N, d]. The parameters'
+        ``out_size`` says at which sizes they end.
         """
         ...
 
@@ -77,8 +77,8 @@ class Plan:
         return Draws(drawn, params, self.mix.fold(drawn, positions, key))
 
     def explain(self, samples: int = 1000, size: tuple[int, ...] = (375, 500)) -> str:
-        """How the policy runs: the passes that ``samples`` samples of ``size`` take, and where each operator is applied,
-        a line each.
+        """How the policy runs: the passes that ``samples`` samples of ``size`` take, and where each operator is
+        applied, a line each.
         """
         if self.field is None:
             return "nothing to augment"

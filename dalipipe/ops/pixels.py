@@ -238,10 +238,8 @@ def hue(x: np.ndarray, turns: float) -> np.ndarray:
     return np.clip(out * np.float32(255.999), np.float32(0), np.float32(255)).astype(np.uint8)
 
 
-def erase(
-    x: np.ndarray, boxes: np.ndarray, colour: np.ndarray, sigma: float, normals: np.ndarray | None
-) -> np.ndarray:
-    """Sets ``boxes`` int64 [B, 4] (y, x, h, w; clipped) to ``colour`` float32 [3] + ``sigma`` · ``normals`` [H, W, C]."""
+def erase(x: np.ndarray, boxes: np.ndarray, colour: np.ndarray, sigma: float, normals: np.ndarray | None) -> np.ndarray:
+    """Sets ``boxes`` int64 [B, 4] (y, x, h, w) to ``colour`` float32 [3] + ``sigma`` · ``normals`` [H, W, C]."""
     value = np.broadcast_to(colour[: x.shape[2]].astype(np.float32), x.shape)
     if normals is not None:
         value = value + np.float32(sigma) * normals

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-
 Params = dict[str, np.ndarray]
 
 _TYPES: dict[str, type] = {}
