@@ -1,4 +1,4 @@
-"""Writes the tables in README.md from results/*.json, between markers; ``--check`` fails where they differ.
+"""Writes the tables in README.md and docs/ from results/*.json, between markers; ``--check`` fails where they differ.
 
     python benchmarks/report.py [--check]
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md",)
+PAGES = ("README.md", "docs/operators.md")
+
+RECIPE_GOAL = 3.0
+LIBRARIES = ("torchvision", "kornia", "albumentations")
 
 Load = Callable[[str], "dict[str, Any] | None"]
 
@@ -111,6 +115,86 @@ def sources_cpu(load: Load) -> str:
     return "\n".join(lines) or "Not measured yet."
 
 
+def policies_cpu(load: Load) -> str:
+    """DeiT's recipe beside torchvision's and timm's, and the goal it was built for."""
+    result = load("policies_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| DeiT's recipe | images/s | CPU ms an image | dalipipe is |", "|---|---:|---:|---:|"]
+    for name, timing in sorted(result["contenders"].items(), key=lambda item: -item[1]["per_s"]):
+        other = name in result["like_for_like"]
+        factor = f"{result['ratios'][f'over {name}']:.2f}×" if other else ""
+        shown = name if other else f"**{name}**"
+        lines.append(f"| {shown} | {timing['per_s']:,.0f} | {timing['cpu_ms']:.2f} | {factor} |")
+    rounds = len(result["contenders"][result["best_torchvision"]]["rounds"])
+    value = result["ratios"]["over torchvision v2"]
+    outcome = "met" if value >= RECIPE_GOAL else "**short**"
+    first = f"{result['what']}, {result['workers']} workers or threads each; {result['images']}."
+    return "\n".join(
+        [
+            first,
+            "",
+            *lines,
+            "",
+            "Each is compared with dalipipe running the policy that its own transforms are converted to. The goal was "
+            f"{RECIPE_GOAL} times torchvision v2 at its best: {value:.2f}, {outcome}.",
+            f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own. {_measured_on(result)}.",
+        ]
+    )
+
+
+def operators_cpu(load: Load) -> str:
+    """Every operator's time beside the other libraries'."""
+    result = load("operators_cpu")
+    if result is None:
+        return "Not measured yet."
+    names = " | ".join(_title(library, result) for library in LIBRARIES)
+    lines = [f"| µs a picture | dalipipe | {names} |", "|---|---:|" + "---:|" * len(LIBRARIES)]
+    family = None
+    for row in result["rows"]:
+        if row["family"] != family:
+            family = row["family"]
+            lines.append(f"| **{family}** |" + " |" * (1 + len(LIBRARIES)))
+        cells = [f"{row['us_per_image']['dalipipe']:,.0f}", *(_beside(row, library) for library in LIBRARIES)]
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            f"{result['what']} → a batch of them. In brackets: how many times dalipipe's time that is.",
+            "",
+            *lines,
+            "",
+            f"Medians of {result['rounds']} interleaved rounds. {_measured_on(result)}.",
+        ]
+    )
+
+
+def operators_summary(load: Load) -> str:
+    """How the operators stand, library by library."""
+    result = load("operators_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| | operators that both have | dalipipe is faster in | and, in the middle, |", "|---|---:|---:|---:|"]
+    for library in LIBRARIES:
+        ratios = [row["ratios"][library] for row in result["rows"] if library in row["ratios"]]
+        faster = sum(value > 1 for value in ratios)
+        middle = f"{statistics.median(ratios):.1f}×"
+        lines.append(f"| {_title(library, result)} | {len(ratios)} | {faster} | {middle} |")
+    return "\n".join([*lines, "", f"{result['what']}. Operator by operator: [docs/operators.md](docs/operators.md)."])
+
+
+def _title(library: str, result: dict[str, Any]) -> str:
+    version = {**result["machine"]["versions"], **result["versions"]}[library].split("+")[0]
+    return f"{'torchvision v2' if library == 'torchvision' else library.capitalize()} {version}"
+
+
+def _beside(row: dict[str, Any], library: str) -> str:
+    if library not in row["ratios"]:
+        return "–"
+    value = row["ratios"][library]
+    factor = f"{value:,.0f}×" if value >= 9.95 else f"{value:.1f}×"
+    return f"{row['us_per_image'][library]:,.0f} ({factor if value > 1 else f'**{factor}**'})"
+
+
 def gpu(load: Load) -> str:
     """What a GPU run gave, or that there was none."""
     result = load("gpu")
@@ -120,7 +204,8 @@ def gpu(load: Load) -> str:
     return "\n".join([*lines, "", f"{_measured_on(result)}."])
 
 
-BLOCKS = {function.__name__: function for function in (loaders_cpu, goals_cpu, sources_cpu, gpu)}
+_FUNCTIONS = (loaders_cpu, goals_cpu, sources_cpu, policies_cpu, operators_cpu, operators_summary, gpu)
+BLOCKS = {function.__name__: function for function in _FUNCTIONS}
 
 
 def render(text: str, load: Load = _load) -> str:

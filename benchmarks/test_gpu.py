@@ -1,4 +1,5 @@
-"""On a CUDA device: the twins agree, the fused operator beside a device copy, the loader beside torch's.
+"""On a CUDA device: the twins agree, the fused operator and each filter beside a device copy, DeiT's recipe beside
+Kornia's and torchvision's on the device, the loader beside torch's.
 
     FAIL_WITHOUT_CUDA=1 pytest -m cuda && pytest benchmarks/test_gpu.py --data=DIR
 
@@ -17,6 +18,7 @@ import numpy as np
 import peers
 import pytest
 import torch
+from deit_resident import resident
 from rounds import interleave, ratio, write
 
 import dalipipe
@@ -32,24 +34,43 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 SCHEMA = Schema((Field("image", "image", channels=3),))
 BATCH, STORED_PX, OUT_PX = 256, 315, 224
+_WHOLE = ops.RandomResizedCrop(OUT_PX, scale=(1, 1), ratio=(1, 1))
 POLICIES = {
-    "crop, flip, normalise": dalipipe.Policy(
-        [ops.RandomResizedCrop(OUT_PX, scale=(1, 1), ratio=(1, 1)), ops.HorizontalFlip(), ops.Normalize()]
-    ),
-    "and turn, colour, erase": dalipipe.Policy(
-        [
-            ops.RandomResizedCrop(OUT_PX, scale=(1, 1), ratio=(1, 1)),
-            ops.HorizontalFlip(),
-            ops.Rotate(20),
-            ops.Brightness(),
-            ops.Contrast(),
-            ops.Saturation(),
-            ops.Solarize(p=0.2),
-            ops.Normalize(),
-            ops.RandomErasing(),
-        ]
-    ),
+    "crop, flip, normalise": [_WHOLE, ops.HorizontalFlip()],
+    "and turn, colour, erase": [
+        _WHOLE,
+        ops.HorizontalFlip(),
+        ops.Rotate(20),
+        ops.Brightness(),
+        ops.Contrast(),
+        ops.Saturation(),
+        ops.Solarize(p=0.2),
+        ops.RandomErasing(),
+    ],
+    "and RandAugment": [_WHOLE, ops.HorizontalFlip(), ops.RandAugment()],
+    "and AugMix": [_WHOLE, ops.HorizontalFlip(), ops.AugMix()],
 }
+ALONE = {
+    "warp, bilinear": ops.Rotate(20),
+    "warp, bicubic": ops.Rotate(20, interpolation="bicubic"),
+    "perspective": ops.Perspective(p=1.0),
+    "elastic": ops.Elastic(),
+    "sharpness": ops.Sharpness(),
+    "gaussian blur, 9 taps": ops.GaussianBlur(9),
+    "gaussian blur, 23 taps": ops.GaussianBlur(23),
+    "motion blur": ops.MotionBlur((7, 7)),
+    "gaussian noise": ops.GaussianNoise(),
+    "salt and pepper": ops.SaltAndPepper(),
+    "grid mask": ops.GridMask(),
+    "JPEG": ops.JpegCompression(),
+    "autocontrast": ops.AutoContrast(),
+    "equalize": ops.Equalize(),
+    "contrast": ops.Contrast(),
+    "hue": ops.Hue(),
+    "table": ops.Gamma(),
+    "erasing, noise": ops.RandomErasing(value="random", p=1.0),
+}
+RECIPE_GOAL = 20.0
 
 
 def device_ms(work: Callable[[], Any], repeats: int = 30) -> float:
@@ -65,12 +86,12 @@ def device_ms(work: Callable[[], Any], repeats: int = 30) -> float:
     return statistics.median(times[5:])
 
 
-def fused(policy: dalipipe.Policy) -> dict[str, float]:
+def fused(nodes: list[Any], side_px: int) -> dict[str, float]:
     """One batch resident on the device → bf16 channels_last: checked against the CPU twin, then timed."""
-    plan = lower(policy, SCHEMA)
-    host = torch.randint(0, 256, (BATCH, STORED_PX, STORED_PX, 3), dtype=torch.uint8)
+    plan = lower(dalipipe.Policy([*nodes, ops.Normalize()]), SCHEMA)
+    host = torch.randint(0, 256, (BATCH, side_px, side_px, 3), dtype=torch.uint8)
     device = host.cuda()
-    size = np.tile([[STORED_PX, STORED_PX]], (BATCH, 1))
+    size = np.tile([[side_px, side_px]], (BATCH, 1))
     draws = plan.draw(rng.make_key(0, 0), np.arange(BATCH), size)
 
     def pictures(tensor: torch.Tensor) -> Pictures:
@@ -118,10 +139,38 @@ def copy_gb_per_s() -> float:
     return 2 * source.numel() / device_ms(lambda: target.copy_(source)) / 1e6
 
 
+def recipe(device: str, batch: int, rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """DeiT's, everyone's on one device: a summary by name, and how many times theirs dalipipe's rate is."""
+    pictures = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8).to(device)
+    runs = resident(pictures, torch.arange(batch).to(device))
+    for name, run in runs.items():
+        images, labels = run()
+        assert images.shape == (batch, 3, OUT_PX, OUT_PX) and images.dtype == torch.float32, name
+        assert torch.allclose(labels.sum(dim=1), torch.ones(batch, device=device), atol=1e-4), name
+        assert bool(torch.isfinite(images).all()), name
+
+    def timed(run: Callable[[], Any], times: int) -> Callable[[], int]:
+        def turn() -> int:
+            for _ in range(times):
+                run()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            return times * batch
+
+        return turn
+
+    contenders = {name: timed(run, 50 if name == "dalipipe" else 1) for name, run in runs.items()}
+    timings = interleave(contenders, rounds)
+    factors = {name: ratio(timings, "dalipipe", name) for name in runs if name != "dalipipe"}
+    return {name: timing.summary() for name, timing in timings.items()}, factors
+
+
 def test_gpu(photographs: Path, pytestconfig: pytest.Config) -> None:
     workers, root = len(os.sched_getaffinity(0)), str(photographs)
     copy = copy_gb_per_s()
-    kernels = {name: fused(policy) for name, policy in POLICIES.items()}
+    kernels = {name: fused(nodes, STORED_PX) for name, nodes in POLICIES.items()}
+    alone = {name: fused([op], OUT_PX) for name, op in ALONE.items()}
+    recipe_rates, recipe_factors = recipe("cuda", BATCH, pytestconfig.getoption("--rounds"))
 
     source = dalipipe.ImageFolder(root)
     loader = dalipipe.DataLoader(
@@ -149,6 +198,12 @@ def test_gpu(photographs: Path, pytestconfig: pytest.Config) -> None:
             f"fused operator: {n}": f"{k['gb_per_s']:,.0f} GB/s, {k['gb_per_s'] / copy:.0%} of the copy"
             for n, k in kernels.items()
         },
+        **{
+            f"{n}, alone": f"{k['kernel_ms']:.3f} ms a batch, {k['gb_per_s'] / copy:.0%} of the copy"
+            for n, k in alone.items()
+        },
+        "DeiT's recipe": f"{recipe_rates['dalipipe']['per_s']:,.0f} images/s",
+        **{f"DeiT's recipe over {n}": f"{v:.1f}× (wanted ≥ {RECIPE_GOAL:.0f})" for n, v in recipe_factors.items()},
         "loader": f"{statistics.median(timings['dalipipe'].rates):,.0f} images/s",
         "loader over torch's DataLoader": f"{factor:.2f}×",
     }
@@ -157,6 +212,8 @@ def test_gpu(photographs: Path, pytestconfig: pytest.Config) -> None:
         "figures": figures,
         "copy_gb_per_s": copy,
         "fused": kernels,
+        "alone": alone,
+        "recipe": {"contenders": recipe_rates, "ratios": recipe_factors},
         "workers": workers,
         "contenders": {name: timing.summary() for name, timing in timings.items()},
     }

@@ -75,7 +75,7 @@ DP_HD uint8_t sharpen(const Sharpen& a, uint8_t v, uint8_t smooth) {
 // --- Weighted sums of neighbours, in float: weights[0] * v[0], then + weights[1] * v[1] and so on. (A weight of zero
 // may be left out: it changes no bit.)
 
-constexpr float kMaxWeight = 1e6f;  // of all magnitudes together
+constexpr float kMaxWeight = 1e6f;  // of all magnitudes together; of a separable filter, of what both make
 
 // To uint8, halves to even: adding 1.5 * 2^23 leaves no room for a fraction.
 DP_HD uint8_t round_even_byte(float v) { return truncate_byte((v + 0x1.8p23f) - 0x1.8p23f); }

@@ -618,10 +618,12 @@ def _on_cuda(
         scratch_bytes, pinned_bytes = sizes()
         scratch = torch.empty(scratch_bytes, dtype=torch.uint8, device=device)
         pinned = torch.empty(pinned_bytes, dtype=torch.uint8, pin_memory=True)
-        launch(scratch.data_ptr(), scratch_bytes, pinned.data_ptr(), pinned_bytes, queue.cuda_stream)
-        done = torch.cuda.Event()
-        done.record(queue)
-    _uploads.append((done, pinned))
+        try:
+            launch(scratch.data_ptr(), scratch_bytes, pinned.data_ptr(), pinned_bytes, queue.cuda_stream)
+        finally:  # an upload may have begun
+            done = torch.cuda.Event()
+            done.record(queue)
+            _uploads.append((done, pinned))
 
 
 def philox(counters: npt.ArrayLike, key: npt.ArrayLike) -> np.ndarray:

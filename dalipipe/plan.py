@@ -44,6 +44,10 @@ class Draws:
     params: Any
     mix: MixParams | None = None
 
+    def of(self, rows: np.ndarray) -> Draws:
+        """What happens to some of them, each by itself: ``rows`` int64 [A], ascending, at least one."""
+        return Draws([drawn.of(rows) for drawn in self.drawn], self.params.of(rows))
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,11 @@ class Pictures:
             channels=arrays[0].shape[2],
             owner=arrays,
         )
+
+    def of(self, rows: np.ndarray) -> Pictures:
+        """Some of them: ``rows`` int64 [A]."""
+        per_row = ("address", "row_bytes", "size_px", "origin_px")
+        return replace(self, **{name: getattr(self, name)[rows] for name in per_row})
 
     def __getitem__(self, row: int) -> np.ndarray:
         """One host picture as an array: uint8 [H, W, C], a view."""

@@ -68,6 +68,27 @@ def test_libraries_give_the_same_pixels_where_nothing_is_drawn(library: str) -> 
     torch.testing.assert_close(images[:, :, 4:28, 4:28], expected.view(1, 3, 1, 1).expand(8, 3, 24, 24))
 
 
+@pytest.mark.parametrize("library", ["dalipipe", "torchvision"])
+def test_crops_and_flips_are_equally_likely(library: str) -> None:
+    """Pixels tell their place: all 9 × 9 × 2 windows and flips come equally often, in all samples once an epoch."""
+    ramp = 100 + 4 * np.arange(32, dtype=np.uint8)
+    picture = np.stack([*np.meshgrid(ramp, ramp, indexing="ij"), np.zeros((32, 32), np.uint8)], axis=2)
+    train = np.broadcast_to(picture, (4096, 32, 32, 3)).copy(), np.arange(4096)
+    counts, seen = np.zeros((9, 9, 2)), []
+    for images, labels in accuracy.BATCHES[library]("", train, 128, 1):
+        pixels = 255 * (
+            images[:, :2, 16, 15:17] * torch.tensor(accuracy.STD)[:2, None] + torch.tensor(accuracy.MEAN)[:2, None]
+        )
+        place = ((pixels - 100) / 4).round().long().numpy()  # [N, (y, x), two neighbours]
+        flipped = place[:, 1, 1] < place[:, 1, 0]
+        np.add.at(counts, (place[:, 0, 0] - 12, place[:, 1].min(1) - 11, flipped.astype(int)), 1)
+        seen += labels.tolist()
+    assert sorted(seen) == list(range(4096))
+    expected = 4096 / counts.size
+    chi_squared = float(((counts - expected) ** 2 / expected).sum())  # mean 161, standard deviation 18
+    assert 100 < chi_squared < 230
+
+
 def test_accuracy_counts_what_is_right(pictures: Any) -> None:
     class Constant(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -131,6 +131,7 @@ class Maker:
         s["matrix"][:6] += np.float32(rng.normal(0, spread, 6) * rng.choice([0, 0.3, 1, 1], 6))
         if self.chance(0.4):
             s["matrix"][6:] += np.float32(rng.normal(0, 0.02, 3))
+        s["displacement"] = 0  # one that was drawn before had another size
         if s["warp"] and self.chance(0.3):
             s["displacement"] = self.store(rng.normal(0, 3, (2, *goal)).astype(np.float32))
         return corner[0], corner[1]

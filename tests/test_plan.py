@@ -161,6 +161,10 @@ def run(
         (ops.RandomErasing(value=(1, 2, 3)), ops.RandomErasing(value=99), ops.Resize((13, 13)), ops.Invert()),
         (ops.RandomResizedCrop(24), ops.Translate(0.3, 0.3, fill=40), ops.HorizontalFlip(), ops.CenterCrop(20)),
         (ops.RandomResizedCrop(24), ops.Rotate(30, p=0.5), ops.HorizontalFlip(), ops.RandomCrop(20)),
+        # What a warp pushes out of the picture stays out where a crop makes it larger again.
+        (ops.Resize((30, 40)), ops.Rotate((20, 40)), ops.RandomCrop(24, padding=8)),
+        (ops.Resize((30, 40)), ops.Rotate((20, 40), fill=99), ops.HorizontalFlip(), ops.Pad(9, fill=99)),
+        (ops.Resize((30, 40)), ops.Translate((0.2, 0.4), 0.3), ops.VerticalFlip(), ops.CenterCrop((50, 30))),
         (
             ops.HorizontalFlip(),
             ops.Resize((24, 24)),

@@ -126,16 +126,30 @@ def test_ranges() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Choice(()), "Choice: values must be one or more finite numbers"),
+        (lambda: Choice(()), "Choice: values must be a list of one or more finite numbers"),
+        (lambda: Choice(3), "Choice: values must be a list of one or more finite numbers, got 3"),
+        (lambda: Choice("12"), "Choice: values must be a list of one or more finite numbers, got '12'"),
+        (lambda: Choice((None,)), "Choice: values must be"),
         (lambda: Normal(0, -1, (0, 1)), "std ≥ 0"),
         (lambda: Normal(0, 1, (2, 1)), "within must be"),
+        (lambda: Normal(0, 1, 3), "within must be finite numbers"),
+        (lambda: Normal(0, 1, (float("-inf"), float("inf"))), "within must be finite numbers"),
+        (lambda: Normal("a", 1, (0, 1)), "Normal: expected finite numbers"),
         (lambda: ops.Brightness(Choice((-1, 2))), r"Brightness: factor must lie in \[0, "),
         (lambda: RandomApply([]), "RandomApply: expected a list of one or more operators"),
         (lambda: RandomOrder([3]), "RandomOrder: expected operators and containers of them, got int"),
         (lambda: SomeOf([ops.Invert()], 2), r"SomeOf: n must lie in \[0, 1\]"),
         (lambda: SomeOf([ops.Invert()], "two"), "SomeOf: n must be"),
+        (lambda: SomeOf([ops.Invert()], (0.5, 1)), r"SomeOf: n must be a whole number of .*got \(0.5, 1\)"),
+        (lambda: SomeOf([ops.Invert()], True), "SomeOf: n must be a whole number of operators"),
         (lambda: OneOf([ops.Invert()], p=1.5), r"OneOf: p must be a probability in"),
         (lambda: OneOf([ops.Invert()], weights=(1, 2)), "OneOf: weights must be 1 numbers"),
+        *(
+            (lambda w=w: OneOf([ops.Invert()], weights=w), "OneOf: weights must be 1 numbers .* got")
+            for w in (3, (None,), (float("nan"),), (float("inf"),), (-1,), ())
+        ),
+        (lambda: Policy(ops.Invert()), r"Policy: expected a list of operators, got Invert: Invert\(\)"),
+        (lambda: Policy(None), "Policy: expected a list of operators, got NoneType"),
         (lambda: Policy.from_dict({"ops": [{"op": "Inverse"}]}), "no operator is called 'Inverse'"),
         (lambda: Policy.from_dict({"ops": [{"op": "Rotate", "degrees": {"uniform": [1, 2]}}]}), "a range is"),
     ],
@@ -210,6 +224,7 @@ def test_a_picture_too_small_to_crop_is_named() -> None:
         ),
         (lambda: ops.Brightness((0.5, float("nan"))), "Brightness: factor"),
         (lambda: ops.Brightness("much"), "Brightness: factor must be a pair of numbers"),
+        (lambda: ops.Rotate("19"), "Rotate: degrees must be a pair of numbers .* got '19'"),
         (lambda: ops.Rotate(p=1.2), r"Rotate: p must be a probability in .*got 1.2"),
         (
             lambda: ops.RandomResizedCrop(0),

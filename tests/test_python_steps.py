@@ -246,6 +246,15 @@ PLACES = {
     "on tensors": [v2.PILToTensor(), Grow(), v2.CenterCrop((16, 90)), v2.ToDtype(torch.float32, scale=True)],
     "two together": [Blur(), v2.PILToTensor(), Grow(), v2.CenterCrop((16, 90))],
     "two apart": [v2.Resize((30, 24)), Blur(), v2.RandomInvert(1.0), v2.PILToTensor(), Grow(), v2.CenterCrop(14)],
+    "between sizes": [v2.Resize(24), Blur(), v2.CenterCrop(20), v1.ToTensor()],
+    "between sizes, twice": [
+        v1.RandomVerticalFlip(1.0),
+        Blur(),
+        v2.Resize(30),
+        v2.PILToTensor(),
+        Grow(),
+        v2.CenterCrop(18),
+    ],
     "on floats": [v2.CenterCrop(16), v1.ToTensor(), v1.Lambda(double)],
     "on floats, and then": [v2.CenterCrop(16), v1.ToTensor(), double, v1.Normalize(0.5, 0.25), v1.CenterCrop(9)],
     "all over": [Blur(), v2.Resize((24, 18)), Blur(), v1.ToTensor(), v1.Normalize(0.5, 0.25), v1.Lambda(double)],
@@ -263,6 +272,19 @@ def test_a_python_step_does_what_it_did(folder: Path, name: str) -> None:
         expected = applied(lambda x: x, theirs[i][0])
         assert found[i][0].dtype == expected.dtype and found[i][0].shape == expected.shape
         assert (found[i][0].float() - expected.float()).abs().max() <= (1 if expected.dtype == torch.uint8 else 0.04)
+
+
+@quiet
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_what_comes_before_python_may_end_at_any_sizes(folder: Path, engine: str) -> None:
+    """Each with its own passes: displaced, erased, blurred, in a table, or nothing of that."""
+    some = [ops.Elastic(20.0, 3.0, p=0.4), ops.Invert(p=0.4), ops.GaussianBlur(5, p=0.4), ops.Cutout(9, p=0.5)]
+    before = [ops.RandomResize(20, 30), *some, ops.Equalize(p=0.3)]
+    chosen = {"dtype": torch.uint8, "engine": engine, "decoder": "pillow"}
+    source, crop = dalipipe.ImageFolder(folder), ops.CenterCrop(40)
+    split = load(source, 7, policy=Policy([*before, PythonStep(lambda x: x), crop]), **chosen)
+    whole = load(source, 7, policy=Policy([*before, crop]), **chosen)
+    assert same(split, whole)
 
 
 @quiet
@@ -345,6 +367,9 @@ def test_a_bad_picture_costs_itself(folder: Path) -> None:
         (lambda x: x.convert("L"), r"gave a Image \(mode L\) of uint8.*expected a picture of uint8 and 3 channels"),
         (lambda x: np.asarray(x) / 255, "gave a ndarray of float64"),
         (lambda x: None, "gave a NoneType"),
+        (lambda x: [x, x], r"gave a list of 2, expected one picture: .*orders\.Repeated"),
+        (lambda x: 1 / 0, "raised ZeroDivisionError: division by zero"),
+        (lambda x: v1.functional.to_tensor(x), "gave a Tensor of float32 .*let floats be made by a step of their own"),
     ],
 )
 def test_what_a_step_gives_is_looked_at(folder: Path, step: Any, words: str) -> None:

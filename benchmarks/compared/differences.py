@@ -36,19 +36,13 @@ class Differences:
         self.over_1 += int((worst > 1 + slack).sum())
         self.over_2 += int((worst > 2 + slack).sum())
 
-    def __iadd__(self, other: Differences) -> Differences:
-        self.largest = max(self.largest, other.largest)
-        for name in ("pictures", "values", "pixels", "total", "over_1", "over_2"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
-
     def summary(self) -> dict[str, Any]:
         """JSON-ready: ``beyond_1``, ``beyond_2`` are shares of pixels."""
         pixels = max(self.pixels, 1)
         return {
             "pictures": self.pictures,
-            "max": round(self.largest, 4),
-            "mean": round(self.total / max(self.values, 1), 6),
+            "max": round(self.largest, 6),
+            "mean": round(self.total / max(self.values, 1), 9),
             "beyond_1": round(self.over_1 / pixels, 8),
             "beyond_2": round(self.over_2 / pixels, 8),
         }

@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as F
 
 from dalipipe.ops import filtering
 from dalipipe.ops import image as ops
-from dalipipe.ops.image.families import RESAMPLES, WARPS, CropOp, ResizeOp
+from dalipipe.ops.image.families import RESAMPLES, WARPS, ResizeOp
 from dalipipe.policy import Choice, Op, Params
 
 Size = tuple[int, int]
@@ -46,10 +46,10 @@ class Call:
 
 
 REFERENCES = {
-    "SolarizeAdd": "timm's solarize_add",
-    "Cutout": "torchvision's erase, DeVries and Taylor's squares",
-    "MotionBlur": "numpy, float64: mean of bilinear samples on a line",
-    "GridMask": "numpy, float64, after the paper",
+    "SolarizeAdd": "timm",
+    "Cutout": "torchvision's erase",
+    "MotionBlur": "numpy",
+    "GridMask": "numpy",
 }
 """By operator, what it is compared with where that is not torchvision's function of the same purpose."""
 
@@ -76,28 +76,48 @@ def _mode(name: str, number: Any, numbers: dict[str, int]) -> InterpolationMode:
     return InterpolationMode(name)
 
 
+def _resampled(op: Any, params: Params) -> dict[str, Any]:
+    return {"interpolation": _mode(op.interpolation, params["resample"], RESAMPLES), "antialias": True}
+
+
 @calls.register
 def _(op: ResizeOp, params: Params, size: Size) -> list[Call]:
-    top, left, height, width = params["box"].tolist()
-    mode = _mode(op.interpolation, params["resample"], RESAMPLES)  # type: ignore[attr-defined]
-    box = {"top": top, "left": left, "height": height, "width": width}
-    given = {"size": params["resized"].tolist(), "interpolation": mode, "antialias": True}
-    if (top, left, height, width) == (0, 0, *size):
-        return [Call(F.resize, given)]
-    return [Call(F.resized_crop, box | given)]
+    return [Call(F.resize, {"size": params["resized"].tolist()} | _resampled(op, params))]
+
+
+@calls.register
+def _(op: ops.RandomResizedCrop, params: Params, size: Size) -> list[Call]:
+    box = dict(zip(("top", "left", "height", "width"), params["box"].tolist(), strict=True))
+    return [Call(F.resized_crop, box | {"size": params["resized"].tolist()} | _resampled(op, params))]
+
+
+@calls.register
+def _(op: ops.RandomResize, params: Params, size: Size) -> list[Call]:
+    return [Call(F.resize, {"size": [int(params["resized"].min())]} | _resampled(op, params))]
 
 
 @calls.register
 def _(op: ops.Resize, params: Params, size: Size) -> list[Call]:
     wanted = [op.size] if isinstance(op.size, int) else op.size
-    mode = _mode(op.interpolation, params["resample"], RESAMPLES)
-    return [Call(F.resize, {"size": wanted, "interpolation": mode, "max_size": op.max_size, "antialias": True})]
+    return [Call(F.resize, {"size": wanted, "max_size": op.max_size} | _resampled(op, params))]
+
+
+@calls.register(ops.PadTo)
+@calls.register(ops.ZoomOut)
+def _(op: Any, params: Params, size: Size) -> list[Call]:
+    top, left, height, width = params["box"].tolist()
+    around = [-left, -top, left + width - size[1], top + height - size[0]]
+    return [Call(F.pad, {"padding": around, "fill": _fill(op)})]
 
 
 @calls.register
-def _(op: CropOp, params: Params, size: Size) -> list[Call]:
+def _(op: ops.RandomCrop, params: Params, size: Size) -> list[Call]:
     top, left, height, width = params["box"].tolist()
-    around = [max(-left, 0), max(-top, 0), max(left + width - size[1], 0), max(top + height - size[0], 0)]
+    padding = op.padding if isinstance(op.padding, tuple) else (op.padding, op.padding)
+    around = list(padding if len(padding) == 4 else padding * 2)
+    for axis, wanted in ((1, height), (0, width)):  # of left, top, right, bottom
+        missing = max(wanted - size[1 - axis] - around[axis] - around[axis + 2], 0)
+        around[axis], around[axis + 2] = around[axis] + missing, around[axis + 2] + missing
     box = {"top": top + around[1], "left": left + around[0], "height": height, "width": width}
     return [Call(F.pad, {"padding": around, "fill": _fill(op)}), Call(F.crop, box)]
 
@@ -184,29 +204,34 @@ def _(op: ops.Affine, params: Params, size: Size) -> list[Call]:
     linear, offset = params["matrix"][:2, :2], params["matrix"][:2, 2]
     centre = (np.array(size[::-1]) - 1) / 2
     shift = np.linalg.solve(linear, centre - offset) - centre
-    # The inverse of R(angle) · shear along y · shear along x · scale, taken apart again.
+    # Its inverse: scale · turn · (shear along y · shear along x), of which one shear is known.
     scale = 1.0 / math.sqrt(abs(np.linalg.det(linear)))
-    pair = op.shear if isinstance(op.shear, tuple) else (0.0, 0.0)
-    forward = np.linalg.inv(linear) / scale
-    if len(pair) == 2 or pair[2] == pair[3]:
-        shear_y = pair[2] if len(pair) == 4 else 0.0
-        slope = math.tan(math.radians(shear_y))
-        angle = math.atan2(forward[1, 0], forward[0, 0]) + math.atan(slope)
+    first, second = (np.linalg.inv(linear) / scale).T
+    ranges = op.shear if isinstance(op.shear, tuple) else (0.0, 0.0)
+    x_range, y_range = ranges[:2], ranges[2:] or (0.0, 0.0)
+    if y_range[0] == y_range[1]:
+        tan_y = math.tan(math.radians(y_range[0]))
+        angle = math.atan2(first[1], first[0]) + math.atan(tan_y)
+        tan_x = -float(second @ _turned(angle))
+    elif x_range[0] == x_range[1]:
+        tan_x = math.tan(math.radians(x_range[0]))
+        upright = second + tan_x * first
+        angle = math.atan2(-upright[0], upright[1])
+        tan_y = -float(first @ _turned(angle + math.pi / 2))
     else:
-        raise TypeError("Affine: angle and two shears cannot be told apart; fix the shear along y")
-    turned = _rotation(-angle) @ forward
+        raise TypeError("Affine: an angle and two shears cannot be told apart: fix one of the shears")
     return _affine(
         op,
         params,
         angle=snapped(math.degrees(angle), op.degrees),
         translate=[round(v) for v in shift.tolist()],
         scale=1.0 if op.scale is None else snapped(scale, op.scale),
-        shear=[snapped(math.degrees(math.atan(-turned[0, 1])), pair[:2]), shear_y],
+        shear=[snapped(math.degrees(math.atan(t)), r) for t, r in ((tan_x, x_range), (tan_y, y_range))],
     )
 
 
-def _rotation(angle: float) -> np.ndarray:
-    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+def _turned(angle: float) -> np.ndarray:
+    return np.array([math.cos(angle), math.sin(angle)])
 
 
 @calls.register
@@ -386,7 +411,9 @@ def _(op: Any, params: Params, size: Size) -> list[Call]:
             continue
         v = value
         if v is None:
-            v = torch.from_numpy(filtering.normals(params["noise"], (*size, 3))[y:bottom, x:right].copy()).permute(2, 0, 1)
+            v = torch.from_numpy(filtering.normals(params["noise"], (*size, 3))[y:bottom, x:right].copy()).permute(
+                2, 0, 1
+            )
         made.append(Call(F.erase, {"i": y, "j": x, "h": bottom - y, "w": right - x, "v": v}))
     return made
 

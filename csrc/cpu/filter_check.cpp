@@ -36,17 +36,25 @@ class Checker {
     }
   }
 
-  void weights(const float* weights, int64_t count, int64_t need) const {
-    if (s_.filter_weights < 0 || s_.filter_weights > count - need) {
-      refuse("the filter needs weights ", s_.filter_weights, " to ", s_.filter_weights + need, ", there are ", count);
+  // `first`, then `second`, which are applied one after the other.
+  void weights(const float* weights, int64_t count, int64_t first, int64_t second) const {
+    const int64_t at = s_.filter_weights, need = first + second;
+    if (at < 0 || at > count - need) {
+      refuse("the filter needs ", need, " weights from ", at, " on, there are ", count);
     }
     if (weights == nullptr) refuse("it asks for a filter's weights, but weights are null");
-    double total = 0.0;
-    for (int64_t i = 0; i < need; ++i) total += std::fabs(weights[s_.filter_weights + i]);
+    const double total = magnitude(weights + at, first) * (second > 0 ? magnitude(weights + at + first, second) : 1.0);
     if (!(total <= kMaxWeight)) refuse("filter weights must add up to at most ", kMaxWeight, ", got ", total);
   }
 
  private:
+  // At least 1, so that neither of two may be large alone.
+  static double magnitude(const float* weights, int64_t n) {
+    double total = 0.0;
+    for (int64_t i = 0; i < n; ++i) total += std::fabs(weights[i]);
+    return total < 1.0 ? 1.0 : total;
+  }
+
   const ImagePass& s_;
   int32_t sample_, pass_;
 };
@@ -91,7 +99,8 @@ void check_filter(const ImagePass& s, const float* weights, int64_t weight_count
     case Filter::convolve:
       check.taps("filter_h", s.filter_h);
       check.taps("filter_w", s.filter_w);
-      return check.weights(weights, weight_count, static_cast<Filter>(s.filter) == Filter::convolve ? h * w : h + w);
+      if (static_cast<Filter>(s.filter) == Filter::convolve) return check.weights(weights, weight_count, h * w, 0);
+      return check.weights(weights, weight_count, w, h);
     case Filter::gaussian_noise: check.value(0, "mean", -kFar, kFar); return check.value(1, "sigma", 0.0f, kFar);
     case Filter::salt_pepper: check.value(0, "amount", 0.0f, 1.0f); return check.value(1, "salt", 0.0f, 1.0f);
     case Filter::grid:

@@ -48,6 +48,11 @@ struct Workspace {
   Buffer<uint8_t> stretches;
   FilterScratch filter;
 
+  // Whether a picture is one that a pass left: then filters may read past its end, which of a caller's they may not.
+  bool left(const uint8_t* picture) const {
+    return picture == pictures[0].data() || picture == pictures[1].data() || picture == kept.data();
+  }
+
   // One giant picture must not pin its scratch for good.
   void trim() {
     constexpr int64_t kKeep_bytes = 16 << 20;
@@ -313,7 +318,7 @@ void erase_row(const FusedImageParams& p, const ImagePass& s, int32_t y, typenam
   for (int32_t e = s.first_erase; e < s.first_erase + s.erases; ++e) {
     const EraseBox& box = p.erases[e];
     const int32_t begin = std::max(box.x, 0);
-    const int32_t end = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(box.x) + box.w, s.out_w));
+    const int32_t end = static_cast<int32_t>(std::clamp<int64_t>(static_cast<int64_t>(box.x) + box.w, 0, s.out_w));
     if (y < box.y || y >= static_cast<int64_t>(box.y) + box.h || begin >= end) continue;
     const bool noisy = box.sigma[0] != 0.0f || box.sigma[1] != 0.0f || box.sigma[2] != 0.0f;
     const float* normals = nullptr;  // of the first pixel's elements and on
@@ -403,10 +408,9 @@ void run_pass(const FusedImageParams& p, const ImagePass& s, const ImageKernels&
 
   const int32_t elements = s.out_w * p.channels;
   const int64_t pixels = static_cast<int64_t>(s.out_h) * s.out_w, size = pixels * p.channels + kRowPadding;
-  const uint8_t* picture = nullptr;
-  if (moves_nothing(s) && s.row_bytes == elements && s.origin_y == 0 && s.origin_x == 0 && s.stored_w == s.crop_w) {
-    picture = reinterpret_cast<const uint8_t*>(s.data);
-  } else {
+  const uint8_t* picture = reinterpret_cast<const uint8_t*>(s.data);
+  if (!moves_nothing(s) || s.row_bytes != elements || s.origin_y != 0 || s.origin_x != 0 || s.stored_w != s.crop_w ||
+      (filtered && !ws.left(picture))) {
     uint8_t* shaped = ws.shaped.need(size);
     const auto hold = [&](int32_t y, const uint8_t* row) {
       memcpy(shaped + static_cast<int64_t>(y) * elements, row, elements);

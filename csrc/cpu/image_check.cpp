@@ -89,11 +89,20 @@ void check_geometry(const FusedImageParams& p, const Place& at, const ImagePass&
       refuse(at, ": a canvas to be warped must stay below 2 GiB, got ", s.canvas_h, "x", s.canvas_w);
     }
   }
+  if (static_cast<int64_t>(s.out_h) * s.out_w > INT32_MAX / p.channels) {
+    refuse(at, ": an output must stay below 2 GiB of uint8, got ", s.out_h, "x", s.out_w);
+  }
   const View columns = make_view(s.resized_w, s.window_x, s.canvas_w, s.flip & 1);
   const View rows = make_view(s.resized_h, s.window_y, s.canvas_h, s.flip & 2);
   if (columns.begin < columns.end && rows.begin < rows.end) {
+    const Axis down = make_axis(s.crop_h, s.resized_h, s.resample);
     check_stored(at, "columns", columns, make_axis(s.crop_w, s.resized_w, s.resample), s.origin_x, stored_w);
-    check_stored(at, "rows", rows, make_axis(s.crop_h, s.resized_h, s.resample), s.origin_y, stored_h);
+    check_stored(at, "rows", rows, down, s.origin_y, stored_h);
+    // What the resize keeps of rows that are half done.
+    if (static_cast<int64_t>(down.taps) * (columns.end - columns.begin) > INT32_MAX / p.channels) {
+      refuse(at, ": a row of the resized picture draws on too much: ", down.taps, " rows of ",
+             columns.end - columns.begin, " px");
+    }
   }
 }
 

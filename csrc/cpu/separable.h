@@ -74,7 +74,7 @@ void separable(const FilterKernels& k, int32_t height, int32_t width, int32_t ch
   const int64_t stride = round_up(elements, kSumBlock);
   const int64_t border = static_cast<int64_t>(reach_w) * channels;
   float* input = scratch.input.need(2 * border + stride);
-  float* ring = scratch.rows.need(taps_h * stride);
+  float* ring = scratch.rows.need(std::min(taps_h, height) * stride);
   float* sums = scratch.sums.need(stride);
   const auto make = [&](int32_t y, float* row) {
     read(y, input + border);
@@ -98,7 +98,7 @@ void convolve(const FilterKernels& k, int32_t height, int32_t width, int32_t cha
   const int32_t reach_w = taps_w / 2, reach_h = taps_h / 2, elements = width * channels;
   const int64_t border = static_cast<int64_t>(reach_w) * channels;
   const int64_t stride = 2 * border + round_up(elements, kSumBlock);
-  float* ring = scratch.rows.need(taps_h * stride);
+  float* ring = scratch.rows.need(std::min(taps_h, height) * stride);
   float* sums = scratch.sums.need(stride);
   const auto make = [&](int32_t y, float* row) {
     read(y, row + border);

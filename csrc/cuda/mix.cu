@@ -62,7 +62,7 @@ __device__ __forceinline__ void mix_chunk(const MixLaunch& m, const MixPair& pai
 
 template <typename C, int kWide>
 __global__ void __launch_bounds__(kThreads) mix_kernel(const __grid_constant__ MixLaunch m) {
-  const int64_t blocks = (m.chunks + kThreads - 1) / kThreads;  // a pair
+  const int64_t blocks = (int64_t{m.chunks} + kThreads - 1) / kThreads;  // a pair
   for (int64_t task = blockIdx.x; task < blocks * m.count; task += gridDim.x) {
     const int64_t chunk = task % blocks * kThreads + threadIdx.x;
     if (chunk < m.chunks) mix_chunk<C, kWide>(m, m.pairs[task / blocks], static_cast<uint32_t>(chunk));
@@ -81,7 +81,7 @@ void mix_batch(const MixParams& p, cudaStream_t stream) {
   for (int32_t begin = 0; begin < p.pair_count; begin += m.count) {
     m.count = std::min(p.pair_count - begin, kMostPairs);
     std::copy(p.pairs + begin, p.pairs + begin + m.count, m.pairs);
-    const int64_t blocks = (m.chunks + kThreads - 1) / kThreads;
+    const int64_t blocks = (int64_t{m.chunks} + kThreads - 1) / kThreads;
     launch(mix_kernel<C, kWide>, blocks * m.count, kThreads, stream, m);
   }
 }

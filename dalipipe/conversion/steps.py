@@ -13,6 +13,13 @@ from dalipipe.conversion.forms import Converter, Form, Made, Refusal
 from dalipipe.conversion.report import one_line
 from dalipipe.policy import Node, OneOf, Op, RandomApply, RandomOrder
 
+# What to do instead, by the package of a transform.
+_REMEDIES = {
+    "albumentations": ": write it with dalipipe.ops.image, or wrap what works on uint8 into a function of a picture, "
+    'lambda picture: compose(image=np.asarray(picture))["image"]',
+    "transformers": ": write its size, mean and deviation as Resize and Normalize of dalipipe.ops.image",
+}
+
 
 def chain(transform: Any) -> Iterable[Any]:
     """Steps in order, out of whatever holds them."""
@@ -39,7 +46,8 @@ def convert_step(transform: Any, form: Form) -> Made:
     converter = _converter(transform)
     if converter is None:
         named = transform if hasattr(transform, "__qualname__") else type(transform)
-        raise Refusal(f"{named.__module__}.{named.__qualname__} is not known here")
+        remedy = _REMEDIES.get(named.__module__.partition(".")[0], "")
+        raise Refusal(f"{named.__module__}.{named.__qualname__} is not known here{remedy}")
     try:
         return converter(transform, form)
     except (ValueError, OverflowError) as error:  # an operator's own: a range that it does not take

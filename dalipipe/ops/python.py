@@ -45,6 +45,9 @@ class PythonStep(Op):
     def steps(self) -> tuple[Any, ...]:
         return self.step if isinstance(self.step, tuple) else (self.step,)
 
+    def __repr__(self) -> str:
+        return " ".join(super().__repr__().split())  # errors quote it: a line, whatever the step says of itself
+
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         return {}
 

@@ -97,9 +97,14 @@ class Folding:
         if isinstance(op, families.ResizeOp):
             return stage == _START
         if isinstance(op, families.CropOp | families.WarpOp | families.ElasticOp):
-            # What a warp pushes out of the picture must not come back by the next; nor what a second crop fills.
+            # What a warp pushes out of the picture must not come back by the next, or by a crop that adds a
+            # border; nor what a second crop fills.
             crops = isinstance(op, families.CropOp)
             fits = (stage <= _WARPED) & (stage != _CROPPED) if crops else stage <= _CROPPED
+            if crops:
+                corner, size = params["box"][:, :2], params["box"][:, 2:]
+                inside = ((corner >= 0) & (corner + size <= self.size[rows])).all(axis=1)
+                fits &= (stage < _WARPED) | inside
             filled = fits & (stage >= _CROPPED)  # what stands outside is settled
             if filled.any():
                 fits &= (self._of(rows, "fill") == families.fill_rgb(op.fill)).all(axis=1) | ~filled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,3 +44,25 @@ class ImageParams:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def of(self, rows: np.ndarray) -> ImageParams:
+        """The passes of some of the samples: ``rows`` int64 [A], at least one."""
+        counts = np.diff(self.starts)[rows]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        taken = np.arange(starts[-1]) + np.repeat(self.starts[rows] - starts[:-1], counts)
+        elastics = self.elastics
+        if elastics is not None:
+            place = np.full(len(self.passes), -1)
+            place[taken] = np.arange(len(taken))
+            kept = place[elastics.at] >= 0
+            parts = (place[elastics.at], elastics.size, elastics.alpha, elastics.sigma, elastics.noise)
+            elastics = Elastics(*(part[kept] for part in parts)) if kept.any() else None
+        return replace(
+            self,
+            passes=self.passes[taken],
+            starts=starts.astype(np.int32),
+            box=self.box[taken],
+            roi=self.roi[rows],
+            out_size=self.out_size[rows],
+            elastics=elastics,
+        )

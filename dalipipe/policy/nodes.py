@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
@@ -109,12 +110,16 @@ class OneOf(Container):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights is not None:
-            object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
-            if len(self.weights) != len(self.ops) or min(self.weights) < 0 or sum(self.weights) <= 0:
+            try:
+                weights = tuple(float(w) for w in self.weights)
+            except (TypeError, ValueError):
+                weights = ()
+            if len(weights) != len(self.ops) or not min(weights) >= 0 or not 0 < sum(weights) < math.inf:
                 raise ValueError(
                     f"OneOf: weights must be {len(self.ops)} numbers ≥ 0 with a positive sum, "
                     f"one per operator, got {self.weights}"
                 )
+            object.__setattr__(self, "weights", weights)
 
     def choose(self, u: np.ndarray) -> np.ndarray:
         weights = np.array(self.weights or [1.0] * len(self.ops))
@@ -133,10 +138,10 @@ class SomeOf(Container):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            low, high = (self.n, self.n) if isinstance(self.n, int) else tuple(self.n)
-        except (TypeError, ValueError):
-            raise ValueError(f"SomeOf: n must be a number of operators or (low, high), got {self.n!r}") from None
+        ends = tuple(self.n) if isinstance(self.n, tuple | list) else (self.n, self.n)
+        if len(ends) != 2 or not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
+            raise ValueError(f"SomeOf: n must be a whole number of operators or (low, high), got {self.n!r}")
+        low, high = ends
         if not 0 <= low <= high <= len(self.ops):
             raise ValueError(
                 f"SomeOf: n must lie in [0, {len(self.ops)}], the number of operators, low before high; got {self.n}"

@@ -53,6 +53,12 @@ class Drawn:
         applied[self.rows] = True
         return applied
 
+    def of(self, rows: np.ndarray) -> Drawn:
+        """What it does to some of them: ``rows`` int64 [A], ascending, which become samples 0, 1, …"""
+        here = np.isin(self.rows, rows)
+        params = {name: value[here] for name, value in self.params.items()}
+        return Drawn(self.op, np.searchsorted(rows, self.rows[here]), params, self.size[here], len(rows))
+
     def at(self, row: int) -> Params | None:
         """The parameters of one sample; ``None`` where it is not applied."""
         place = int(np.searchsorted(self.rows, row))
@@ -74,6 +80,8 @@ class Policy:
     """
 
     def __init__(self, ops: Sequence[Node], *, first_slot: int = 0) -> None:
+        if not isinstance(ops, Sequence) or isinstance(ops, str):
+            raise TypeError(f"Policy: expected a list of operators, got {type(ops).__name__}: {ops!r}")
         self.ops = tuple(ops)
         self._leaves: list[Leaf] = []
         self._containers: dict[int, Container] = {}

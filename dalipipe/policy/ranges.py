@@ -39,9 +39,9 @@ class Choice(Range):
     signed: bool = False
 
     def __post_init__(self) -> None:
-        values = tuple(float(v) for v in self.values)
-        if not values or not all(math.isfinite(v) for v in values):
-            raise ValueError(f"Choice: values must be one or more finite numbers, got {self.values!r}")
+        values = _finite(self.values)
+        if not values:
+            raise ValueError(f"Choice: values must be a list of one or more finite numbers, got {self.values!r}")
         object.__setattr__(self, "values", values)
 
     @property
@@ -75,10 +75,11 @@ class Normal(Range):
     plus: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "within", tuple(float(v) for v in self.within))
-        if len(self.within) != 2 or not self.within[0] <= self.within[1]:
-            raise ValueError(f"Normal: within must be (low, high), low before high, got {self.within!r}")
-        if not all(math.isfinite(v) for v in (self.mean, self.std, self.times, self.plus)) or self.std < 0:
+        within = _finite(self.within)
+        if len(within) != 2 or not within[0] <= within[1]:
+            raise ValueError(f"Normal: within must be finite numbers (low, high), low before high, got {self.within!r}")
+        object.__setattr__(self, "within", within)
+        if not _finite((self.mean, self.std, self.times, self.plus)) or self.std < 0:
             raise ValueError(f"Normal: expected finite numbers and std ≥ 0, got {self}")
 
     def _ends(self) -> list[float]:
@@ -130,7 +131,7 @@ def check_range(op: Any, name: str, value: Any, low: float = -math.inf, high: fl
         a, b = value.low, value.high
     else:
         try:
-            a, b = (float(v) for v in value)
+            a, b = (float(v) for v in (() if isinstance(value, str) else value))
         except (TypeError, ValueError):
             raise ValueError(
                 f"{type(op).__name__}: {name} must be a pair of numbers (low, high) or a range, got {value!r}"
@@ -147,6 +148,15 @@ def draw_range(bounds: Any, u: np.ndarray) -> np.ndarray:
         return bounds.draw(u)
     low, high = bounds
     return low + (high - low) * u
+
+
+def _finite(values: Any) -> tuple[float, ...]:
+    """Of a list of finite numbers; of anything else, none."""
+    try:
+        numbers = tuple(float(v) for v in (() if isinstance(values, str) else values))
+    except (TypeError, ValueError):
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()
 
 
 def _split_sign(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -42,11 +42,14 @@ class _Flight:
 class ImageTrack:
     """A `Track` for encoded pictures, or for pictures that are in memory already, and for the masks, boxes and points
     beside them.
+
+    ``stacked``: whether pictures become one tensor; else they are a list of them, of any sizes.
     """
 
-    def __init__(self, config: LaneConfig, clock: StageClock) -> None:
+    def __init__(self, config: LaneConfig, clock: StageClock, *, stacked: bool = True) -> None:
         plan = config.plan
         assert isinstance(plan, Plan) and plan.field is not None
+        self._stacked = stacked
         self._config, self._clock, self._plan, self._field = config, clock, plan, plan.field.name
         self._engine = make_engine(config.engine, plan, config.output, threads=config.threads)
         self._decoder: Decoder | None = None  # made for the first encoded pictures: arrays need none
@@ -94,10 +97,20 @@ class ImageTrack:
         with self._clock.stage("augment"):
             # The pictures first: on CUDA they are only queued, and the host moves the rest meanwhile.
             return {
-                self._field: self._engine.apply(pictures, flight.draws),
+                self._field: self._apply(pictures, flight.draws),
                 **self._ride_along(flight),
                 **self._mix_labels(flight),
             }
+
+    def _apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor | list[torch.Tensor]:
+        if self._stacked:
+            return self._engine.apply(pictures, draws)
+        sizes, of_row = np.unique(draws.params.out_size, axis=0, return_inverse=True)
+        out: dict[int, torch.Tensor] = {}
+        for number in range(len(sizes)):
+            rows = np.flatnonzero(of_row.reshape(-1) == number)
+            out |= zip(rows.tolist(), self._engine.apply(pictures.of(rows), draws.of(rows)), strict=True)
+        return [out[row] for row in range(len(pictures))]
 
     @property
     def buffers_bytes(self) -> int:

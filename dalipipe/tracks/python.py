@@ -74,8 +74,11 @@ def _by_row(run: Callable[[int], Any], n: int, key: np.ndarray, step: Step, stag
 
 
 def _call(python: PythonStep, picture: Any) -> Any:
-    for call in python.steps:
-        picture = call(picture)
+    try:
+        for call in python.steps:
+            picture = call(picture)
+    except Exception as error:
+        raise RuntimeError(f"{python!r} raised {type(error).__name__}: {error}") from error
     return picture
 
 
@@ -88,6 +91,11 @@ def _given(python: PythonStep, picture: np.ndarray) -> Any:
 
 def _picture(python: PythonStep, found: Any, *, channels: int) -> np.ndarray:
     """uint8 [H, W, C] of a PIL picture, an array or a tensor."""
+    if isinstance(found, list | tuple | dict):
+        raise TypeError(
+            f"{python!r} gave a {type(found).__name__} of {len(found)}, expected one picture: a batch holds one of "
+            "each sample; orders.Repeated gives every sample several times, each drawn anew"
+        )
     if isinstance(found, Image.Image):
         array = np.asarray(found)
     elif isinstance(found, torch.Tensor):
@@ -98,9 +106,10 @@ def _picture(python: PythonStep, found: Any, *, channels: int) -> np.ndarray:
     array = array[:, :, None] if array.ndim == 2 else array
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels or 0 in array.shape:
         mode = f" (mode {found.mode})" if isinstance(found, Image.Image) else ""
+        floats = " (let floats be made by a step of their own, after it)" if array.dtype.kind == "f" else ""
         raise ValueError(
             f"{python!r} gave a {type(found).__name__}{mode} of {array.dtype} and shape {array.shape}; expected a "
-            f"picture of uint8 and {channels} channels, as it was given"
+            f"picture of uint8 and {channels} channels, as it was given{floats}"
         )
     return np.ascontiguousarray(array)
 

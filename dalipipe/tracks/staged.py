@@ -97,8 +97,8 @@ class StagedTrack:
             if number:
                 track.submit(columns, key, step)
             pictures = track.collect()[self._field]
-            if isinstance(pictures, torch.Tensor):  # [N, C, H, W], channels last
-                pictures = list(pictures.permute(0, 2, 3, 1).numpy())
+            if stage.plan is not None:  # tensors [C, H, W], channels last
+                pictures = [picture.permute(1, 2, 0).numpy() for picture in pictures]
             with self._clock.stage("python"):
                 changed = run_on_pictures(stage.steps, pictures, key, step, number)
             columns = {**columns, self._field: Pictures.from_arrays(changed)}
@@ -139,4 +139,4 @@ class StagedTrack:
 def _track(stage: Stage, config: LaneConfig, clock: StageClock) -> Any:
     if stage.plan is None:
         return DecodedTrack(config, clock)
-    return ImageTrack(replace(config, plan=stage.plan, output=_HOST), clock)
+    return ImageTrack(replace(config, plan=stage.plan, output=_HOST), clock, stacked=False)

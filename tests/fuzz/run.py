@@ -26,21 +26,26 @@ from PIL import Image
 
 CRASH = "fuzz-crash.bin"  # where the driver leaves the input that was too much
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = "-std=c++17 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer".split()
-SOURCES = [*(ROOT / "tests/fuzz").glob("*.cpp"), *(ROOT / "csrc" / name for name in ("probe.cpp", "shards.cpp"))]
-SOURCES += [ROOT / "csrc/tfrecord.cpp", ROOT / "csrc/cpu/pool.cpp"]
+FLAGS = "-std=c++17 -g -O1 -ffp-contract=off -fno-sanitize-recover=all -fno-omit-frame-pointer".split()
+FLAGS += ["-fsanitize=address,undefined,float-cast-overflow"]
+FILES = [ROOT / name for name in ("tests/fuzz/probe.cpp", "tests/fuzz/shards.cpp", "csrc/cpu/pool.cpp")]
+FILES += [ROOT / "csrc" / name for name in ("probe.cpp", "shards.cpp", "tfrecord.cpp")]
+PASSES = [ROOT / "tests/fuzz/passes.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
 
 
-def build(folder: Path) -> Path:
-    """Compiles all targets into one program in `folder`. Raises ``CalledProcessError`` with what the compiler said."""
+def build(folder: Path, sources: Sequence[Path] = FILES) -> Path:
+    """Compiles the targets of files, or those of ``PASSES``, which take longer, into one program in `folder`. Raises
+    ``CalledProcessError`` with what the compiler said."""
     command = [*shlex.split(os.environ.get("CXX", "g++")), *FLAGS, f"-I{ROOT / 'csrc'}"]
-    objects = [folder / f"{i}.o" for i in range(len(SOURCES))]
+    sources = [ROOT / "tests/fuzz/driver.cpp", *sources]
+    command += ["-DFUZZ_PASSES"] if PASSES[0] in sources else []
+    objects = [folder / f"{i}.o" for i in range(len(sources))]
 
     def call(*arguments: object) -> None:
         subprocess.run([*command, *map(str, arguments)], check=True, stderr=subprocess.PIPE, text=True)
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(lambda source, made: call("-c", source, "-o", made), SOURCES, objects))
+        list(pool.map(lambda source, made: call("-c", source, "-o", made), sources, objects))
     call(*objects, "-lpthread", "-o", folder / "fuzz")
     return folder / "fuzz"
 
@@ -133,11 +138,18 @@ def examples() -> list[bytes]:
     ]
 
 
+def passes() -> list[bytes]:
+    """Choices that batches are made from: any will do."""
+    rng = np.random.default_rng(0)
+    return [rng.bytes(1_500) for _ in range(256)]
+
+
 SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "probe": images,
     "tar": tars,
     "tfrecord": tfrecords,
     "example": examples,
+    "passes": passes,
 }
 
 
@@ -164,8 +176,12 @@ def main() -> int:
     files = [os.path.abspath(file) for file in options.files]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        program = build(folder)
+        programs: dict[bool, Path] = {}
         for target in targets:
+            if (of_passes := target == "passes") not in programs:
+                (folder / f"program-{of_passes}").mkdir()
+                programs[of_passes] = build(folder / f"program-{of_passes}", PASSES if of_passes else FILES)
+            program = programs[of_passes]
             done = fuzz(program, target, folder, options.seconds / len(targets), options.seed, files)
             print(done.stdout + done.stderr, end="", flush=True)
             if done.returncode:

@@ -142,7 +142,7 @@ def timm_rand_augment(
     ``fill`` is timm's ``img_mean``; ``interpolation`` "random" draws from bilinear and bicubic, as timm by default.
     Raises ``ValueError`` naming the part of ``config`` that is not understood.
     """
-    scheme, *parts = config.split("-")
+    scheme, *parts = config.split("-") if isinstance(config, str) else ("",)
     if scheme != "rand":
         raise ValueError(f'timm_rand_augment: config must begin with "rand", got {config!r}')
     values = {"m": _LEVELS, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": _LEVELS, "inc": 0.0}
