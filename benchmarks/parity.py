@@ -23,6 +23,7 @@ import PIL
 import timm
 import torch
 from compared import distributions, figure, operators, page, recipes
+from compared.cases import CASES
 from compared.operators import Pictures
 from PIL import Image
 from rounds import machine
@@ -71,7 +72,7 @@ def measure(sets: dict[str, list[np.ndarray]], *, each: int = 28, draws: int = d
     """Everything. ``each``: pictures of 224 px that a setting takes."""
     taken = {"as they are": 3, "224 px": each, "32 px": 2 * each}
     rows = []
-    for case in operators.CASES:
+    for case in CASES:
         print(f"  {case.name}", flush=True)
         names = [name for name in sets if name != "224 px" or not case.changes_size]
         share = {name: 4 * taken[name] if case.changes_size else taken[name] for name in names}

@@ -134,7 +134,11 @@ def test_the_page_claims_only_what_was_measured() -> None:
     assert "more than two standard errors: standard." in same.replace("\n", " ")
     better = accuracy_page.page(result(70.0, 70.0, cutout=73.0)).replace("\n", " ")
     assert "augmentation by more than two standard errors: standard + Cutout." in better
-    assert "standard errors: standard + RandAugment, standard + MixUp." in better  # not better than the standard
+    assert (
+        "standard errors: standard + RandAugment, standard + MixUp; worse by more than two: none." in better
+    )  # not better than the standard
+    worse = accuracy_page.page(result(70.0, 70.0, cutout=67.0)).replace("\n", " ")
+    assert "worse by more than two: standard + Cutout." in worse
 
 
 def test_draws(tmp_path: Path) -> None:

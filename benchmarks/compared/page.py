@@ -8,25 +8,28 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
+from compared.two_samples import UNLIKELY
+
 MOST_BEYOND_1 = 0.05
 MOST_MEAN = 0.3
-UNLIKELY = 0.01
 
 Operator = Mapping[str, Any]
 
 CAUSES = {
-    "border": """torchvision mixes the fill in twice. Its bilinear samples on the picture's border already hold a share
-        of black for what lies outside; by that share it then mixes in the fill once more, so the border becomes share² ·
-        picture + (1 − share) · fill. Ours, as torchvision's own without a fill (`fill=None`, the default of its automatic
-        policies), becomes share · picture + (1 − share) · fill. The smaller a picture, the more of it is border.""",
-    "halfway": """Nearest sampling midway between two pixels: either is as near. Which one torchvision takes depends on
-        the last digits of its float32 coordinates; ours rounds halves to even. Scaling by 0.5, a quarter turn of a picture
-        whose one side is odd, or a shear by a simple fraction put whole rows of samples there.""",
-    "luma": """torchvision rounds luma down to a whole number before it blends with it, and a matrix cannot. Ours shifts
-        by the mean of what that takes, which leaves an error of up to 0.5 · |1 − factor| before the last truncation. It grows
-        with the factor: nothing that recipes use goes beyond 2.""",
-    "noise": """On uint8 tensors torchvision truncates the noise towards 0 before it adds it, which weakens it; ours rounds
-        the sum, as if the picture had been of floats (the next row but one).""",
+    "border": """torchvision mixes the fill in twice. Its bilinear samples on the picture's border already hold a
+        share of black for what lies outside; by that share it then mixes in the fill once more, so the border becomes
+        share² · picture + (1 − share) · fill. Ours, as torchvision's own without a fill (`fill=None`, the default of
+        its automatic policies), becomes share · picture + (1 − share) · fill. The smaller a picture, the more of it
+        is border.""",
+    "halfway": """Nearest sampling midway between two pixels: either is as near. Which one torchvision takes depends
+        on the last digits of its float32 coordinates; ours rounds halves to even. Enlarging by 1.5, a quarter turn of
+        a picture of which one side is odd and one even, or a shear by a simple fraction put whole rows of samples
+        there.""",
+    "luma": """torchvision rounds luma down to a whole number before it blends with it, and a matrix cannot. Ours
+        shifts by the mean of what that takes, which leaves an error of up to 0.5 · |1 − factor| before the last
+        truncation. It grows with the factor; the largest of an automatic policy is 1.99.""",
+    "noise": """On uint8 tensors torchvision truncates the noise towards 0 before it adds it, which weakens it; ours
+        rounds the sum, as it would be if the picture were of floats.""",
     "floats": "torchvision's result is not rounded, ours is, once.",
     "sums": "The same sums, in another order in float32.",
     "cells": "The edge of a cell falls on a pixel, but for float32's last digits.",
@@ -96,14 +99,14 @@ def _introduction(result: Mapping[str, Any]) -> list[str]:
     summary = [
         f"""{len(theirs)} operators (counting each interpolation) beside torchvision's functions on tensors: {exact}
         **exact** to the bit, {meets} within the aim, {misses} miss it at one setting or more, [for causes told
-        below](#what-is-not-exact-and-why). {len(compared) - len(theirs)} more beside timm or plain numpy, since torchvision
-        has none.""",
-        f"""The aim: exact for flips, crops, padding, erasing, posterize, solarize, invert and equalize; for all else at
-        least {1 - MOST_BEYOND_1:.0%} of pixels within 1/255 and a mean difference of at most {MOST_MEAN}/255, at every
-        setting.""",
+        below](#what-is-not-exact-and-why). {len(compared) - len(theirs)} more beside timm or plain numpy, since
+        torchvision has none.""",
+        f"""The aim: exact for flips, crops, padding, erasing, posterize, solarize, invert and equalize; for all else
+        at least {1 - MOST_BEYOND_1:.0%} of pixels within 1/255 and a mean difference of at most {MOST_MEAN}/255, at
+        every setting.""",
         f"{len(result['recipes'])} recipes, as `dalipipe.convert` takes them: {refused} of their steps were refused.",
-        f"""{len(draws)} parameters that are drawn, {result["draws"]:,} draws each: {sum(map(_unlikely, draws))} have p below
-        {UNLIKELY}, where chance alone makes {len(draws) * UNLIKELY:.1f}.""",
+        f"""{len(draws)} parameters that are drawn, {result["draws"]:,} draws each: {sum(map(_unlikely, draws))} have
+        p below {UNLIKELY}, where chance alone makes {len(draws) * UNLIKELY:.1f}.""",
     ]
     return [
         "# Parity with torchvision",
@@ -111,10 +114,10 @@ def _introduction(result: Mapping[str, Any]) -> list[str]:
         "<!-- Written by benchmarks/parity.py from benchmarks/results/parity.json: changes here are lost. -->",
         "",
         *_text(
-            """Whoever moves a training run to another loader wants the same pictures. Here every operator is set beside
-            torchvision's function of the same purpose, with the very same parameters, on real pictures; so are whole
-            recipes, and what is drawn at random beside what torchvision's own transforms draw. Ours is the native engine,
-            on the CPU."""
+            """Whoever moves a training run to another loader wants the same pictures. Here every operator is set
+            beside torchvision's function of the same purpose, with the very same parameters, on real pictures; so are
+            whole recipes, and what is drawn at random beside what torchvision's own transforms draw. Ours is the
+            native engine, on the CPU."""
         ),
         "",
         "    python benchmarks/parity.py --data DIR      # a folder with imagenet_sample_125.tar, or with photographs",
@@ -122,17 +125,17 @@ def _introduction(result: Mapping[str, Any]) -> list[str]:
         *(line for item in summary for line in _item(item)),
         "",
         *_text(
-            f"""{settings} settings; {pictures}. Differences count in levels of 255; a pixel is beyond a limit where any of
-            its channels is. torchvision {versions["torchvision"]}, torch {versions["torch"]}, Pillow {versions["pillow"]},
-            timm {versions["timm"]}; {result["machine"]["date"]}."""
+            f"""{settings} settings; {pictures}. Differences count in levels of 255; a pixel is beyond a limit where
+            any of its channels is. torchvision {versions["torchvision"]}, torch {versions["torch"]}, Pillow
+            {versions["pillow"]}, timm {versions["timm"]}; {result["machine"]["date"]}."""
         ),
         "",
         "![A photograph under twelve operators: ours, torchvision's, and the difference × 32](images/parity.png)",
         "",
         *_text(
             """Above ours, in the middle torchvision's, below the difference × 32: the borders of warps, single levels
-            under saturation, else nothing. The photograph is of Grace Hopper, by James S. Davis, U.S. Navy, in the public
-            domain."""
+            under saturation, else nothing. The photograph is of Grace Hopper, by James S. Davis, U.S. Navy, in the
+            public domain."""
         ),
         "",
     ]
@@ -143,8 +146,8 @@ def _operators(result: Mapping[str, Any]) -> list[str]:
         "## Operators",
         "",
         *_text(
-            """Of each figure the worst of the operator's settings: on photographs, as they are and cut to 224 × 224 px,
-            and on pictures of 32 × 32 px. Each setting by itself is in `benchmarks/results/parity.json`."""
+            """Of each figure the worst of the operator's settings: on photographs, as they are and cut to 224 × 224
+            px, and on pictures of 32 × 32 px. Each setting by itself is in `benchmarks/results/parity.json`."""
         ),
     ]
     head = ["operator", "settings", "max", "mean", "> 1/255", "> 2/255", "32 px: mean", "> 1/255", ""]
@@ -186,8 +189,8 @@ def _exceptions(result: Mapping[str, Any]) -> list[str]:
 def _missed(o: Operator) -> str:
     where = "; ".join(f"{on}: {by}" for on, by in shortfalls(o).items())
     settings = [o["settings"][i] for i in range(len(o["settings"])) if any(_misses(o, on, i) for on in o["on"])]
-    at = " and ".join(f"`{setting}`" for setting in settings) if len(settings) < 3 else f"{len(settings)} settings"
-    return f"{o['name']} misses the aim at {at}, of {len(o['settings'])}. {where}."
+    at = " and ".join(f"`{setting}`" for setting in settings) if len(settings) < 3 else str(len(settings))
+    return f"{o['name']} misses the aim at {at} of its {len(o['settings'])} settings. {where}."
 
 
 def _misses(o: Operator, on: str, setting: int) -> bool:
@@ -214,9 +217,9 @@ def _pillow(result: Mapping[str, Any]) -> list[str]:
         "## Beside Pillow",
         "",
         *_text(
-            """torchvision makes one thing of a tensor, another of a PIL picture. Ours follows the tensors. Where Pillow
-            differs: how far ours is from it, and how far torchvision's own tensors are; the worst setting, on photographs.
-            (torchvision does not warp tensors bicubically.)"""
+            """torchvision makes one thing of a tensor, another of a PIL picture. Ours follows the tensors. Where
+            Pillow differs: how far ours is from it, and how far torchvision's own tensors are; the worst setting, on
+            photographs. (torchvision does not warp tensors bicubically.)"""
         ),
         "",
         *_table(["operator", "ours: mean", "> 1/255", "torchvision's tensors: mean", "> 1/255"], table),
@@ -231,21 +234,22 @@ def _recipes(result: Mapping[str, Any]) -> list[str]:
         "## Recipes",
         "",
         *_text(
-            """Converted, and as they are drawn picture by picture. *Folded*: what a loader gives, beside torchvision's
-            functions one after the other with the parameters that were drawn. *One by one*: ours so as well. *Folding*:
-            the former beside the latter. *Pillow*: torchvision's functions on PIL pictures beside the same on tensors.
-            In each cell: the mean, and the share of pixels beyond 1/255."""
+            """Converted, and as they are drawn picture by picture. *Folded*: what a loader gives, beside
+            torchvision's functions one after the other with the parameters that were drawn. *One by one*: ours so as
+            well. *Folding*: the former beside the latter. *Pillow*: torchvision's functions on PIL pictures beside
+            the same on tensors. In each cell: the mean, and the share of pixels beyond 1/255."""
         ),
         "",
         *_table(["recipe", "max", "folded", "one by one", "folding", "Pillow"], rows),
         "",
         *_text(
-            """What folding changes: a run of brightness, contrast, saturation and grey is one matrix, truncated once, where
-            torchvision truncates after each; a run of crops, flips and one warp is sampled once. Only the former changes
-            pixels, by a level or two; what cannot share a pass without changing more has a pass of its own. Large single
-            differences are small ones enlarged: a level more or less at Solarize's threshold inverts a value, and Equalize
-            spreads neighbouring levels apart. Where a recipe warps bicubically, Pillow's warp, the only one that torchvision
-            has, stands for it on both sides."""
+            """What folding changes: a run of brightness, contrast, saturation and grey is one matrix, truncated once,
+            where torchvision truncates after each; a run of crops, flips and one warp is sampled once. Only the
+            former changes pixels, by a level or two; what cannot share a pass without changing more has a pass of its
+            own. Large single differences are small ones enlarged: a level more or less at Solarize's threshold
+            inverts a value, and Equalize spreads neighbouring levels apart. Where a recipe warps bicubically, it is
+            set beside Pillow's warp, the only one that torchvision has, whose border has no share of the fill at
+            all."""
         ),
         "",
     ]
@@ -257,10 +261,10 @@ def _distributions(result: Mapping[str, Any]) -> list[str]:
         "## What is drawn",
         "",
         *_text(
-            """Two samples: ours, of the converted transform, and what the transform itself drew. D is the largest distance
-            of their distribution functions (Kolmogorov and Smirnov), or, where only a few values are possible, of their
-            shares (χ²); p is how often chance makes as much of equal distributions. Of each transform's parameters the
-            largest D, the smallest p."""
+            """Two samples: ours, of the converted transform, and what the transform itself drew. D is the largest
+            distance of their distribution functions (Kolmogorov and Smirnov), or, where only a few values are
+            possible, of their shares (χ²); p is how often chance makes as much of equal distributions. Of each
+            transform's parameters the largest D, the smallest p."""
         ),
         "",
     ]
@@ -323,7 +327,7 @@ def _line(cells: Iterable[str]) -> str:
 def _level(v: float) -> str:
     if v == 0:
         return "0"
-    return "< 0.001" if v < 0.001 else f"{v:.0f}" if v == round(v) else f"{v:.3f}"
+    return "< 0.001" if v < 0.001 else f"{v:.0f}" if abs(v - round(v)) < 5e-4 else f"{v:.3f}"
 
 
 def _share(v: float) -> str:

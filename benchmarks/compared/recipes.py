@@ -1,4 +1,4 @@
-"""Whole recipes: what a converted one makes of pictures, beside torchvision's functions one by one, as they are drawn."""
+"""Whole recipes: what a converted one makes of pictures, beside torchvision's functions as they are drawn."""
 
 from __future__ import annotations
 

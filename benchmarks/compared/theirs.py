@@ -124,7 +124,7 @@ def _(op: ops.RandomCrop, params: Params, size: Size) -> list[Call]:
 
 @calls.register
 def _(op: ops.CenterCrop, params: Params, size: Size) -> list[Call]:
-    return [Call(F.center_crop, {"output_size": list(op.size)})]  # type: ignore[arg-type]
+    return [Call(F.center_crop, {"output_size": params["box"][2:].tolist()})]
 
 
 @calls.register

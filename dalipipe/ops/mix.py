@@ -2,6 +2,9 @@
 
 Every sample has a partner, and each of the two takes something of the other. A policy's mix operators stand at its end,
 after normalising and erasing; at most one of them is applied to a sample, so several go into `OneOf`.
+
+An operator that is made with a field that does not fit raises ``ValueError``, naming operator, field, what was expected
+and what came.
 """
 
 from __future__ import annotations
@@ -79,6 +82,9 @@ class MixOp(Op):
 class MixUp(MixOp):
     """Blends a sample with its partner, all pixels by the same weight.
 
+    ``alpha``: weights come from Beta(alpha, alpha), 10⁻⁶..10⁶: 1 is uniform, less leaves more of one of the two. Other
+    fields (``num_classes labels group smoothing p``) and what becomes of labels: `MixOp`.
+
     Zhang, Cisse, Dauphin, Lopez-Paz: "mixup: beyond empirical risk minimization" (ICLR 2018). With the weight of
     torchvision's ``MixUp`` float32 pictures equal its own to the bit.
     """
@@ -93,6 +99,9 @@ class MixUp(MixOp):
 @dataclass(frozen=True, repr=False)
 class CutMix(MixOp):
     """Shows a box of a sample's partner, its sides in proportion to the picture's; labels by the share of the area.
+
+    ``alpha``: the share of the sample itself comes from Beta(alpha, alpha), 10⁻⁶..10⁶. Other fields (``num_classes
+    labels group smoothing p``) and what becomes of labels: `MixOp`.
 
     Yun, Han, Oh, Chun, Choe, Yoo: "CutMix: regularization strategy to train strong classifiers with localizable
     features" (ICCV 2019). The box is drawn as torchvision's ``CutMix`` draws it: centred anywhere, and clipped.

@@ -24,7 +24,12 @@ class Op:
     """An operator: what it may do is in its fields, what it does to a sample is drawn.
 
     Subclasses are frozen dataclasses; their fields are ranges and options, checked in ``__post_init__`` through the
-    ``check_*`` functions. ``p`` is the probability that a sample is touched at all.
+    ``check_*`` functions. ``p`` is the probability that a sample is touched at all, 0..1. A range is a pair (low,
+    high), uniform between its ends, or a `policy.Range` (`Choice`, `Normal`).
+
+    Raises:
+        ValueError: on construction, for a field of another kind or out of its range: naming operator, field, what was
+            expected and what came.
     """
 
     p: float = field(default=1.0, kw_only=True)

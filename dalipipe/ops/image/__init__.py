@@ -2,6 +2,14 @@
 
 By what they do: `geometry` and `fitting` (sizes that other libraries choose), `colour`, `filters`, `occlusion`; the
 automatic policies of the field in `auto` and `timm_auto`. `families` says what an operator may be, and what folds.
+
+What fields of one name have in common: ``p``: probability that a sample is touched, 0..1. ``size``: px, a whole number
+or (height, width). ``fill``: what stands outside the picture, one value or (R, G, B), 0..255. ``interpolation``:
+"bilinear", "bicubic", "nearest", or "random", bilinear or bicubic for each sample. A range: (low, high), uniform, or a
+`policy.Range`.
+
+An operator that is made with a field that does not fit raises ``ValueError``, naming operator, field, what was expected
+and what came.
 """
 
 from dalipipe.ops.image.auto import AugMix, AutoAugment, Mixture, RandAugment, TrivialAugmentWide

@@ -1,7 +1,11 @@
 """Automatic policies, each drawn sample by sample: `RandAugment`, `TrivialAugmentWide`, `AutoAugment`, `AugMix`.
 
 They are torchvision's (``torchvision.transforms.v2``): its operators, its magnitudes, its defaults. Pictures keep their
-size.
+size. ``interpolation`` ("nearest", "bilinear", "bicubic", or "random": bilinear or bicubic for each sample) and
+``fill`` (one value or (R, G, B), 0..255) are those of the warps among the operators.
+
+One that is made with a field that does not fit raises ``ValueError``, naming policy, field, what was expected and what
+came.
 """
 
 from __future__ import annotations
@@ -61,8 +65,8 @@ _PARAMETER_MAX = 10  # AugMix's bins
 
 @dataclass(frozen=True, repr=False)
 class RandAugment(Macro):
-    """``num_ops`` operators, each any of fourteen (one of which leaves the picture as it is), at one ``magnitude`` out
-    of ``num_bins``, 0 the weakest.
+    """``num_ops`` (≥ 0) operators, each any of fourteen (one of which leaves the picture as it is), at one
+    ``magnitude`` out of ``num_bins`` (≥ 2), 0 the weakest, ``num_bins`` − 1 the strongest.
 
     Cubuk, Zoph, Shlens, Le, "RandAugment: Practical automated data augmentation" (NeurIPS 2020).
     Raises ``ValueError`` where a number is not whole or out of range.
@@ -87,8 +91,8 @@ class RandAugment(Macro):
 
 @dataclass(frozen=True, repr=False)
 class TrivialAugmentWide(Macro):
-    """One operator, any of fourteen (one of which leaves the picture as it is), at a magnitude drawn from ``num_bins``,
-    of wide ranges.
+    """One operator, any of fourteen (one of which leaves the picture as it is), at a magnitude drawn from ``num_bins``
+    (≥ 2), of wide ranges.
 
     Müller, Hutter, "TrivialAugment: Tuning-free yet state-of-the-art data augmentation" (ICCV 2021).
     Raises ``ValueError`` where ``num_bins`` is not a whole number from 2 on.
@@ -137,9 +141,9 @@ class AutoAugment(Macro):
 
 @dataclass(frozen=True, repr=False)
 class AugMix(Macro):
-    """A mixture of the picture and ``width`` chains that start from it: of ``depth`` operators each, or, below 1, of
-    1 to 3. Magnitudes are drawn from the lowest ``severity`` of ten. Without ``all_ops``, none changes brightness,
-    colour, contrast or sharpness. Weights: as `Mixture`'s.
+    """A mixture of the picture and ``width`` (≥ 1) chains that start from it: of ``depth`` operators each, or, below 1,
+    of 1 to 3. Magnitudes are drawn from the lowest ``severity`` (1..10) of ten. Without ``all_ops``, none changes
+    brightness, colour, contrast or sharpness. Weights: by ``alpha``, as `Mixture`'s.
 
     Hendrycks, Mu, Cubuk, Zoph, Gilmer, Lakshminarayanan, "AugMix: A simple data processing method to improve robustness
     and uncertainty" (ICLR 2020). Raises ``ValueError`` where a number is out of range.
@@ -172,7 +176,7 @@ class Mixture(Macro):
     the operators, drawn one by one; below 1, 1 to 3 of them.
 
     w₀ comes from Beta(``alpha``, ``alpha``), the ``width`` others share 1 − w₀ by a Dirichlet(``alpha``). The sum is
-    truncated to uint8. The operators must keep the picture's size.
+    truncated to uint8. The operators must keep the picture's size. ``alpha``: 10⁻⁶..10⁶, 1: uniform.
     """
 
     ops: tuple[Node, ...]

@@ -2,6 +2,9 @@
 
 Formulas and defaults are those of torchvision's v2 functions on uint8 tensors: luma is 0.2989 R + 0.587 G + 0.114 B,
 factors blend with what an operator fades to, and results are truncated.
+
+An operator that is made with a field that does not fit raises ``ValueError``, naming operator, field, what was expected
+and what came.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ _GREY_MATRIX = np.broadcast_to(pixels.GREY, (3, 3))
 
 @dataclass(frozen=True, repr=False)
 class FactorOp(ColourOp):
-    """Colour by one number f, drawn within ``factor``; 1 changes nothing."""
+    """Colour by one number f, drawn within ``factor``, (low, high) in 0..10⁴ or a `policy.Range`; 1: unchanged."""
 
     factor: Any = (0.6, 1.4)
     draws: ClassVar[int] = 1
@@ -59,14 +62,16 @@ class FactorOp(ColourOp):
 
 
 class Brightness(FactorOp):
-    """Multiplies: out = f·rgb."""
+    """Multiplies: out = f·rgb. ``factor`` 0: black, 1: unchanged. torchvision's ``adjust_brightness``."""
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         return linear_colour(self.drawn_factor(u) * np.eye(3))
 
 
 class Contrast(FactorOp):
-    """Blends with the mean of the picture's luma: out = f·rgb + (1 − f)·mean(luma)."""
+    """Blends with the mean of the picture's luma: out = f·rgb + (1 − f)·mean(luma). ``factor`` 0: that grey alone, 1:
+    unchanged. torchvision's ``adjust_contrast``.
+    """
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         f = self.drawn_factor(u)
@@ -78,7 +83,9 @@ class Contrast(FactorOp):
 
 
 class Saturation(FactorOp):
-    """Blends with the grey picture: out = f·rgb + (1 − f)·luma; 0 is grey."""
+    """Blends with the grey picture: out = f·rgb + (1 − f)·luma. ``factor`` 0: grey, 1: unchanged. torchvision's
+    ``adjust_saturation``.
+    """
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         f = self.drawn_factor(u)
@@ -144,9 +151,8 @@ def _grain(f: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, repr=False)
 class Hue(HueOp):
-    """Turns colours about the colour wheel (that of HSV) by a share of it within ``turns``, −0.5..0.5.
-
-    Luma changes along; grey stays.
+    """Turns colours about the colour wheel (that of HSV) by a share of it within ``turns``, −0.5..0.5, 0: unchanged;
+    a number a means (−a, a). Luma changes along; grey stays. torchvision's ``adjust_hue``.
     """
 
     turns: Any = (-0.1, 0.1)
@@ -166,7 +172,7 @@ _byte_values = np.arange(256)
 
 
 class Invert(TableOp):
-    """255 − value."""
+    """255 − value. torchvision's ``invert``."""
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         return {"table": np.broadcast_to((255 - _byte_values).astype(np.uint8), (len(size), 256))}
@@ -175,7 +181,7 @@ class Invert(TableOp):
 @dataclass(frozen=True, repr=False)
 class Posterize(TableOp):
     """Keeps the highest bits of every value: a whole number of them within ``bits`` (0..8), both ends included; of a
-    number drawn from a `policy.Range`, the whole part.
+    number drawn from a `policy.Range`, the whole part. 8: unchanged, 0: black. torchvision's ``posterize``.
     """
 
     bits: Any = (4, 4)
@@ -202,7 +208,9 @@ class Posterize(TableOp):
 
 @dataclass(frozen=True, repr=False)
 class Solarize(TableOp):
-    """Inverts values from a threshold on, drawn within ``threshold`` (0..256)."""
+    """Inverts values from a threshold on, drawn within ``threshold``: 0 inverts all, 256 none. torchvision's
+    ``solarize``.
+    """
 
     threshold: Any = (128.0, 128.0)
     draws: ClassVar[int] = 1
@@ -218,7 +226,8 @@ class Solarize(TableOp):
 
 @dataclass(frozen=True, repr=False)
 class SolarizeAdd(TableOp):
-    """Adds a whole number, the whole part of what is drawn within ``amount`` (0..255), to values below ``threshold``.
+    """Adds a whole number, the whole part of what is drawn within ``amount`` (0..255), to values below ``threshold``
+    (a number, 0..256).
 
     Cubuk et al., "RandAugment" (NeurIPS 2020), as in timm.
     """
@@ -240,7 +249,9 @@ class SolarizeAdd(TableOp):
 
 @dataclass(frozen=True, repr=False)
 class Gamma(TableOp):
-    """``gain`` · value ^ γ, values counted from 0 to 1, γ drawn within ``gamma``: above 1 darkens, below lightens."""
+    """``gain`` · value ^ γ, values counted from 0 to 1, γ drawn within ``gamma``, 0..100: above 1 darkens, below
+    lightens. ``gain``: a number, 0..10⁴. torchvision's ``adjust_gamma``.
+    """
 
     gamma: Any = (0.7, 1.5)
     gain: float = 1.0
@@ -264,13 +275,13 @@ class Gamma(TableOp):
 
 
 class AutoContrast(StretchOp):
-    """Stretches every channel's values so that they reach from 0 to 255."""
+    """Stretches every channel's values so that they reach from 0 to 255. torchvision's ``autocontrast``."""
 
     stretch: ClassVar[int] = 1
 
 
 class Equalize(StretchOp):
-    """Spreads every channel's values so that all are about as frequent, as Pillow does."""
+    """Spreads every channel's values so that all are about as frequent, as Pillow and torchvision's ``equalize`` do."""
 
     stretch: ClassVar[int] = 2
 
@@ -282,7 +293,9 @@ class Equalize(StretchOp):
 class ColorJitter(Macro):
     """`Brightness`, `Contrast`, `Saturation` and `Hue`, those that are given, in an order drawn per sample.
 
-    A number a means factors in (max(0, 1 − a), 1 + a), and hues in (−a, a) turns. As torchvision's.
+    ``brightness``, ``contrast``, ``saturation``: a range of factors, 0: black or grey, 1: unchanged; a number a means
+    (max(0, 1 − a), 1 + a). ``hue``: a range of turns, −0.5..0.5; a number a means (−a, a). ``None``: left out. As
+    torchvision's ``ColorJitter``.
     """
 
     brightness: Any = None
@@ -312,6 +325,8 @@ class ColorJitter(Macro):
 class PhotometricDistort(Macro):
     """Brightness, contrast, saturation, hue and the order of the channels, each changed with probability ``p``,
     contrast before saturation or after hue.
+
+    ``brightness``, ``contrast``, ``saturation``: ranges of factors, 1: unchanged. ``hue``: a range of turns, −0.5..0.5.
 
     Liu et al., "SSD: Single shot multibox detector" (ECCV 2016), as torchvision's ``RandomPhotometricDistort``.
     """

@@ -3,6 +3,9 @@ warps becomes one sampling, any run of linear colour one matrix, any run of tabl
 
 An operator of a family says how its parameters are drawn; folding, engines and reference have it then. Sizes and boxes
 are in pixels; colours in 0..255, as R, G, B.
+
+An operator that is made with a field that does not fit raises ``ValueError``, naming operator, field, what was expected
+and what came.
 """
 
 from __future__ import annotations

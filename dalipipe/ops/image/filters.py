@@ -1,6 +1,9 @@
 """Filters: blur, sharpness, noise, JPEG. A pixel depends on its neighbours or on numbers drawn for it alone.
 
 What each does to pixels is in `dalipipe.ops.filtering`.
+
+An operator that is made with a field that does not fit raises ``ValueError``, naming operator, field, what was expected
+and what came.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ _MAX_SHARPNESS = 1000.0
 
 @dataclass(frozen=True, repr=False)
 class Sharpness(FilterOp):
-    """Away from the smooth picture, or towards it, by ``factor``: 0 smooths, 1 changes nothing, above 1 sharpens.
+    """Away from the smooth picture, or towards it, by a number within ``factor``, 0..1000: 0 smooths, 1: unchanged,
+    above 1 sharpens.
 
     Equals torchvision's ``adjust_sharpness`` of uint8 tensors to the bit: smooth is a 3x3 mean with five times the
     middle; the outermost pixels stay, as does a picture with a side of 1 or 2 px.
@@ -40,7 +44,8 @@ class Sharpness(FilterOp):
 
 @dataclass(frozen=True, repr=False)
 class GaussianBlur(FilterOp):
-    """Blurs by a gaussian with a deviation within ``sigma`` px, cut off at ``kernel_size`` px: odd, or (x, y), two odd.
+    """Blurs by a gaussian with a deviation within ``sigma`` px (0.001..500; one number or a range), cut off at
+    ``kernel_size`` px: odd, 1..255, or (x, y), two such.
 
     As torchvision's ``GaussianBlur``, which sums in another order: 99.9 % of values are equal, none is off by more than
     1. A picture smaller than the kernel's reach, which torchvision refuses, is mirrored again and again.
@@ -74,7 +79,8 @@ class MotionBlur(FilterOp):
     """Smears along a line: the mean of ``kernel_size`` points 1 px apart about each pixel, at an angle within ``angle``
     degrees, counter-clockwise from the horizontal; a point between pixels counts bilinearly.
 
-    ``kernel_size``: odd, or (low, high), two odd: then any odd size between them is as likely.
+    ``kernel_size``: px, odd, 1..255, or (low, high), two such: then any odd size between them is as likely. ``angle``:
+    one number or a range, −360..360.
     """
 
     kernel_size: Any = (3, 7)
@@ -108,7 +114,8 @@ class MotionBlur(FilterOp):
 @dataclass(frozen=True, repr=False)
 class GaussianNoise(FilterOp):
     """Adds normal noise, drawn for each value of each channel, with a mean within ``mean`` and a deviation within
-    ``sigma``, both in 0..255; rounded, where torchvision's ``GaussianNoise`` truncates what it adds.
+    ``sigma``, both in levels of 0..255 (−255..255, and 0..10⁴; one number or a range); rounded, where torchvision's
+    ``GaussianNoise`` truncates what it adds.
     """
 
     mean: Any = 0.0
@@ -129,7 +136,7 @@ class GaussianNoise(FilterOp):
 @dataclass(frozen=True, repr=False)
 class SaltAndPepper(FilterOp):
     """Sets a share of the pixels within ``amount``, each drawn on its own: of these a share within ``salt`` to white,
-    the others to black.
+    the others to black. Both 0..1; one number or a range.
     """
 
     amount: Any = (0.01, 0.06)

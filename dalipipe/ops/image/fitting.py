@@ -1,4 +1,11 @@
-"""Sizes that other libraries choose: of detection, of torchvision's segmentation recipes, of timm."""
+"""Sizes that other libraries choose: of detection, of torchvision's segmentation recipes, of timm.
+
+``interpolation``: "bilinear", "bicubic", "nearest" or "random" (bilinear or bicubic for each sample). ``fill``: one
+value or (R, G, B), 0..255.
+
+An operator that is made with a field that does not fit raises ``ValueError``, naming operator, field, what was expected
+and what came.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +33,7 @@ from dalipipe.policy import Params, check_range, draw_range, set_field
 
 @dataclass(frozen=True, repr=False)
 class PadTo(CropOp):
-    """``fill`` below and to the right of a picture that is smaller than ``size``; a larger side stays as it is.
+    """``fill`` below and to the right of a picture that is smaller than ``size`` px; a larger side stays.
 
     As ``PadIfSmaller`` of torchvision's segmentation recipes.
     """
@@ -45,7 +52,8 @@ class PadTo(CropOp):
 
 @dataclass(frozen=True, repr=False)
 class ZoomOut(CropOp):
-    """Puts the picture anywhere on a canvas of ``fill`` that is larger by a factor within ``side_range`` both ways.
+    """Puts the picture anywhere on a canvas of ``fill`` that is larger by a factor within ``side_range``, 1..1000,
+    both ways.
 
     Liu et al., "SSD: Single shot multibox detector" (ECCV 2016), as torchvision's ``RandomZoomOut``.
     """
@@ -68,7 +76,8 @@ class ZoomOut(CropOp):
 
 @dataclass(frozen=True, repr=False)
 class RandomShortestSize(ResizeOp):
-    """Resizes the shorter side to one of the ``sizes``, less where the longer would exceed ``max_size``.
+    """Resizes the shorter side to one of the ``sizes`` px, any as likely; less where the longer would exceed
+    ``max_size`` px.
 
     As torchvision's of that name, and the detectors' usual way with sizes.
     """
@@ -98,7 +107,7 @@ class RandomShortestSize(ResizeOp):
 
 @dataclass(frozen=True, repr=False)
 class ScaleJitter(ResizeOp):
-    """Resizes to fit into ``size``, the ratio kept, times a factor within ``scale``.
+    """Resizes to fit into ``size`` px, the ratio kept, times a factor within ``scale``, 0.001..1000.
 
     Ghiasi et al., "Simple copy-paste is a strong data augmentation method for instance segmentation" (CVPR 2021), as
     torchvision's of that name.
@@ -123,11 +132,12 @@ class ScaleJitter(ResizeOp):
 
 @dataclass(frozen=True, repr=False)
 class ResizeKeepRatio(ResizeOp):
-    """Resizes so that the picture covers ``size`` (``longest`` 0) or fits into it (1), or in between, its ratio kept.
+    """Resizes so that the picture covers ``size`` px (``longest`` 0) or fits into it (1), or in between, its ratio
+    kept.
 
-    With probability ``scale_p`` it comes out smaller than that, or larger, by a factor within ``scale``; where
+    With probability ``scale_p`` (0..1) it comes out smaller than that, or larger, by a factor within ``scale``; where
     ``scale_is_area``, that is by how much the part which ``size`` then cuts out of it changes in area. With probability
-    ``ratio_p`` it is stretched by an aspect ratio within ``ratio``, log-uniform. As timm's of that name.
+    ``ratio_p`` (0..1) it is stretched by an aspect ratio within ``ratio``, log-uniform. As timm's of that name.
     """
 
     size: Size

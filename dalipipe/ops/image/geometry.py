@@ -2,7 +2,11 @@
 
 Random sizes, boxes and matrices follow torchvision's v2 transforms of the same or a similar name: same ranges, same
 roundings. Where torchvision draws a number uniformly, so does a pair (low, high) here; a `policy.Range` may take its
-place.
+place. Sides and shifts are in pixels, angles in degrees. ``fill``, 0..255, one value or (R, G, B), stands outside the
+picture; ``interpolation`` is "bilinear", "bicubic", "nearest" or "random" (bilinear or bicubic for each sample).
+
+An operator that is made with a field that does not fit raises ``ValueError``, naming operator, field, what was expected
+and what came.
 """
 
 from __future__ import annotations
@@ -42,11 +46,12 @@ Rounding = Literal["nearest", "truncate", "none"]
 
 @dataclass(frozen=True, repr=False)
 class Resize(ResizeOp):
-    """Resizes to ``size``: (height, width), or the shorter side to an int with the ratio kept.
+    """Resizes to ``size`` px: (height, width), or the shorter side to an int with the ratio kept.
 
     With ``max_size``, the longer side becomes no longer than that, and the shorter one shrinks along; with ``size``
     None, the longer side becomes ``max_size``. Bilinear and bicubic are antialiased, in fixed point: bit-equal to
-    torchvision's ``resize`` of uint8 tensors.
+    torchvision's ``resize`` of uint8 tensors; "nearest" takes its ``NEAREST`` pixels. ``interpolation`` "random" draws
+    bilinear or bicubic.
     """
 
     size: Size | None
@@ -83,7 +88,8 @@ class Resize(ResizeOp):
 class RandomResize(ResizeOp):
     """Resizes the shorter side to a whole number of pixels in [``min_size``, ``max_size``), the ratio kept.
 
-    As torchvision's: ``max_size`` itself is not drawn, unless it is the same as ``min_size``.
+    As torchvision's ``RandomResize``: ``max_size`` itself is not drawn, unless it is the same as ``min_size``.
+    ``interpolation`` as in `Resize`.
     """
 
     min_size: int
@@ -113,7 +119,7 @@ class RandomResize(ResizeOp):
 
 @dataclass(frozen=True, repr=False)
 class CenterCrop(CropOp):
-    """The middle of the picture, of ``size``; a smaller picture gets ``fill`` around it, as in torchvision."""
+    """The middle of the picture, of ``size`` px; a smaller one gets ``fill`` (0..255) around it, as in torchvision."""
 
     size: Size
     fill: Colour = 0
@@ -132,9 +138,10 @@ class CenterCrop(CropOp):
 
 @dataclass(frozen=True, repr=False)
 class RandomCrop(CropOp):
-    """A box of ``size`` anywhere in the picture, after ``padding`` px of ``fill`` around it (as `Pad` counts them).
+    """A box of ``size`` px anywhere in the picture, after ``padding`` px of ``fill`` (0..255) around it (as `Pad`
+    counts).
 
-    A picture that is still too small is refused, or padded up where ``pad_if_needed``.
+    A picture that is still too small is refused, or padded up where ``pad_if_needed``. torchvision's ``RandomCrop``.
     """
 
     size: Size
@@ -170,7 +177,9 @@ class RandomCrop(CropOp):
 
 @dataclass(frozen=True, repr=False)
 class Pad(CropOp):
-    """``fill`` around the picture: ``padding`` px on every side, or (x, y), or (left, top, right, bottom)."""
+    """``fill`` (0..255, one value or R, G, B) around the picture: ``padding`` px ≥ 0 on every side, or (x, y), or
+    (left, top, right, bottom). torchvision's ``Pad``.
+    """
 
     padding: Any
     fill: Colour = 0
@@ -187,8 +196,8 @@ class Pad(CropOp):
 
 @dataclass(frozen=True, repr=False)
 class RandomResizedCrop(ResizeOp):
-    """A box of random area (``scale``, as a share of the picture) and aspect ``ratio`` (w/h, log-uniform), resized to
-    ``size``.
+    """A box of random area (``scale``, as a share of the picture, 0..1) and aspect ``ratio`` (w/h, log-uniform),
+    resized to ``size`` px.
 
     Szegedy et al., "Going deeper with convolutions" (CVPR 2015), drawn as torchvision does: ten tries, then the
     largest centred box within the ratios. ``interpolation`` as in `Resize`.
@@ -233,7 +242,7 @@ class RandomResizedCrop(ResizeOp):
 
 @dataclass(frozen=True, repr=False)
 class HorizontalFlip(FlipOp):
-    """Mirrors left and right."""
+    """Mirrors left and right, with probability ``p``. torchvision's ``RandomHorizontalFlip``."""
 
     p: float = 0.5
 
@@ -243,7 +252,7 @@ class HorizontalFlip(FlipOp):
 
 @dataclass(frozen=True, repr=False)
 class VerticalFlip(FlipOp):
-    """Mirrors up and down."""
+    """Mirrors up and down, with probability ``p``. torchvision's ``RandomVerticalFlip``."""
 
     p: float = 0.5
 
@@ -256,7 +265,7 @@ class VerticalFlip(FlipOp):
 
 @dataclass(frozen=True, repr=False)
 class SampledWarpOp(WarpOp):
-    """A warp with its options: how it samples, and what stands outside the picture."""
+    """A warp with its options: how it samples, and what stands outside the picture, 0..255, one value or (R, G, B)."""
 
     interpolation: Interpolation = field(default="bilinear", kw_only=True)
     fill: Colour = field(default=0, kw_only=True)
@@ -274,7 +283,7 @@ class SampledWarpOp(WarpOp):
 @dataclass(frozen=True, repr=False)
 class Rotate(SampledWarpOp):
     """Turns the picture about its centre by an angle within ``degrees``, counter-clockwise, as torchvision's ``rotate``
-    counts.
+    counts; a number a means (−a, a). What turns out of the picture is lost, and ``fill`` comes in.
     """
 
     degrees: Any = (-15.0, 15.0)
@@ -290,7 +299,8 @@ class Rotate(SampledWarpOp):
 
 @dataclass(frozen=True, repr=False)
 class Translate(SampledWarpOp):
-    """Shifts by up to ``x`` of the width and ``y`` of the height (shares, −1..1): right and down where positive.
+    """Shifts by up to ``x`` of the width and ``y`` of the height (shares, −1..1): right and down where positive. A
+    number a means (−a, a).
 
     ``rounding`` to whole pixels: "nearest", as torchvision's ``RandomAffine``; "truncate", as its automatic policies,
     of float32; "none", as timm's.
@@ -314,7 +324,9 @@ class Translate(SampledWarpOp):
 
 @dataclass(frozen=True, repr=False)
 class TranslatePx(SampledWarpOp):
-    """Shifts by a number of pixels within ``x`` and ``y``. ``rounding``: as `Translate`'s, "truncate" by default."""
+    """Shifts by a number of pixels within ``x`` and ``y``, right and down where positive; a number a means (−a, a).
+    ``rounding``: as `Translate`'s, "truncate" by default. AutoAugment's, as torchvision's and timm's ``TranslateX``.
+    """
 
     x: Any = (0.0, 0.0)
     y: Any = (0.0, 0.0)
@@ -334,7 +346,9 @@ class TranslatePx(SampledWarpOp):
 
 @dataclass(frozen=True, repr=False)
 class Scale(SampledWarpOp):
-    """Enlarges (> 1) or shrinks (< 1) about the centre by a factor within ``factor``; the canvas keeps its size."""
+    """Enlarges (> 1) or shrinks (< 1) about the centre by a factor within ``factor`` (0.001..1000, 1:
+    unchanged); the canvas keeps its size. The scale of torchvision's ``RandomAffine``.
+    """
 
     factor: Any = (0.9, 1.1)
     draws: ClassVar[int] = 2
@@ -383,9 +397,10 @@ class Shear(SampledWarpOp):
 class Affine(SampledWarpOp):
     """Shear, scale, rotation and shift in one, about the centre, as torchvision's ``RandomAffine`` draws them.
 
-    ``degrees``: clockwise (as ``affine``, other than ``rotate``, counts). ``translate``: the largest shifts either way,
-    as shares of width and height; by whole pixels. ``scale``: factors; ``None``: 1. ``shear``: degrees along x, a
-    number a for (−a, a), or (low, high), or with those along y (x low, x high, y low, y high); ``None``: 0.
+    ``degrees``: clockwise (as ``affine``, other than ``rotate``, counts); a number a means (−a, a). ``translate``: the
+    largest shifts either way, as shares of width and height, 0..1; by whole pixels. ``scale``: factors, 0.001..1000;
+    ``None``: 1. ``shear``: degrees along x, −80..80, a number a for (−a, a), or (low, high), or with those along y (x
+    low, x high, y low, y high); ``None``: 0.
     """
 
     degrees: Any
@@ -452,7 +467,8 @@ class Elastic(ElasticOp):
     """Moves every pixel by smooth noise: uniform in −1..1, blurred by a Gaussian of ``sigma`` px, times ``alpha`` / 2.
 
     Simard et al., "Best practices for convolutional neural networks applied to visual document analysis" (ICDAR 2003),
-    with torchvision's ``alpha``, which counts half pixels. Either may be (x, y).
+    with torchvision's ``alpha`` (≥ 0), which counts half pixels; ``sigma`` 0..500 px. Either may be (x, y).
+    torchvision's ``ElasticTransform``.
     """
 
     alpha: Any = 50.0

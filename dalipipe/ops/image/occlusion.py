@@ -1,4 +1,8 @@
-"""What hides parts of a picture, and what comes at its end."""
+"""What hides parts of a picture, and what comes at its end.
+
+An operator that is made with a field that does not fit raises ``ValueError``, naming operator, field, what was expected
+and what came.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +24,12 @@ _TRIES = 10
 
 @dataclass(frozen=True, repr=False)
 class RandomErasing(EraseOp):
-    """Sets a random box to ``value``: area within ``scale`` (a share), aspect (h/w, log-uniform) within ``ratio``.
+    """Sets a random box to ``value``: area within ``scale`` (a share, 0..1), aspect (h/w, log-uniform) within
+    ``ratio``.
 
     Zhong et al., "Random erasing data augmentation" (AAAI 2020), drawn as torchvision does: the first of ten boxes that
     is smaller than the picture both ways. ``value`` counts in 0..255 before `Normalize`, in normalised units after it;
-    "random" is noise, as `EraseOp` says. ``count``: as many boxes, or a number of them within (low, high); they share
+    "random" is noise, as `EraseOp` says. ``count``: 1..64 boxes, or a number of them within (low, high); they share
     the area, as in timm.
     """
 
@@ -62,7 +67,8 @@ class RandomErasing(EraseOp):
 
 @dataclass(frozen=True, repr=False)
 class Cutout(EraseOp):
-    """Sets ``count`` squares of ``size`` px to ``value``; centred anywhere in the picture, so often only partly in it.
+    """Sets ``count`` (1..64) squares of ``size`` px a side to ``value``; centred anywhere in the picture, so often only
+    partly in it.
 
     DeVries, Taylor, "Improved regularization of convolutional neural networks with cutout" (2017). ``value`` as in
     `RandomErasing`.
@@ -91,6 +97,9 @@ class Cutout(EraseOp):
 class GridMask(FilterOp):
     """Sets the squares of a grid to ``value`` (0..255): cells of ``unit`` px, of which ``keep`` (a share of the side)
     stays, turned by ``angle`` degrees and shifted by any part of a cell.
+
+    ``unit`` (2..10⁶), ``keep`` (0..1): one number or a range, drawn for each sample; ``angle``: a range within
+    −360..360, or a number a for (−a, a). ``value``: one, or (R, G, B).
 
     Chen et al., "GridMask data augmentation" (2020), whose square per cell leaves 1 − (1 − keep)² of the picture.
     """
@@ -126,7 +135,9 @@ class GridMask(FilterOp):
 
 @dataclass(frozen=True, repr=False)
 class Normalize(ImageOp):
-    """(value / 255 − ``mean``) / ``std`` per channel; ImageNet's by default. Comes last (only erasing may follow)."""
+    """(value / 255 − ``mean``) / ``std`` per channel; ImageNet's by default. Comes last (only erasing and mixing
+    may follow). ``mean``, ``std``: one number or three (R, G, B), of values counted from 0 to 1; std > 0.
+    """
 
     mean: Any = IMAGENET_MEAN
     std: Any = IMAGENET_STD

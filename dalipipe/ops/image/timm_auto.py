@@ -139,8 +139,9 @@ def timm_rand_augment(
     -p… probability of each (0.5), -mstd… deviation of the magnitude (0; above 100: uniform from 0 on), -mmax… largest
     magnitude (10), -inc1 for operators that grow with it, -t… set of operators (3a, 3aw, weights).
 
-    ``fill`` is timm's ``img_mean``; ``interpolation`` "random" draws from bilinear and bicubic, as timm by default.
-    Raises ``ValueError`` naming the part of ``config`` that is not understood.
+    ``fill`` is timm's ``img_mean``, 0..255; ``interpolation`` "random" draws from bilinear and bicubic, as timm by
+    default; ``translate_share``: the largest translation, as a share of the side (timm's ``translate_pct``). Raises
+    ``ValueError`` naming the part of ``config`` that is not understood.
     """
     scheme, *parts = config.split("-") if isinstance(config, str) else ("",)
     if scheme != "rand":
