@@ -173,9 +173,11 @@ def operators_summary(load: Load) -> str:
     result = load("operators_cpu")
     if result is None:
         return "Not measured yet."
-    lines = ["| | operators that both have | dalipipe is faster in | and, in the middle, |", "|---|---:|---:|---:|"]
+    lines = ["| | operators that both have | dalipipe is faster in | median factor |", "|---|---:|---:|---:|"]
     for library in LIBRARIES:
         ratios = [row["ratios"][library] for row in result["rows"] if library in row["ratios"]]
+        if not ratios:
+            continue
         faster = sum(value > 1 for value in ratios)
         middle = f"{statistics.median(ratios):.1f}×"
         lines.append(f"| {_title(library, result)} | {len(ratios)} | {faster} | {middle} |")

@@ -320,8 +320,8 @@ void move_labels(uintptr_t maps, uintptr_t passes, uintptr_t starts, int32_t n, 
   move_labels_cpu(p, threads);
 }
 
-MixParams mix_params(uintptr_t pairs, int32_t pair_count, int32_t n, int32_t channels, int32_t h, int32_t w, int32_t dtype,
-                     int32_t layout, uintptr_t batch) {
+MixParams mix_params(uintptr_t pairs, int32_t pair_count, int32_t n, int32_t channels, int32_t h, int32_t w,
+                     int32_t dtype, int32_t layout, uintptr_t batch) {
   MixParams p{};
   p.pairs = reinterpret_cast<const MixPair*>(pairs);
   p.pair_count = pair_count;
@@ -392,8 +392,8 @@ PYBIND11_MODULE(_C, m) {
 
   py::class_<FusedImageParams>(m, "FusedImageParams")
       .def(py::init(&fused_image_params), py::kw_only(), "passes"_a, "starts"_a, "n"_a, "channels"_a, "out_h"_a,
-           "out_w"_a, "tables"_a, "table_count"_a, "weights"_a, "weight_count"_a, "erases"_a, "erase_count"_a, "scale"_a,
-           "bias"_a, "dtype"_a, "layout"_a, "out"_a);
+           "out_w"_a, "tables"_a, "table_count"_a, "weights"_a, "weight_count"_a, "erases"_a, "erase_count"_a,
+           "scale"_a, "bias"_a, "dtype"_a, "layout"_a, "out"_a);
   m.def("fused_image_cpu", &fused_image_cpu, py::kw_only(), "params"_a, "threads"_a, py::call_guard<NoGil>());
   m.def(
       "elastic_cpu",
@@ -426,14 +426,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("move_labels", &move_labels, py::kw_only(), "maps"_a, "passes"_a, "starts"_a, "n"_a, "out_h"_a, "out_w"_a,
         "table"_a, "table_count"_a, "ignore"_a, "out_bytes"_a, "out"_a, "threads"_a, py::call_guard<NoGil>());
   py::class_<MixParams>(m, "MixParams")
-      .def(py::init(&mix_params), py::kw_only(), "pairs"_a, "pair_count"_a, "n"_a, "channels"_a, "h"_a, "w"_a, "dtype"_a,
-           "layout"_a, "batch"_a);
+      .def(py::init(&mix_params), py::kw_only(), "pairs"_a, "pair_count"_a, "n"_a, "channels"_a, "h"_a, "w"_a,
+           "dtype"_a, "layout"_a, "batch"_a);
   m.def("mix_cpu", &mix_cpu, py::kw_only(), "params"_a, "threads"_a, py::call_guard<NoGil>());
 #ifdef DALIPIPE_WITH_CUDA
   m.def(
-      "mix_cuda",
-      [](const MixParams& p, uintptr_t stream) { mix_cuda(p, reinterpret_cast<void*>(stream)); }, py::kw_only(),
-      "params"_a, "stream"_a, py::call_guard<NoGil>());
+      "mix_cuda", [](const MixParams& p, uintptr_t stream) { mix_cuda(p, reinterpret_cast<void*>(stream)); },
+      py::kw_only(), "params"_a, "stream"_a, py::call_guard<NoGil>());
 #endif
   m.def("cpu_target", &cpu_target);
   m.def("set_cpu_target", &set_cpu_target, py::kw_only(), "name"_a.none(true));

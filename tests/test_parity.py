@@ -17,7 +17,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("timm")
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))
 
 from compared import distributions, operators, page, recipes, theirs, two_samples  # noqa: E402
 from compared.cases import CASES, Case, left_out  # noqa: E402
@@ -41,9 +41,9 @@ def measured(case: Case, pictures: list[np.ndarray]) -> dict[str, Any]:
 
 def test_every_operator_is_compared_at_five_settings() -> None:
     assert left_out() == ["SaltAndPepper"]
-    assert all(len(case.settings) >= 5 or type(case.settings[0]).draws == len(case.settings) - 1 for case in CASES) or [
-        case.name for case in CASES if len(case.settings) < 5
-    ] == ["HorizontalFlip", "VerticalFlip", "Grayscale", "ChannelShuffle", "Invert", "AutoContrast", "Equalize"]
+    without_parameters = {"HorizontalFlip", "VerticalFlip", "Grayscale", "ChannelShuffle", "Invert"}
+    without_parameters |= {"AutoContrast", "Equalize"}
+    assert {case.name for case in CASES if len(case.settings) < 5} == without_parameters
     assert {row["name"] for row in RESULT["operators"]} == {case.name for case in CASES} | {"MixUp", "CutMix"}
     assert {row["name"] for row in RESULT["recipes"]} == {recipe.name for recipe in recipes.RECIPES}
 
@@ -92,7 +92,7 @@ def test_two_samples() -> None:
     assert abs((p < 0.1).mean() - 0.1) < 0.06 and abs((p < 0.5).mean() - 0.5) < 0.1
     draws = [Counter(random.integers(0, 6, 3000).tolist()) for _ in range(2)]
     assert two_samples.chi_squared(*draws)[1] > 0.01
-    assert two_samples.chi_squared(draws[0], draws[1] + Counter({2: 150}))[1] < 1e-4
+    assert two_samples.chi_squared(draws[0], draws[1] + Counter({2: 400}))[1] < 1e-4
     with pytest.raises(ValueError, match="different things"):
         list(two_samples.compare({"angle": [1.0]}, {"scale": [1.0]}))
 

@@ -60,6 +60,61 @@ def test_goals_are_compared_and_not_claimed(report: Any) -> None:
     assert "Not measured yet" in report.gpu({}.get)
 
 
+def test_recipe_is_compared_like_for_like(report: Any) -> None:
+    def result(factor: float) -> dict[str, Any]:
+        timing = {"cpu_ms": 1.0, "rounds": [1, 2]}
+        return {
+            "what": "W",
+            "images": "I",
+            "workers": 2,
+            "best_torchvision": "T",
+            "like_for_like": {"T": "ours", "P": "ours"},
+            "contenders": {"T": {"per_s": 9, **timing}, "ours": {"per_s": 30, **timing}, "P": {"per_s": 7, **timing}},
+            "ratios": {"over torchvision v2": factor, "over T": factor, "over P": 4.321},
+            "machine": {"date": "D", "gpu": None, "cores": 2, "cpu": "C", "simd": "S", "versions": {"torch": "1"}},
+        }
+
+    text = report.policies_cpu({"policies_cpu": result(2.99)}.get)
+    assert "2.99, **short**" in text and "4.32×" in text
+    assert [line.split("|")[1].strip() for line in text.splitlines() if line.count("|") == 5][2:] == [
+        "**ours**",
+        "T",
+        "P",
+    ]
+    assert "3.00, met" in report.policies_cpu({"policies_cpu": result(3.0)}.get)
+
+
+def test_operators_that_are_slower_are_shown_as_such(report: Any) -> None:
+    rows = [
+        ({"dalipipe": 50.0, "torchvision": 40.0, "kornia": 5000.0}, {"torchvision": 0.8, "kornia": 100.0}),
+        ({"dalipipe": 50.0, "torchvision": 120.0}, {"torchvision": 2.4}),
+    ]
+    result = {
+        "what": "W",
+        "rounds": 5,
+        "versions": {"kornia": "0.9", "albumentations": "2.0.8"},
+        "machine": {
+            "date": "D",
+            "gpu": None,
+            "cores": 2,
+            "cpu": "C",
+            "simd": "S",
+            "versions": {"torchvision": "0.29+cu"},
+        },
+        "rows": [
+            {"family": "F", "name": name, "us_per_image": us, "ratios": ratios}
+            for name, (us, ratios) in zip("AB", rows, strict=True)
+        ],
+    }
+    table = report.operators_cpu({"operators_cpu": result}.get)
+    assert "| A | 50 | 40 (**0.8×**) | 5,000 (100×) | – |" in table
+    assert "| B | 50 | 120 (2.4×) | – | – |" in table
+    summary = report.operators_summary({"operators_cpu": result}.get)
+    assert "| torchvision v2 0.29 | 2 | 1 | 1.6× |" in summary
+    assert "| Kornia 0.9 | 1 | 1 | 100.0× |" in summary
+    assert "Albumentations" not in summary  # nothing in common: no row
+
+
 def test_unknown_blocks_are_refused(report: Any) -> None:
     with pytest.raises(ValueError, match="no block is called 'speed'"):
         report.render("<!-- results: speed -->\n<!-- end -->")

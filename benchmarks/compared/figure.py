@@ -50,7 +50,8 @@ def draw(path: Path) -> None:
             small = Image.fromarray(picture).resize((_TILE, _TILE), Image.Resampling.BOX)
             sheet.paste(small, (left, top + _LABEL + i * (_TILE + _GAP)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    colours = sheet.quantize(256)
+    sheet.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 def _three(op: ops.ImageOp, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -133,9 +133,9 @@ def _introduction(result: Mapping[str, Any]) -> list[str]:
         "![A photograph under twelve operators: ours, torchvision's, and the difference × 32](images/parity.png)",
         "",
         *_text(
-            """Above ours, in the middle torchvision's, below the difference × 32: the borders of warps, single levels
-            under saturation, else nothing. The photograph is of Grace Hopper, by James S. Davis, U.S. Navy, in the
-            public domain."""
+            """Above ours, in the middle torchvision's, below the difference × 32: what can be seen there is the
+            borders of warps, and single levels under saturation. The photograph is of Grace Hopper, by James S. Davis,
+            U.S. Navy, in the public domain."""
         ),
         "",
     ]
@@ -189,8 +189,9 @@ def _exceptions(result: Mapping[str, Any]) -> list[str]:
 def _missed(o: Operator) -> str:
     where = "; ".join(f"{on}: {by}" for on, by in shortfalls(o).items())
     settings = [o["settings"][i] for i in range(len(o["settings"])) if any(_misses(o, on, i) for on in o["on"])]
-    at = " and ".join(f"`{setting}`" for setting in settings) if len(settings) < 3 else str(len(settings))
-    return f"{o['name']} misses the aim at {at} of its {len(o['settings'])} settings. {where}."
+    few = len(settings) < 4 and len(settings) < len(o["settings"])
+    which = ": " + ", ".join(f"`{setting}`" for setting in settings) if few else ""
+    return f"{o['name']} misses the aim at {len(settings)} of {len(o['settings'])} settings{which}. {where}."
 
 
 def _misses(o: Operator, on: str, setting: int) -> bool:
@@ -262,9 +263,10 @@ def _distributions(result: Mapping[str, Any]) -> list[str]:
         "",
         *_text(
             """Two samples: ours, of the converted transform, and what the transform itself drew. D is the largest
-            distance of their distribution functions (Kolmogorov and Smirnov), or, where only a few values are
-            possible, of their shares (χ²); p is how often chance makes as much of equal distributions. Of each
-            transform's parameters the largest D, the smallest p."""
+            distance of their distribution functions (Kolmogorov and Smirnov), or, where only a few values are possible,
+            of their shares (χ²); p is how often chance makes as much of equal distributions. Of each transform's
+            parameters the largest D, the smallest p. (A blur's sigma below 0.2 px counts as 0.2: its weights do not
+            tell.)"""
         ),
         "",
     ]

@@ -10,7 +10,7 @@ namespace dalipipe {
 // What a thread keeps between pictures.
 struct FilterScratch {
   SumScratch sums;
-  Buffer<uint32_t> words;           // random
+  Buffer<uint32_t> words;  // random
   Buffer<float> normals;
   Buffer<uint8_t> planes[3], line;  // of a JPEG: Y, Cb, Cr in whole blocks; a row or two on its way
   Buffer<int32_t> strip;            // eight rows of blocks

@@ -44,7 +44,7 @@ struct Workspace {
   Buffer<uint8_t> narrow, row, canvas, shaped, filtered;
   Buffer<uint8_t> pictures[2], kept;  // what passes leave
   Buffer<float> sum;                  // of blended pictures
-  Buffer<uint32_t> column_sums, counts;
+  Buffer<uint32_t> counts;
   Buffer<uint8_t> stretches;
   FilterScratch filter;
 
@@ -59,7 +59,7 @@ struct Workspace {
     const auto drop = [](auto&... buffers) { ((buffers.bytes() > kKeep_bytes ? buffers.release() : void()), ...); };
     drop(exact, columns.spans, columns.weights, rows.spans, rows.weights, gather.start, gather.base, gather.index,
          gather.weight, ring, pair_spans, pair_weights, pairs, narrow, row, canvas, shaped, filtered, pictures[0],
-         pictures[1], kept, sum, column_sums);
+         pictures[1], kept, sum);
     filter.trim();
   }
 };
@@ -343,14 +343,37 @@ void erase_row(const FusedImageParams& p, const ImagePass& s, int32_t y, typenam
   }
 }
 
-// A dense picture's histograms, per channel: counts [channels, 256].
-void count_values(const uint8_t* picture, int64_t pixels, int32_t channels, uint32_t* counts) {
+// A dense picture's histograms, per channel: counts [C, 256].
+template <int32_t C>
+void count_values(const uint8_t* picture, int64_t pixels, uint32_t* counts) {
   // Neighbours are often equal, and one counter cannot be written and read again at once: four take turns.
-  uint32_t turns[4][3 * 256] = {};
-  for (int64_t x = 0; x < pixels; ++x, picture += channels) {
-    for (int32_t c = 0; c < channels; ++c) ++turns[x & 3][256 * c + picture[c]];
+  uint32_t turns[4][C * 256] = {};
+  int64_t x = 0;
+  for (; x + 4 <= pixels; x += 4, picture += 4 * C) {
+    for (int32_t t = 0; t < 4; ++t) {
+      for (int32_t c = 0; c < C; ++c) ++turns[t][256 * c + picture[t * C + c]];
+    }
   }
-  for (int32_t i = 0; i < 256 * channels; ++i) counts[i] = turns[0][i] + turns[1][i] + turns[2][i] + turns[3][i];
+  for (; x < pixels; ++x, picture += C) {
+    for (int32_t c = 0; c < C; ++c) ++turns[0][256 * c + picture[c]];
+  }
+  for (int32_t i = 0; i < 256 * C; ++i) counts[i] = turns[0][i] + turns[1][i] + turns[2][i] + turns[3][i];
+}
+
+// Adds up a dense picture's values, per channel. In blocks of a multiple of both 3 and 16 bytes, whose sums fit 16 bits
+// for as many of them as a byte's greatest value allows.
+void sum_values(const uint8_t* picture, int64_t elements, int32_t channels, uint64_t* sums) {
+  constexpr int32_t kBlock = 48, kBlocks = 65535 / 255;
+  int64_t e = 0;
+  while (e + kBlock <= elements) {
+    uint16_t part[kBlock] = {};
+    const int64_t blocks = std::min<int64_t>(kBlocks, (elements - e) / kBlock);
+    for (int64_t b = 0; b < blocks; ++b, e += kBlock) {
+      for (int32_t i = 0; i < kBlock; ++i) part[i] = static_cast<uint16_t>(part[i] + picture[e + i]);
+    }
+    for (int32_t i = 0; i < kBlock; ++i) sums[i % channels] += part[i];
+  }
+  for (; e < elements; ++e) sums[e % channels] += picture[e];
 }
 
 // A pass's pixel-by-pixel stages.
@@ -427,20 +450,18 @@ void run_pass(const FusedImageParams& p, const ImagePass& s, const ImageKernels&
   if (stretched) {
     uint32_t* counts = ws.counts.need(3 * 256);
     uint8_t* tables = ws.stretches.need(3 * 256);
-    count_values(picture, pixels, p.channels, counts);
+    if (p.channels == 3) {
+      count_values<3>(picture, pixels, counts);
+    } else {
+      count_values<1>(picture, pixels, counts);
+    }
     for (int32_t c = 0; c < p.channels; ++c) {
       stretch_table(s.stretch, counts + 256 * c, pixels, tables + 256 * c);
       sums[c] = sum_after(counts + 256 * c, tables + 256 * c);
     }
     point.stretch = tables;
   } else if (mean) {
-    uint32_t* columns = ws.column_sums.need(elements);
-    std::fill_n(columns, elements, 0u);
-    for (int32_t y = 0; y < s.out_h; ++y) {
-      const uint8_t* row = picture + static_cast<int64_t>(y) * elements;
-      for (int32_t e = 0; e < elements; ++e) columns[e] += row[e];
-    }
-    for (int32_t e = 0; e < elements; ++e) sums[e % p.channels] += columns[e];
+    sum_values(picture, pixels * p.channels, p.channels, sums);
   }
   if (mean) {
     float means[3];

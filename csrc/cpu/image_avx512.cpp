@@ -36,9 +36,7 @@ DP_INLINE Floats if_less(Floats a, Floats b, Floats yes, Floats no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }
 DP_INLINE Floats floor(Floats v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
-DP_INLINE Floats round_even(Floats v) {
-  return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
+DP_INLINE Floats round_even(Floats v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 DP_INLINE Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
 DP_INLINE Ints truncate(Floats v) { return _mm512_cvttps_epi32(v); }
 DP_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }

@@ -26,4 +26,4 @@ void fuzz_probe(const uint8_t* data, size_t size);     // image headers
 void fuzz_tar(const uint8_t* data, size_t size);       // the index of tar shards
 void fuzz_tfrecord(const uint8_t* data, size_t size);  // the index of TFRecord files
 void fuzz_example(const uint8_t* data, size_t size);   // tf.train.Example messages
-void fuzz_passes(const uint8_t* data, size_t size);   // batches of pictures, labels and pairs
+void fuzz_passes(const uint8_t* data, size_t size);    // batches of pictures, labels and pairs
