@@ -314,6 +314,8 @@ def test_examples_load_and_lower(path: Path) -> None:
 
 def test_there_are_examples() -> None:
     names = {path.stem for path in EXAMPLES}
+    trained = {name for name in names if not name.endswith("_eval")}
+    assert {f"{name}_eval" for name in trained} <= names, "`dalipipe train --policy` looks for them"
     assert names >= {"imagenet_resnet", "deit", "cifar10_trivialaugment", "segmentation", "augmix"}
 
 
