@@ -159,7 +159,8 @@ def operators_cpu(load: Load) -> str:
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return "\n".join(
         [
-            f"{result['what']} → a batch of them. In brackets: how many times dalipipe's time that is.",
+            f"{result['what']} → a batch of them. In brackets: how many times dalipipe's time that is; bold where "
+            "dalipipe is slower.",
             "",
             *lines,
             "",
@@ -194,7 +195,7 @@ def _beside(row: dict[str, Any], library: str) -> str:
         return "–"
     value = row["ratios"][library]
     factor = f"{value:,.0f}×" if value >= 9.95 else f"{value:.1f}×"
-    return f"{row['us_per_image'][library]:,.0f} ({factor if value > 1 else f'**{factor}**'})"
+    return f"{row['us_per_image'][library]:,.0f} ({f'**{factor}**' if value < 0.95 else factor})"
 
 
 def gpu(load: Load) -> str:

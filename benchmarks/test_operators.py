@@ -40,6 +40,7 @@ Run = Callable[[], Any]
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
+    torch.manual_seed(0)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     gc.collect()

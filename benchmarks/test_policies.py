@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from rounds import interleave, ratio, write
 
-BATCH, STORED_PX, COPIES = 128, 256, 12
+BATCH, STORED_PX, PHOTOGRAPHS, COPIES = 128, 256, 125, 12
 OURS = {of: f"dalipipe, {of}'s recipe" for of in ("torchvision", "timm")}
 FINISHES = {
     "worker": "torchvision v2, DataLoader",
@@ -32,8 +32,9 @@ TIMM = "timm, Pillow, DataLoader"
 
 @pytest.fixture
 def decoded(photographs: Path) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [N, 256, 256, 3] and labels [N]: the photographs' middles, ``COPIES`` of each."""
-    files = sorted({path.stat().st_ino: path for path in photographs.rglob("*.jpg")}.values())
+    """uint8 [N, 256, 256, 3] and labels [N]: photographs' middles, ``COPIES`` of each."""
+    found = sorted(path for path in photographs.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    files = list({path.stat().st_ino: path for path in found}.values())[:PHOTOGRAPHS]
     pictures = []
     for path in files:
         with Image.open(path) as image:
