@@ -61,8 +61,8 @@ ARMS = {
     "none": Arm("none", "dalipipe", "normalise only", 5),
     STANDARD[0]: Arm("standard", "torchvision", "", 8),
     STANDARD[1]: Arm("standard", "dalipipe", "", 8),
-    "randaugment, torchvision": Arm("standard + RandAugment", "torchvision", "RandAugment", 3),
-    "randaugment, dalipipe": Arm("standard + RandAugment", "dalipipe", "RandAugment", 5),
+    "randaugment, torchvision": Arm("standard + RandAugment", "torchvision", "RandAugment", 8),
+    "randaugment, dalipipe": Arm("standard + RandAugment", "dalipipe", "RandAugment", 8),
     "cutout": Arm("standard + Cutout", "dalipipe", "Cutout", 5),
     "mixup": Arm("standard + MixUp", "dalipipe", "MixUp", 5),
 }
