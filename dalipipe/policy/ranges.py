@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,24 +12,26 @@ import numpy as np
 from dalipipe.quantiles import ndtri
 
 
-class Range:
+class Range(ABC):
     """A distribution of one number: drawn from one uniform number, between ``low`` and ``high``."""
 
     @property
+    @abstractmethod
     def low(self) -> float:
-        raise NotImplementedError
+        """Its least value."""
 
     @property
+    @abstractmethod
     def high(self) -> float:
-        raise NotImplementedError
+        """Its greatest value."""
 
+    @abstractmethod
     def draw(self, u: np.ndarray) -> np.ndarray:
         """Uniforms float64 [N] in [0, 1) → float64 [N]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `range_from_dict` is its inverse."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
