@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +31,9 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-ROOT = Path(__file__).resolve().parent.parent
+import accuracy_page
+from accuracy_arms import ARMS, ROOT
+
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -47,25 +49,6 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
-
-class Arm(NamedTuple):
-    shown: str
-    library: str
-    adds: str
-    """What stands beside the standard's cropping and mirroring; or ``"normalise only"``."""
-    seeds: int
-
-
-STANDARD = ("standard, torchvision", "standard, dalipipe")
-ARMS = {
-    "none": Arm("none", "dalipipe", "normalise only", 5),
-    STANDARD[0]: Arm("standard", "torchvision", "", 8),
-    STANDARD[1]: Arm("standard", "dalipipe", "", 8),
-    "randaugment, torchvision": Arm("standard + RandAugment", "torchvision", "RandAugment", 8),
-    "randaugment, dalipipe": Arm("standard + RandAugment", "dalipipe", "RandAugment", 8),
-    "cutout": Arm("standard + Cutout", "dalipipe", "Cutout", 5),
-    "mixup": Arm("standard + MixUp", "dalipipe", "MixUp", 5),
-}
 
 Pictures = tuple[np.ndarray, np.ndarray]
 """uint8 [N, 32, 32, 3], int64 [N]."""
@@ -227,8 +210,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if given.data is not None:
         measure(given.data, given.jobs, given.minutes)
-    import accuracy_page
-
     written = json.loads(RESULTS.read_text())
     accuracy_page.PAGE.write_text(accuracy_page.page(written))
     accuracy_page.draw(written, accuracy_page.FIGURE)

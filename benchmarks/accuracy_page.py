@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accuracy import ARMS, ROOT, STANDARD
+from accuracy_arms import ARMS, ROOT, STANDARD
 
 PAGE, FIGURE = ROOT / "docs" / "accuracy.md", ROOT / "docs" / "images" / "accuracy.png"
 

@@ -19,6 +19,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 try:
     import accuracy
+    import accuracy_arms
     import accuracy_page
 finally:
     sys.path.remove(str(BENCHMARKS))
@@ -38,10 +39,10 @@ def pictures() -> tuple[np.ndarray, np.ndarray]:
 
 def result(theirs: float, ours: float, cutout: float = 70.0) -> dict[str, Any]:
     """Made-up runs: three an arm, around 70 %, with a standard error of 0.58."""
-    centre = {accuracy.STANDARD[0]: theirs, accuracy.STANDARD[1]: ours, "cutout": cutout}
+    centre = {accuracy_arms.STANDARD[0]: theirs, accuracy_arms.STANDARD[1]: ours, "cutout": cutout}
     runs = [
         {"arm": name, "seed": i, "accuracy": centre.get(name, 70.0) + apart, "train_accuracy": 90.0, "cpu_s": 60.0}
-        for name in accuracy.ARMS
+        for name in accuracy_arms.ARMS
         for i, apart in enumerate((-1.0, 0.0, 1.0))
     ]
     machine = {"date": "2000-01-01", "cpu": "a processor", "simd": "scalar", "versions": {"torch": "1"}}
@@ -49,7 +50,7 @@ def result(theirs: float, ours: float, cutout: float = 70.0) -> dict[str, Any]:
     return {"settings": settings, "pictures": [5000, 1000], "runs": runs, "machine": machine}
 
 
-@pytest.mark.parametrize("name", accuracy.ARMS)
+@pytest.mark.parametrize("name", accuracy_arms.ARMS)
 def test_every_arm_trains(name: str, pictures: Any) -> None:
     settings = accuracy.Settings(widths=(4, 8), epochs=1, batch_size=16)
     one = accuracy.run(name, 3, settings, pictures, pictures)
@@ -112,7 +113,7 @@ def test_decodes_folders(tmp_path: Path) -> None:
 
 def test_runs_that_are_there_are_not_wanted_again() -> None:
     everything = accuracy.wanted([])
-    assert len(everything) == len(set(everything)) == sum(arm.seeds for arm in accuracy.ARMS.values())
+    assert len(everything) == len(set(everything)) == sum(arm.seeds for arm in accuracy_arms.ARMS.values())
     assert [seed for _, seed in everything] == sorted(seed for _, seed in everything)  # early ends leave whole rounds
     done = [{"arm": name, "seed": seed} for name, seed in everything[:-2]]
     assert accuracy.wanted(done) == everything[-2:]
