@@ -100,7 +100,7 @@ class BuildNative(build_ext):
             f"-isystem{pybind11.get_include()}",
         ]
         compilers, macros, link = {".cpp": [*cxx, *CXX_FLAGS, *include]}, [], ["-lpthread"]
-        sources = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")]
+        sources = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp"), *ROOT.glob("csrc/jpeg/*.cpp")]
         if cuda:
             (nvcc, version), archs = cuda, cuda_archs()
             self.say(f"CUDA {version} ({nvcc}) for {', '.join(archs)}")

@@ -14,6 +14,7 @@
 #include "ops.h"
 #include "philox.h"
 #include "shards.h"
+#include "jpeg/tiles.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -80,6 +81,12 @@ py::dict struct_layouts() {
     layouts["MixPair"] = layout;
   }
   {
+    using Struct = Cut;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(bytes), AT(y), AT(x), AT(height), AT(width), AT(tiles), AT(of_tiles);
+    layouts["Cut"] = layout;
+  }
+  {
     using Struct = Feature;
     py::dict layout(""_a = sizeof(Struct));
     AT(kind), AT(count), AT(list), AT(list_bytes), AT(first), AT(first_bytes);
@@ -144,6 +151,67 @@ void probe(const Array<uint8_t>& arena, const Array<int64_t>& starts, uintptr_t 
   const int64_t* at = starts.data();
   NoGil nogil;
   probe_images(arena.data(), at, n, threads, reinterpret_cast<ImageHeader*>(out));
+}
+
+// None or a text, n times.
+py::list reasons(const std::vector<const char*>& texts) {
+  py::list out;
+  for (const char* text : texts) out.append(text ? py::object(py::str(text)) : py::none());
+  return out;
+}
+
+// (bytes, why not) of each file; the bytes are None where there is a reason.
+py::list tile(const Array<uint8_t>& arena, const Array<int64_t>& starts, int32_t tile_px, bool metadata,
+              int32_t threads) {
+  const py::ssize_t n = check_starts("tile_jpegs", arena, starts);
+  std::vector<std::vector<uint8_t>> made(n);
+  std::vector<const char*> why_not(n);
+  const int64_t* at = starts.data();
+  {
+    NoGil nogil;
+    tile_jpegs(arena.data(), at, n, tile_px, metadata, threads, made.data(), why_not.data());
+  }
+  py::list out;
+  for (py::ssize_t i = 0; i < n; ++i) {
+    const py::object bytes =
+        why_not[i] ? py::none() : py::object(py::bytes(reinterpret_cast<const char*>(made[i].data()), made[i].size()));
+    out.append(py::make_tuple(bytes, why_not[i] ? py::object(py::str(why_not[i])) : py::none()));
+  }
+  return out;
+}
+
+// Regions [n, 4], as many as there are files.
+const Region* check_regions(const char* what, const Array<int32_t>& regions, py::ssize_t n) {
+  static_assert(sizeof(Region) == 4 * sizeof(int32_t), "regions are rows of y, x, h, w");
+  if (regions.size() != 4 * n) throw std::invalid_argument(std::string(what) + ": sizes differ");
+  return reinterpret_cast<const Region*>(regions.data());
+}
+
+void cut(const Array<uint8_t>& arena, const Array<int64_t>& starts, const Array<int32_t>& regions, Array<uint8_t> out,
+         uintptr_t cuts, int32_t threads) {
+  const py::ssize_t n = check_starts("cut_jpegs", arena, starts);
+  const Region* region = check_regions("cut_jpegs", regions, n);
+  const int64_t* at = starts.data();
+  if (out.nbytes() < at[n]) throw std::invalid_argument("cut_jpegs: out is too small");
+  uint8_t* to = out.mutable_data();
+  NoGil nogil;
+  cut_jpegs(arena.data(), at, region, n, threads, to, reinterpret_cast<Cut*>(cuts));
+}
+
+py::list read_regions(const Array<uint8_t>& arena, const Array<int64_t>& starts, const Array<int32_t>& regions,
+                      const Array<uint64_t>& out, int32_t threads) {
+  const py::ssize_t n = check_starts("read_jpegs", arena, starts);
+  const Region* region = check_regions("read_jpegs", regions, n);
+  if (out.size() != n) throw std::invalid_argument("read_jpegs: sizes differ");
+  std::vector<uint8_t*> to(n);
+  for (py::ssize_t i = 0; i < n; ++i) to[i] = reinterpret_cast<uint8_t*>(static_cast<uintptr_t>(out.data()[i]));
+  std::vector<const char*> why_not(n);
+  const int64_t* at = starts.data();
+  {
+    NoGil nogil;
+    read_jpegs(arena.data(), at, region, n, threads, to.data(), why_not.data());
+  }
+  return reasons(why_not);
 }
 
 // None, or (byte, what is wrong there).
@@ -357,6 +425,13 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("errors", &errors)
       .def("read", &read_into, py::kw_only(), "arena"_a.noconvert(), "threads"_a);
   m.def("probe_images", &probe, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(), "out"_a, "threads"_a);
+
+  m.def("tile_jpegs", &tile, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(), "tile_px"_a, "metadata"_a,
+        "threads"_a);
+  m.def("cut_jpegs", &cut, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(), "regions"_a.noconvert(),
+        "out"_a.noconvert(), "cuts"_a, "threads"_a);
+  m.def("read_jpegs", &read_regions, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(),
+        "regions"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
 
   py::class_<ShardScanner>(m, "ShardScanner")
       .def_property_readonly("wanted", &ShardScanner::wanted)

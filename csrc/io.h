@@ -69,7 +69,9 @@ enum ImageFlag : uint32_t {
   kLossless = 1 << 9,       // JPEG: lossless process
   kArithmetic = 1 << 10,    // JPEG: arithmetic coding
   kHierarchical = 1 << 11,  // JPEG: hierarchical process
-  kDamaged = 1 << 12        // JPEG: a marker where only picture data may be
+  kDamaged = 1 << 12,       // JPEG: a marker where only picture data may be
+  kRestarts = 1 << 13,      // JPEG: restart markers, perhaps a grid of tiles
+  kUnusual = 1 << 14        // JPEG: components sampled in another way than jpeg/file.h has it
 };
 
 // Mirrored, field by field, by `dalipipe.native.IMAGE_HEADER` (a numpy dtype).

@@ -1,10 +1,10 @@
-// The arithmetic of baseline JPEG (ITU-T T.81) as libjpeg and libjpeg-turbo have it, to the bit: colour, 4:2:0
-// sampling, the "islow" transforms and the IJG quantisers; everything but the entropy code, which loses nothing.
+// The arithmetic of baseline JPEG (ITU-T T.81) as libjpeg and libjpeg-turbo have it, to the bit: colour, sampling, the
+// "islow" transforms and the IJG quantisers; everything but the entropy code (jpeg/huffman.h), which loses nothing.
 // Integers (and one float product that gives an integer), written once for host and device.
 //
 // Encoding: RGB → Y, Cb, Cr → chroma halved both ways → blocks of 8x8, less 128 → fdct rows, fdct columns → level.
-// Decoding: level * quantiser → idct columns, idct rows → sample → chroma doubled both ways → RGB. A picture of one
-// channel is Y alone.
+// Decoding: level * quantiser → idct columns, idct rows → sample → chroma doubled → RGB. A picture of one channel is Y
+// alone.
 //
 // Encoding, a plane reaches beyond the picture up to whole blocks: Y repeats the last column and row; chroma halves the
 // repeated columns and repeats the last halved row. Decoding, a doubled plane sees only its own ⌈h/2⌉ x ⌈w/2⌉.
@@ -35,7 +35,7 @@ DP_HD uint8_t jpeg_g(int32_t y, int32_t cb, int32_t cr) {
 }
 DP_HD uint8_t jpeg_b(int32_t y, int32_t cb) { return jpeg_clamp(y + ((116130 * (cb - 128) + (1 << 15)) >> 16)); }
 
-// --- 4:2:0 sampling
+// --- Sampling: chroma halved both ways (4:2:0), as it is written; read, also across (4:2:2) or down (4:4:0) alone
 
 // The sum of the two by two pixels under a chroma sample → the sample, whose column x is; rounds down and up by turns.
 DP_HD int32_t jpeg_halve(int32_t sum, int32_t x) { return (sum + 1 + (x & 1)) >> 2; }
@@ -47,6 +47,9 @@ DP_HD int32_t jpeg_double_down(int32_t near, int32_t far) { return 3 * near + fa
 DP_HD int32_t jpeg_double_across(int32_t near, int32_t far, int32_t x) {  // x: the column of the picture
   return (3 * near + far + 8 - (x & 1)) >> 4;
 }
+
+// Doubled one way only; i: the column or row of the picture.
+DP_HD int32_t jpeg_double(int32_t near, int32_t far, int32_t i) { return (3 * near + far + 1 + (i & 1)) >> 2; }
 
 // Pixel (x, y) out of a chroma plane [h, w] (rows `stride` bytes apart).
 DP_HD int32_t jpeg_chroma(const uint8_t* plane, int32_t stride, int32_t h, int32_t w, int32_t y, int32_t x) {
@@ -121,12 +124,19 @@ DP_HD void jpeg_fdct(int32_t (&v)[8], int32_t plain, int32_t scaled) {
 DP_HD void jpeg_fdct_row(int32_t (&v)[8]) { jpeg_fdct(v, -2, 11); }
 DP_HD void jpeg_fdct_column(int32_t (&v)[8]) { jpeg_fdct(v, 2, 15); }
 
+// What goes in has 16 bits, and what comes out of the columns is cut to them (no picture has more, but forged files
+// have): then nothing overflows, and pairs of products can be summed in registers of 16 bits.
+DP_HD int32_t jpeg_16_bits(int32_t v) { return v < -32768 ? -32768 : v > 32767 ? 32767 : v; }
+DP_HD int32_t jpeg_dequantised(int32_t level, int32_t quantiser) { return static_cast<int16_t>(level * quantiser); }
+
 DP_HD void jpeg_idct(int32_t (&v)[8], int32_t bits) {
-  const int32_t z = (v[2] + v[6]) * 4433, e = z - v[6] * 15137, f = z + v[2] * 6270;
-  const int32_t sum = (v[0] + v[4]) * 8192, difference = (v[0] - v[4]) * 8192;
+  const int32_t e = v[2] * 4433 + v[6] * -10704, f = v[2] * 10703 + v[6] * 4433;
+  const int32_t sum = v[0] * 8192 + v[4] * 8192, difference = v[0] * 8192 + v[4] * -8192;
   const int32_t s0 = sum + f, s1 = difference + e, s2 = difference - e, s3 = sum - f;
-  int32_t d0 = v[1], d1 = v[3], d2 = v[5], d3 = v[7];
-  jpeg_odd(d3, d2, d1, d0);
+  const int32_t d0 = (v[7] * 2260 + v[1] * 11363) + (v[5] * 6437 + v[3] * 9633);
+  const int32_t d1 = (v[7] * -6436 + v[1] * 9633) + (v[5] * -11362 + v[3] * -2259);
+  const int32_t d2 = (v[7] * 9633 + v[1] * 6437) + (v[5] * 2261 + v[3] * -11362);
+  const int32_t d3 = (v[7] * -11363 + v[1] * 2260) + (v[5] * 9633 + v[3] * -6436);
   v[0] = jpeg_descale(s0 + d0, bits);
   v[7] = jpeg_descale(s0 - d0, bits);
   v[1] = jpeg_descale(s1 + d1, bits);
@@ -138,6 +148,9 @@ DP_HD void jpeg_idct(int32_t (&v)[8], int32_t bits) {
 }
 DP_HD void jpeg_idct_column(int32_t (&v)[8]) { jpeg_idct(v, 11); }
 DP_HD void jpeg_idct_row(int32_t (&v)[8]) { jpeg_idct(v, 18); }
+
+// Of a block that is coefficient 0 alone, every sample less 128; what the transforms would give.
+DP_HD int32_t jpeg_flat(int32_t v) { return jpeg_descale(jpeg_16_bits(v * 4), 5); }
 
 DP_HD uint8_t jpeg_sample(int32_t v) { return jpeg_clamp(v + 128); }
 

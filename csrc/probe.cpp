@@ -128,6 +128,12 @@ void read_jpeg(const Bytes& in, ImageHeader& header) {
       flag(header, kHierarchical, marker & 4);
       flag(header, kArithmetic, marker & 8);
       flag(header, kCmyk, header.channels == 4);
+      const auto sampling = [&](size_t component) { return body.u8(7 + 3 * component); };  // across, down: 4 bits each
+      const bool usual = (sampling(0) == 0x11 || sampling(0) == 0x12 || sampling(0) == 0x21 || sampling(0) == 0x22) &&
+                         sampling(1) == 0x11 && sampling(2) == 0x11;
+      flag(header, kUnusual, header.channels == 3 && !usual);
+    } else if (marker == 0xDD) {
+      flag(header, kRestarts, body.be16(0) > 0);
     } else if (marker == 0xE0 && body.equal(0, "JFIF", 5)) {
       jfif = true;
     } else if (marker == 0xE1 && body.equal(0, "Exif\0", 6)) {

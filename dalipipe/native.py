@@ -95,9 +95,12 @@ IMAGE_FLAGS = {
     name: 1 << bit
     for bit, name in enumerate(
         "progressive truncated animated alpha palette cmyk adobe ycck rgb lossless arithmetic hierarchical "
-        "damaged".split()
+        "damaged restarts unusual".split()
     )
 }
+
+#: What a cut left of a JPEG file of tiles; mirrors `Cut` in csrc/jpeg/tiles.h. Sizes in px; `of_tiles` 0: no tiles.
+CUT = np.dtype([("bytes", np.int64), *_int32s("y x height width tiles of_tiles")])
 
 #: Where a feature of a tf.train.Example lies; mirrors `Feature` in csrc/shards.h. Places and sizes in bytes.
 FEATURE = np.dtype([(name, np.int64) for name in ("kind", "count", "list", "list_bytes", "first", "first_bytes")])
@@ -209,6 +212,81 @@ def probe_images(arena: np.ndarray, starts: np.ndarray, *, threads: int = 1) -> 
     out = np.zeros(starts.size - 1, IMAGE_HEADER)
     _C.probe_images(arena=arena, starts=starts, out=out.ctypes.data, threads=threads)
     return out
+
+
+def tile_jpegs(
+    arena: np.ndarray, starts: np.ndarray, *, tile_px: int = 64, metadata: bool = False, threads: int = 1
+) -> list[tuple[bytes | None, str | None]]:
+    """Writes N JPEGs anew as grids of tiles, without loss: the same coefficients, so the same pixels to every reader.
+
+    A restart marker comes every few MCUs, by a number that divides the MCU row, as near to ``tile_px`` as there is one
+    between half and twice that; else one a row. Baseline and progressive files become baseline ones, with the Huffman
+    codes that take the fewest bits.
+
+    Args:
+        arena: uint8 [≥ starts[-1]], contiguous.
+        starts: int64 [N+1]; file i is arena[starts[i]:starts[i + 1]].
+        tile_px: width of a tile.
+        metadata: keep all of it; else only what readers need for the same pixels: JFIF, Adobe, EXIF orientation.
+        threads: how many work at a time.
+
+    Returns:
+        of each file its bytes, or None and why it has to stay as it is.
+
+    Source: ITU-T T.81, F.2 and K.2.
+    """
+    _check_threads("tile_jpegs", threads)
+    if tile_px < 1:
+        raise ValueError(f"tile_jpegs: tile_px must be at least 1, got {tile_px}")
+    starts = np.ascontiguousarray(starts, np.int64)
+    return list(_C.tile_jpegs(arena=arena, starts=starts, tile_px=tile_px, metadata=metadata, threads=threads))
+
+
+def cut_jpegs(
+    arena: np.ndarray, starts: np.ndarray, regions: npt.ArrayLike, out: np.ndarray, *, threads: int = 1
+) -> np.ndarray:
+    """Leaves of N JPEG files of tiles only those under a region each, and those beside it that its chroma needs.
+
+    What is left is a JPEG file, in which decoders find for the region the same pixels as in the whole file, to the bit.
+    Files of another kind are copied whole.
+
+    Args:
+        arena, starts: as for `tile_jpegs`.
+        regions: [N, 4] as y, x, h, w, px.
+        out: uint8 [≥ starts[-1]], contiguous: what is left of file i begins at starts[i].
+        threads: how many work at a time.
+
+    Returns:
+        `CUT` [N].
+    """
+    _check_threads("cut_jpegs", threads)
+    starts = np.ascontiguousarray(starts, np.int64)
+    cuts = np.zeros(len(starts) - 1, CUT)
+    regions = np.ascontiguousarray(regions, np.int32)
+    _C.cut_jpegs(arena=arena, starts=starts, regions=regions, out=out, cuts=cuts.ctypes.data, threads=threads)
+    return cuts
+
+
+def read_jpegs(
+    arena: np.ndarray, starts: np.ndarray, regions: npt.ArrayLike, address: np.ndarray, *, threads: int = 1
+) -> list[str | None]:
+    """Decodes a region of each of N baseline JPEGs, as libjpeg-turbo does by default, to the bit.
+
+    Of a file of tiles only those that the region needs are read.
+
+    Args:
+        arena, starts: as for `tile_jpegs`.
+        regions: [N, 4] as y, x, h, w, px, inside the picture.
+        address: uint64 [N]: where the RGB pixels go, uint8 [h, w, 3] each, dense; 0: the file is passed over.
+        threads: how many work at a time.
+
+    Returns:
+        of each file None, or why it was not decoded: it is of another kind, or damaged.
+    """
+    _check_threads("read_jpegs", threads)
+    starts, regions = np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(regions, np.int32)
+    address = np.ascontiguousarray(address, np.uint64)
+    return list(_C.read_jpegs(arena=arena, starts=starts, regions=regions, out=address, threads=threads))
 
 
 class ShardScanner:

@@ -35,6 +35,11 @@ class Encoded:
     def __getitem__(self, row: int) -> np.ndarray:
         return self.arena[self.starts[row] : self.starts[row + 1]]
 
+    def of(self, rows: np.ndarray) -> Encoded:
+        """Some of them, copied: ``rows`` int64 [A]."""
+        starts = np.concatenate([[0], np.cumsum(np.diff(self.starts)[rows])])
+        return Encoded(np.concatenate([self[row] for row in rows.tolist()]), starts)
+
 
 @dataclass(frozen=True)
 class Pictures:

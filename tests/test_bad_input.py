@@ -236,10 +236,14 @@ def test_without_dali_the_first_use_says_what_to_install(tmp_path: Path, monkeyp
     import sys
 
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    root = make_folder(tmp_path, {"0.jpg": GOOD})
+    root = make_folder(tmp_path, {"0.jpg": GOOD, "1.png": encode(RGB, "PNG")})
     with pytest.raises(
         ImportError,
         match=r"DALI is not installed: pip install 'dalipipe\[cuda13\]'.*'dalipipe\[cuda12\]'.*decoder=\"pillow\"",
     ):
         load(root)
     assert load(root, decoder="pillow")["0.jpg"].shape == (32, 32, 3)
+    (root / "class" / "1.png").unlink()
+    with pytest.raises(ImportError, match="DALI is not installed"):
+        load(root, decoder="dali")
+    assert load(root)["0.jpg"].shape == (32, 32, 3)  # baseline JPEGs need no DALI

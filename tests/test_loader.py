@@ -442,7 +442,7 @@ def test_what_cannot_be_continued_says_why(folder: Any, arrays: Any) -> None:
         ({"on_error": "ignore"}, ValueError, "on_error must be one of raise, skip, substitute, got 'ignore'"),
         ({"max_bad": 2}, ValueError, "max_bad must be a share in"),
         ({"timeout": -1}, ValueError, "timeout must be seconds"),
-        ({"decoder": "jpeg"}, ValueError, "decoder must be one of auto, dali, pillow, got 'jpeg'"),
+        ({"decoder": "jpeg"}, ValueError, "decoder must be one of auto, dali, native, pillow, got 'jpeg'"),
         ({"engine": "gpu"}, ValueError, "engine must be one of"),
         ({"rank": 1}, ValueError, "both rank and world_size"),
         ({"rank": 0, "world_size": 2, "seed": None}, ValueError, "give each the same seed"),

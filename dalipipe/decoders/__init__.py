@@ -12,20 +12,33 @@ if TYPE_CHECKING:
 
     from dalipipe.decoders.base import Decoder
 
-NAMES = ("auto", "dali", "pillow")
+NAMES = ("auto", "dali", "native", "pillow")
 
 
 def make_decoder(name: str, device: torch.device, *, batch_size: int, threads: int, depth: int) -> Decoder:
-    """``"dali"`` decodes on the device, ``"pillow"`` on the host with Pillow; ``"auto"`` is DALI.
+    """``"dali"`` decodes on the device; ``"native"``, dalipipe's own decoder, baseline JPEGs on the host, and leaves
+    the rest to DALI; ``"pillow"`` on the host with Pillow. ``"auto"`` is native for the host, DALI for a CUDA device.
 
-    Raises ``ValueError`` for another name, `MissingDaliError` where DALI is not installed.
+    Raises ``ValueError`` for another name or device, `MissingDaliError` where DALI is needed and not installed.
     """
     if name not in NAMES:
         raise ValueError(f"decoder must be one of {', '.join(NAMES)}, got {name!r}")
+    on_host = device.type == "cpu"
     if name == "pillow":
         from dalipipe.decoders.pillow import PillowDecoder
 
         return PillowDecoder(threads=threads)
-    from dalipipe.decoders.dali import DaliDecoder
 
-    return DaliDecoder(device, batch_size=batch_size, threads=threads, depth=depth)
+    def dali() -> Decoder:
+        from dalipipe.decoders.dali import DaliDecoder
+        from dalipipe.decoders.tiles import TileCutter
+
+        return TileCutter(DaliDecoder(device, batch_size=batch_size, threads=threads, depth=depth), threads=threads)
+
+    if name == "dali" or (name == "auto" and not on_host):
+        return dali()
+    if not on_host:
+        raise ValueError(f'decoder="native" decodes on the host, not on {device}: give "auto" or "dali"')
+    from dalipipe.decoders.native import NativeDecoder
+
+    return NativeDecoder(dali, threads=threads)

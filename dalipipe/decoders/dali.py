@@ -179,6 +179,7 @@ def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: i
                 device="mixed" if on_cuda else "cpu",
                 output_type=RGB,
                 adjust_orientation=False,
+                jpeg_fancy_upsampling=True,  # on the device too, as on the host: the same pixels
             )
             pipeline.set_outputs(regions)
         pipeline.build()

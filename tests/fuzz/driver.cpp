@@ -35,11 +35,8 @@ struct Target {
 #ifdef FUZZ_PASSES  // a program of its own
 const Target targets[] = {{"passes", fuzz_passes}};
 #else
-const Target targets[] = {{"probe", fuzz_probe},
-                          {"tar", fuzz_tar},
-                          {"tfrecord", fuzz_tfrecord},
-                          {"example", fuzz_example},
-                          {"overrun", overrun}};
+const Target targets[] = {{"probe", fuzz_probe},     {"tar", fuzz_tar},   {"tfrecord", fuzz_tfrecord},
+                          {"example", fuzz_example}, {"jpeg", fuzz_jpeg}, {"overrun", overrun}};
 #endif
 
 using Blob = std::vector<uint8_t>;

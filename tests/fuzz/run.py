@@ -28,8 +28,9 @@ CRASH = "fuzz-crash.bin"  # where the driver leaves the input that was too much
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = "-std=c++17 -g -O1 -ffp-contract=off -fno-sanitize-recover=all -fno-omit-frame-pointer".split()
 FLAGS += ["-fsanitize=address,undefined,float-cast-overflow"]
-FILES = [ROOT / name for name in ("tests/fuzz/probe.cpp", "tests/fuzz/shards.cpp", "csrc/cpu/pool.cpp")]
-FILES += [ROOT / "csrc" / name for name in ("probe.cpp", "shards.cpp", "tfrecord.cpp")]
+FILES = [ROOT / "tests" / "fuzz" / f"{name}.cpp" for name in ("probe", "shards", "jpeg")]
+FILES += [ROOT / "csrc" / name for name in ("probe.cpp", "shards.cpp", "tfrecord.cpp", "cpu/pool.cpp")]
+FILES += sorted((ROOT / "csrc/jpeg").glob("*.cpp"))
 PASSES = [ROOT / "tests/fuzz/passes.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
 
 
@@ -73,6 +74,34 @@ def images() -> list[bytes]:
         out = io.BytesIO()
         rgb.convert(mode).save(out, kind, **options)
         files.append(out.getvalue())
+    return files
+
+
+def jpegs() -> list[bytes]:
+    """Small JPEGs of every sampling, sequential and progressive, with restarts and without."""
+    files = []
+    for i, sampling in enumerate(("4:4:4", "4:2:2", "4:2:0", "grey")):
+        for options in ({}, {"progressive": True}, {"restart_marker_blocks": 2}, {"optimize": True, "quality": 30}):
+            noise = np.random.default_rng(i).normal(0, 30, (45, 70, 3))
+            y, x = np.mgrid[:45, :70]
+            pixels = (128 + 90 * np.sin(x / 5)[..., None] + 40 * np.cos(y / 3)[..., None] + noise).clip(0, 255)
+            image = Image.fromarray(pixels.astype(np.uint8))
+            out = io.BytesIO()
+            if sampling == "grey":
+                image.convert("L").save(out, "JPEG", **options)
+            else:
+                image.save(out, "JPEG", subsampling=sampling, **options)
+            data = out.getvalue()
+            files.append(data)
+            if sampling == "4:2:2" and "progressive" not in options:  # as 4:4:0, in as many MCUs
+                at = data.index(b"\xff\xc0")
+                files.append(
+                    data[: at + 5]
+                    + struct.pack(">HH", 16 * 6, 8 * 5)
+                    + data[at + 9 : at + 11]
+                    + b"\x12"
+                    + data[at + 12 :]
+                )
     return files
 
 
@@ -149,6 +178,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "tar": tars,
     "tfrecord": tfrecords,
     "example": examples,
+    "jpeg": jpegs,
     "passes": passes,
 }
 
