@@ -266,6 +266,15 @@ uint32_t checksum(const Array<uint8_t>& data, bool portable) {
   return crc32c(from, n, portable);
 }
 
+void checksums(const Array<uint8_t>& arena, const Array<int64_t>& starts, Array<uint32_t> out, int32_t threads) {
+  const py::ssize_t n = check_starts("checksums", arena, starts);
+  if (out.size() != n) throw std::invalid_argument("checksums: sizes differ");
+  const int64_t* at = starts.data();
+  uint32_t* to = out.mutable_data();
+  NoGil nogil;
+  crc32c_of(arena.data(), at, n, threads, to);
+}
+
 void examples(const Array<uint8_t>& arena, const Array<int64_t>& starts, const std::vector<py::bytes>& names,
               uintptr_t features, Array<int32_t> status, int32_t threads) {
   const py::ssize_t n = check_starts("read_examples", arena, starts);
@@ -445,6 +454,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("parse_integers", &integers, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(),
         "values"_a.noconvert(), "valid"_a.noconvert());
   m.def("crc32c", &checksum, py::kw_only(), "data"_a.noconvert(), "portable"_a);
+  m.def("checksums", &checksums, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(), "out"_a.noconvert(),
+        "threads"_a);
   m.def("read_examples", &examples, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(), "names"_a,
         "features"_a, "status"_a.noconvert(), "threads"_a);
   m.def("list_features", &features_of, py::kw_only(), "record"_a.noconvert());

@@ -121,6 +121,7 @@ class RecordScanner : public ShardScanner {
 
 // CRC-32C (Castagnoli), by the CPU's instruction where it has one; `portable`: by tables.
 uint32_t crc32c(const uint8_t* data, size_t n, bool portable = false);
+void crc32c_of(const uint8_t* arena, const int64_t* starts, int64_t n, int32_t threads, uint32_t* out);  // of n ranges
 uint32_t masked_crc32c(const uint8_t* data, size_t n);  // as TFRecord stores it
 
 enum class FeatureKind : int64_t { absent = 0, bytes = 1, floats = 2, ints = 3 };

@@ -215,6 +215,12 @@ uint32_t crc32c(const uint8_t* data, size_t n, bool portable) {
   return ~(fast && !portable ? crc_by_instruction(~0u, data, n) : crc_by_tables(~0u, data, n));
 }
 
+void crc32c_of(const uint8_t* arena, const int64_t* starts, int64_t n, int32_t threads, uint32_t* out) {
+  parallel_for(n, threads, [&](int64_t i) {
+    out[i] = crc32c(arena + starts[i], static_cast<size_t>(starts[i + 1] - starts[i]));
+  });
+}
+
 uint32_t masked_crc32c(const uint8_t* data, size_t n) {
   const uint32_t crc = crc32c(data, n);
   return (crc >> 15 | crc << 17) + 0xA282EAD8u;

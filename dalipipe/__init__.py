@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dalipipe.faults import TooManyBadSamplesError
     from dalipipe.loader import DataLoader, StateMismatchError
     from dalipipe.ops.python import PythonStep
+    from dalipipe.packing import PackMismatchError, pack
     from dalipipe.policy import Choice, Normal, OneOf, Op, Policy, RandomApply, RandomOrder, SomeOf
     from dalipipe.policy_files import PolicyFileError, load_policy, save_policy
     from dalipipe.records import SampleError
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         ImageFolder,
         ImageMasks,
         MapDataset,
+        Packed,
+        PackError,
         ShardError,
         Source,
         Table,
@@ -46,10 +49,11 @@ _NAMES = {
     "dalipipe.conversion": "UnsupportedTransformError convert",
     "dalipipe.loader": "DataLoader StateMismatchError",
     "dalipipe.ops.python": "PythonStep",
+    "dalipipe.packing": "PackMismatchError pack",
     "dalipipe.policy": "Choice Normal OneOf Op Policy RandomApply RandomOrder SomeOf",
     "dalipipe.policy_files": "PolicyFileError load_policy save_policy",
     "dalipipe.sources": "Arrays CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder ImageMasks MNIST MapDataset "
-    "ShardError Source TFRecords Table TarShards",
+    "PackError Packed ShardError Source TFRecords Table TarShards",
     "dalipipe.storage": "Retry Storage",
     "dalipipe.decoders.base": "DecodeError",
     "dalipipe.faults": "TooManyBadSamplesError",
@@ -59,7 +63,8 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names.spl
 _MODULES = ("finetune", "ops", "orders", "recipes")
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Choice", "Cityscapes", "DataLoader", "DecodeError"]
-__all__ += ["FashionMNIST", "ImageFolder", "ImageMasks", "MapDataset", "Normal", "OneOf", "Op", "Policy"]
+__all__ += ["FashionMNIST", "ImageFolder", "ImageMasks", "MapDataset", "Normal", "OneOf", "Op", "PackError"]
+__all__ += ["PackMismatchError", "Packed", "Policy", "pack"]
 __all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleError", "ShardError", "load_policy"]
 __all__ += ["PythonStep", "UnsupportedTransformError", "convert", "save_policy"]
 __all__ += ["SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards"]

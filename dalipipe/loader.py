@@ -70,7 +70,8 @@ class DataLoader(TorchDataLoader):
         drop_last: leave a short last batch out.
         timeout: seconds to wait for a batch before a ``TimeoutError``; 0: for ever.
         policy: what happens to the pictures; ``None``: what the data set's ``transform`` says, converted (`convert`),
-        or, where it has none, decoding only, so all must have one size.
+        or, where it has none, decoding only, so all must have one size. Of a policy whose first part a pack has applied
+        already the rest is run.
         device: ``"auto"`` (the current CUDA device where there is one, else the CPU), or a device.
         dtype: float32, float16, bfloat16 (normalised as the policy says, else 0..1), or uint8 (0..255); ``None``: what
         a converted transform gives, else float32.
@@ -90,7 +91,8 @@ class DataLoader(TorchDataLoader):
         quarantine: a file that gets a line of JSON for each bad sample: index, where, cause, when.
         on_unsupported: what to do with a step of the data set's ``transform`` that cannot be converted: ``"raise"``, or
         let it run in ``"python"``, picture by picture, which costs time.
-        decoder: ``"auto"``, ``"dali"`` or ``"pillow"``. engine: ``"auto"``, ``"native"`` or ``"reference"``.
+        decoder: ``"auto"``, ``"native"`` (baseline JPEGs, on the host), ``"dali"`` or ``"pillow"``. engine: ``"auto"``,
+        ``"native"`` or ``"reference"``.
         pin_memory, persistent_workers, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken for
         compatibility; there are no worker processes for them to matter to.
 
@@ -629,6 +631,8 @@ class _Epoch:
 
 def _policy(policy: Policy | None, source: Source, on_unsupported: OnUnsupported) -> tuple[Policy, Report | None]:
     """The one given, or what the source's transform is converted to, and how closely."""
+    if source.front is not None:
+        return Policy([], first_slot=source.front.end_slot) if policy is None else policy.after(source.front), None
     if source.transform is None:
         return Policy([]) if policy is None else policy, None
     if policy is not None:

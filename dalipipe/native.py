@@ -355,6 +355,15 @@ def crc32c(data: np.ndarray, *, portable: bool = False) -> int:
     return int(_C.crc32c(data=data, portable=portable))
 
 
+def checksums(arena: np.ndarray, starts: np.ndarray, *, threads: int = 1) -> np.ndarray:
+    """The CRC-32C of each of N ranges, uint32 [N]: ``arena`` uint8 [bytes], ``starts`` int64 [N+1]."""
+    _check_threads("checksums", threads)
+    starts = np.ascontiguousarray(starts, np.int64)
+    out = np.zeros(len(starts) - 1, np.uint32)
+    _C.checksums(arena=arena, starts=starts, out=out, threads=threads)
+    return out
+
+
 def read_examples(
     arena: np.ndarray, starts: np.ndarray, names: Sequence[str], *, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -120,7 +120,7 @@ class Lane:
             while True:
                 try:
                     if flight.columns is None:
-                        flight.columns = self._read(flight.step)
+                        flight.columns = self._read(flight.epoch, flight.step)
                     if self._track is not None:
                         self._track.submit(flight.columns, flight.epoch.key, flight.step)
                     return
@@ -138,12 +138,16 @@ class Lane:
             if flight.error is None:
                 self._start(flight)
 
-    def _read(self, step: Step) -> dict[str, Any]:
-        config = self._config
+    def _read(self, epoch: Epoch, step: Step) -> dict[str, Any]:
+        config, source = self._config, self._config.source
+        indices = step.indices
+        if source.copies > 1:  # an epoch takes one, repeated records several in turn
+            variants = 0 if step.variants is None else step.variants
+            indices = indices + (epoch.number + variants) % source.copies * len(source)
         self.reading = True
         try:
             with self._clock.stage("read"):
-                records = config.source.read(step.indices, threads=config.threads, allocate=self._arenas.take)
+                records = source.read(indices, threads=config.threads, allocate=self._arenas.take)
         finally:
             self.reading = False
         if records.errors:

@@ -125,4 +125,5 @@ def lower(policy: Policy, schema: Schema) -> Plan:
                     f"AugMix blends pictures that it moved differently: {other.name!r} ({other.kind}) cannot follow; "
                     "drop the operator or the field"
                 )
-    return Plan(policy, field, _LOWER[field.kind]([leaves[i] for i in positions], positions, field), mix)
+    fold = _LOWER[field.kind]([leaves[i] for i in positions], positions, field, policy.stored_leaves)
+    return Plan(policy, field, fold, mix)

@@ -11,7 +11,8 @@
 
 Names are those of the Python classes and their fields. A range to draw from is a pair, low and high, or a distribution:
 ``{choice: [4, 5, 6], signed: true}``, ``{normal: [9, 0.5], within: [0, 10]}``. An operator may also stand as
-`Policy.to_dict` writes it, ``{"op": "Invert", "p": 0.5}``.
+`Policy.to_dict` writes it, ``{"op": "Invert", "p": 0.5}``. Beside ``ops:`` may stand ``first_slot:`` and
+``stored_after:``, which `Policy` explains.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from dalipipe.policy.data import value_from_data
 Yaml = Any  # a node of PyYAML's tree
 
 _VERSION = 1
+_PLACES = ("first_slot", "stored_after")  # whole numbers
 _MOST_VALUES = 100_000
 _TAGS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))  # of what carries no tag
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -88,7 +90,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str]) -> Path:
     if path.suffix.lower() not in _SUFFIXES:
         raise ValueError(f"save_policy: the path must end in {', '.join(_SUFFIXES)}, got {path}")
     if path.suffix.lower() == ".json":
-        text = json.dumps({"version": _VERSION, "ops": _entries(policy)}, indent=1) + "\n"
+        text = json.dumps({"version": _VERSION, **_places(policy), "ops": _entries(policy)}, indent=1) + "\n"
     else:
         text = policy_yaml(policy)
     path.write_text(text, encoding="utf-8")
@@ -98,7 +100,8 @@ def save_policy(policy: Policy, path: str | os.PathLike[str]) -> Path:
 def policy_yaml(policy: Policy) -> str:
     """``policy`` as the YAML that `save_policy` writes."""
     lines = [line for entry in _entries(policy) for line in _entry_lines(entry, "  ")]
-    return "\n".join([f"version: {_VERSION}", "ops:" if lines else "ops: []", *lines, ""])
+    places = [f"{key}: {value}" for key, value in _places(policy).items()]
+    return "\n".join([f"version: {_VERSION}", *places, "ops:" if lines else "ops: []", *lines, ""])
 
 
 # Reading -----------------------------------------------------------------------------------------------------------
@@ -153,9 +156,9 @@ class _Reader:
     def _policy(self, root: Yaml) -> Policy:
         top = self._mapping(root, "a policy must be a mapping with `ops:`")
         for key, (key_node, _) in top.items():
-            if key not in ("version", "ops"):
+            if key not in ("version", "ops", *_PLACES):
                 near = "; operators stand in the list under ops" if key in self._types else ""
-                near = near or _nearest(key, ("version", "ops")) or "; it has version and ops"
+                near = near or _nearest(key, ("version", "ops", *_PLACES)) or "; it has version and ops"
                 raise self._error(key_node, f"a policy has no {key!r}{near}")
         if "version" in top:
             node = top["version"][1]
@@ -164,10 +167,12 @@ class _Reader:
         if "ops" not in top:
             raise self._error(root, "a policy needs `ops:`, a list of operators")
         nodes = self._nodes(top["ops"][1], "ops must be a list of operators")
+        places = {key: self._value(top[key][1]) for key in _PLACES if key in top}
         try:
-            return Policy(nodes)
+            return Policy(nodes, **places)
         except (ValueError, TypeError) as error:
-            raise self._error(top["ops"][0], str(error)) from error
+            at = next((key for key in places if key in str(error)), "ops")
+            raise self._error(top[at][0], str(error)) from error
 
     def _nodes(self, node: Yaml, expected: str) -> tuple[Node, ...]:
         return tuple(self._node(entry) for entry in self._items(node, expected))
@@ -321,6 +326,10 @@ def _place(before: str) -> tuple[int, int]:
 
 
 # Writing -----------------------------------------------------------------------------------------------------------
+
+
+def _places(policy: Policy) -> dict[str, Any]:
+    return {key: value for key, value in policy.to_dict().items() if key in _PLACES}
 
 
 def _entries(policy: Policy) -> list[dict[str, Any]]:

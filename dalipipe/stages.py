@@ -77,21 +77,27 @@ def lower(policy: Policy, schema: Schema) -> Plan | StagedPlan:
         nodes.pop()
     stages: list[Stage] = []
     section: list[Node] = []
-    start = 0  # of the section, in slots
-    for node in nodes:
+    start = policy.first_slot  # of the section
+
+    def part(end: int) -> Policy:
+        """The section, which ends before node ``end``; a place of ``stored_after`` within it stays there."""
+        stored = (policy.stored_after or 0) - (end - len(section))
+        return Policy(section, first_slot=start, stored_after=stored if 0 < stored < len(section) else None)
+
+    for number, node in enumerate(nodes):
         if not isinstance(node, PythonStep):
             section.append(node)
             continue
         if node.takes == "float":
             raise ValueError(f"{node!r} takes what the batch will hold, so nothing may come after it")
         if section or not stages:
-            part = Policy(section, first_slot=start)
-            stages.append(Stage(plans.lower(part, schema) if section else None, (node,)))
-            start, section = part.end_slot + 1, []
+            before = part(number)
+            stages.append(Stage(plans.lower(before, schema) if section else None, (node,)))
+            start, section = before.end_slot + 1, []
         else:
             stages[-1] = Stage(stages[-1].plan, (*stages[-1].steps, node))
             start += 1
-    last = plans.lower(Policy(section, first_slot=start), schema)
+    last = plans.lower(part(len(nodes)), schema)
     for stage in stages:
         _check(stage.plan, stage.steps[0])
     _check(last, after)

@@ -43,6 +43,8 @@ CASES = [
     Case(ops.RandomResizedCrop(30, ratio=Choice((0.5, 2.0)), interpolation="random"), always=True),
     Case(ops.RandomResizedCrop(30, interpolation="nearest"), always=True),
     Case(ops.PadTo((45, 60), fill=(7, 8, 9)), always=True),
+    Case(ops.ShrinkTo(24), always=True),
+    Case(ops.ShrinkTo(30, interpolation="bicubic"), always=True),
     Case(ops.ZoomOut((1.1, 1.8), fill=40, p=1.0), always=True),
     Case(ops.RandomShortestSize((17, 24, 30), max_size=50), always=True),
     Case(ops.ScaleJitter((40, 30), (0.6, 1.4), interpolation="random"), always=True),

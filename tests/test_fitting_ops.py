@@ -79,9 +79,17 @@ def test_pad_to(height: int, width: int, size: int) -> None:
     assert sizes(ops.PadTo(size), height, width)[0].tolist() == [max(height, size), max(width, size)]
 
 
+@given(SIDES, SIDES, SIDES)
+def test_shrink_to(height: int, width: int, size: int) -> None:
+    expected = [height, width] if min(height, width) <= size else sizes(ops.Resize(size), height, width)[0].tolist()
+    assert sizes(ops.ShrinkTo(size), height, width)[0].tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda: ops.ShrinkTo(0), "ShrinkTo: size must be"),
+        (lambda: ops.ShrinkTo((3, 4)), "ShrinkTo: size must be the shorter side"),
         (lambda: ops.PadTo(0), "PadTo: size must be"),
         (lambda: ops.PadTo(8, fill=300), "PadTo: fill must lie in"),
         (lambda: ops.ZoomOut((0.5, 2.0)), r"ZoomOut: side_range must lie in \[1, 1000\]"),

@@ -23,7 +23,7 @@ FLOORS = {
     7: ("tracks",),
     8: ("pipeline", "parts"),
     9: ("loader", "figures"),
-    10: ("pack", "finetune", "interop", "explain", "demo_data", "preview", "bench", "doctor"),
+    10: ("packing", "finetune", "interop", "explain", "demo_data", "preview", "bench", "doctor"),
     11: ("cli",),
     12: ("__main__",),
 }

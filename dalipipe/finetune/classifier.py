@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from dalipipe.sources import ImageFolder
+from dalipipe.sources import ImageFolder, Source, open_source
 
 _NO_AUXILIARY_HEAD = ("googlenet", "inception_v3")
 
 
-def open_folders(data: str | os.PathLike[str], *, val_fraction: float | None = None) -> tuple[ImageFolder, ImageFolder]:
-    """Training and validation pictures from ``data/train`` and ``data/val``, or one folder of classes split in two.
+def open_folders(data: str | os.PathLike[str], *, val_fraction: float | None = None) -> tuple[Source, Source]:
+    """Training and validation pictures from ``data/train`` and ``data/val``, folders of classes or packs; or one folder
+    of classes split in two.
 
     The split is stratified and depends on the files' paths within ``data`` alone: in each class, the ``val_fraction``
     with the lowest hashes (rounded, at least one picture on each side) are for validation.
@@ -37,12 +38,14 @@ def open_folders(data: str | os.PathLike[str], *, val_fraction: float | None = N
         for part in parts:
             if not part.is_dir():
                 raise FileNotFoundError(f"no folder at {part}: {root} must hold both train/ and val/")
-        train, val = (ImageFolder(part) for part in parts)
+        train, val = (open_source(part) for part in parts)
         if train.classes != val.classes:
             odd = sorted(set(train.classes or []) ^ set(val.classes or []))
             raise ValueError(f"{parts[0]} and {parts[1]} must have the same classes; only one of them has {odd[0]!r}")
         return train, val
-    whole = ImageFolder(root)
+    whole = open_source(root)
+    if not isinstance(whole, ImageFolder):
+        raise ValueError(f"{root} is a pack of one data set: pack train/ and val/ into folders of these names")
     if val_fraction is None:
         raise ValueError(f"{root} has no train/ and val/ folders: make them, or split it with a val_fraction, 0.2 say")
     if not 0 < val_fraction < 1:

@@ -80,6 +80,11 @@ class Folding:
         self.size[rows] = op.output_size(params, self.size[rows])
         return depths
 
+    def end_passes(self) -> None:
+        """What comes next begins every sample's next pass, unless its pass has not begun."""
+        rows = np.arange(len(self.size))
+        self._next_pass(rows[(self.stage != _START) | self._of(rows, "flip").any(axis=1)])
+
     def _next_pass(self, rows: np.ndarray) -> None:
         self.depth[rows] += 1
         self.stage[rows] = _START

@@ -9,7 +9,7 @@ by operator, but each has passes of its own: an operator costs the samples that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,19 +48,33 @@ class ImageFold:
     normalize: image_ops.Normalize | None
     channels: int
     """Of the pictures: 1 or 3."""
+    stored_leaves: int = 0
+    """How many of the policy's leaves leave a picture that could be stored; 0: there is no such place."""
 
     def fold(self, drawn: Sequence[Drawn], size: np.ndarray) -> ImageParams:
         """The passes of N pictures of ``size`` int64 [N, 2], given what was drawn for the policy."""
         folding = Folding(np.asarray(size, np.int64), self.channels)
-        for position in self.positions:
+        for position, begins in self._steps():
+            if begins:
+                folding.end_passes()
             folding.then(drawn[position])
         return folding.finish(self.normalize)
+
+    def _steps(self) -> Iterator[tuple[int, bool]]:
+        """The positions, and whether all that is before one is as stored."""
+        before = 0
+        for position in self.positions:
+            yield position, before < self.stored_leaves <= position
+            before = position + 1
 
     def explain(self, drawn: Sequence[Drawn], size: np.ndarray) -> list[str]:
         """What became of these samples: how many passes they took, then a line per operator."""
         folding = Folding(np.asarray(size, np.int64), self.channels)
         lines = []
-        for position, leaf in zip(self.positions, self.leaves, strict=True):
+        for (position, begins), leaf in zip(self._steps(), self.leaves, strict=True):
+            if begins:
+                folding.end_passes()
+                lines.append("(here the pictures are as if they had been stored)")
             depths = folding.then(drawn[position])
             op, n = leaf.op, len(size)
             stage = next(name for family, name in _STAGES.items() if isinstance(op, family))
@@ -77,7 +91,7 @@ class ImageFold:
         return [f"passes a sample takes: {shares}", *lines]
 
 
-def lower_image(leaves: Sequence[Leaf], positions: Sequence[int], field: Field) -> ImageFold:
+def lower_image(leaves: Sequence[Leaf], positions: Sequence[int], field: Field, stored_leaves: int = 0) -> ImageFold:
     """Checks a policy's image operators, which stand at ``positions`` among its leaves.
 
     Raises ``ValueError`` naming the operator that stands in the wrong place or does not fit the field's channels.
@@ -97,4 +111,4 @@ def lower_image(leaves: Sequence[Leaf], positions: Sequence[int], field: Field) 
             normalize = op
         elif normalize is not None and not isinstance(op, families.EraseOp):
             raise ValueError(f"{op!r} stands after Normalize: only erasing may follow it; move it before")
-    return ImageFold(tuple(leaves), tuple(positions), normalize, field.channels or 3)
+    return ImageFold(tuple(leaves), tuple(positions), normalize, field.channels or 3, stored_leaves)

@@ -77,18 +77,30 @@ class Policy:
     >>> policy = Policy([RandomResizedCrop(224), HorizontalFlip(p=0.5), Normalize()])
 
     ``first_slot``: of its first operator, where it is a part of a longer policy; ``end_slot``: the first one after it.
+    ``stored_after``: how many of its first nodes leave the sample as if it were stored then, and taken up again by the
+    others: with `split` there and `dalipipe.pack`, the outcome is the same to the bit. Operators on both sides of that
+    place fold into no pass together. ``None``: there is no such place.
     """
 
-    def __init__(self, ops: Sequence[Node], *, first_slot: int = 0) -> None:
+    def __init__(self, ops: Sequence[Node], *, first_slot: int = 0, stored_after: int | None = None) -> None:
         if not isinstance(ops, Sequence) or isinstance(ops, str):
             raise TypeError(f"Policy: expected a list of operators, got {type(ops).__name__}: {ops!r}")
         self.ops = tuple(ops)
+        if type(first_slot) is not int or first_slot < 0:
+            raise ValueError(f"Policy: first_slot must be a whole number, at least 0, got {first_slot!r}")
+        if stored_after is not None:
+            _check_place("Policy: stored_after", stored_after, len(self.ops))
+        self.first_slot, self.stored_after = first_slot, stored_after
         self._leaves: list[Leaf] = []
+        self.stored_leaves = 0
+        """How many leaves stand before the place of ``stored_after``."""
         self._containers: dict[int, Container] = {}
         self._draws: dict[int, int] = {}  # slot → uniform numbers, the gate's included
         self.end_slot = first_slot
-        for op in self.ops:
+        for number, op in enumerate(self.ops):
             self.end_slot = self._place(op, self.end_slot, (), None)
+            if number + 1 == stored_after:
+                self.stored_leaves = len(self._leaves)
         if self.end_slot >= rng.MAX_SLOTS:  # the last is for what is drawn among samples
             raise ValueError(f"Policy: at most {rng.MAX_SLOTS - 1} operators, got {self.end_slot}")
         pairs = [(slot, block) for slot, draws in self._draws.items() for block in range(-(-draws // 4))]
@@ -166,16 +178,51 @@ class Policy:
             size[rows] = op.output_size(params, before)
         return drawn
 
+    def split(self, n: int) -> tuple[Policy, Policy]:
+        """Its first ``n`` nodes, and the others: what is drawn for these is the same as in the whole policy.
+
+        Raises ``ValueError`` where there are not so many.
+        """
+        _check_place("Policy.split: n", n, len(self.ops))
+        front = Policy(self.ops[:n], first_slot=self.first_slot)
+        return front, Policy(self.ops[n:], first_slot=front.end_slot)
+
+    def after(self, front: Policy) -> Policy:
+        """What is left to do to samples that ``front`` has been applied to: this is the whole policy, or its rest.
+
+        Raises ``ValueError`` where it does not begin with ``front``, or go on from there.
+        """
+        if self.first_slot == front.end_slot and front.end_slot > front.first_slot:
+            return self
+        if self.first_slot != front.first_slot or self.ops[: len(front)] != front.ops:
+            raise ValueError(
+                f"{front!r} has been applied to the samples already: give the policy that begins with it, or what "
+                f"its split({len(front)}) leaves, got {self!r}"
+            )
+        return self.split(len(front))[1]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` is its inverse."""
-        return {"ops": [node_to_dict(op) for op in self.ops]}
+        data: dict[str, Any] = {"ops": [node_to_dict(op) for op in self.ops]}
+        if self.first_slot:
+            data["first_slot"] = self.first_slot
+        if self.stored_after is not None:
+            data["stored_after"] = self.stored_after
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Policy:
         """Raises ``ValueError`` naming the operator and the field."""
         if not isinstance(data, Mapping) or not isinstance(data.get("ops"), Sequence):
             raise ValueError(f'Policy: expected {{"ops": [...]}}, got {data!r}')
-        return cls([node_from_dict(node) for node in data["ops"]])
+        unknown = sorted(set(data) - {"ops", "first_slot", "stored_after"})
+        if unknown:
+            raise ValueError(f"Policy: has no {unknown[0]!r}; it has ops, first_slot, stored_after")
+        return cls(
+            [node_from_dict(node) for node in data["ops"]],
+            first_slot=data.get("first_slot", 0),
+            stored_after=data.get("stored_after"),
+        )
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.ops)
@@ -184,13 +231,27 @@ class Policy:
         return len(self.ops)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Policy) and self.ops == other.ops
+        return isinstance(other, Policy) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        return hash(self.ops)
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        return self.ops, self.first_slot, self.stored_after
 
     def __repr__(self) -> str:
-        return f"Policy([{', '.join(repr(op) for op in self.ops)}])"
+        parts = [f"[{', '.join(repr(op) for op in self.ops)}]"]
+        if self.first_slot:
+            parts.append(f"first_slot={self.first_slot}")
+        if self.stored_after is not None:
+            parts.append(f"stored_after={self.stored_after}")
+        return f"Policy({', '.join(parts)})"
+
+
+def _check_place(what: str, n: Any, nodes: int) -> None:
+    if type(n) is not int or not 1 <= n <= nodes:
+        raise ValueError(f"{what} must be a number of its first nodes, 1 to {nodes}, got {n!r}")
 
 
 def _of(variants: np.ndarray | int, rows: np.ndarray) -> np.ndarray | int:

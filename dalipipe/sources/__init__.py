@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from dalipipe.sources.arrays import Arrays
 from dalipipe.sources.base import Source, changed_labels
 from dalipipe.sources.folder import ImageFolder
 from dalipipe.sources.mapped import MapDataset
+from dalipipe.sources.packed import Packed, PackError, is_pack
 from dalipipe.sources.segmentation import Cityscapes, ImageMasks
 from dalipipe.sources.shards import ShardError
 from dalipipe.sources.standard import CIFAR10, CIFAR100, MNIST, FashionMNIST
@@ -20,7 +23,39 @@ from dalipipe.sources.tfrecord import TFRecords
 from dalipipe.sources.workers import WorkerError
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Cityscapes", "FashionMNIST", "ImageFolder", "ImageMasks"]
-__all__ += ["MapDataset", "ShardError", "Source", "TFRecords", "Table", "TarShards", "WorkerError", "as_source"]
+__all__ += ["MapDataset", "PackError", "Packed", "ShardError", "Source", "TFRecords", "Table", "TarShards"]
+__all__ += ["WorkerError", "as_source", "is_pack", "open_source"]
+
+
+_OPENERS: dict[str, Callable[[str], Source]] = {
+    ".tar": TarShards,
+    ".tfrecord": TFRecords,
+    ".tfrecords": TFRecords,
+    ".parquet": Table,
+    ".arrow": Table,
+    ".npy": Arrays.open,
+    ".npz": Arrays.open,
+    ".txt": ImageFolder.from_list,
+    ".csv": ImageFolder.from_list,
+    ".tsv": ImageFolder.from_list,
+}
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """A pack, a folder of class folders, or what the ending of a name says: tar shards (``train-{00..99}.tar``),
+    TFRecords, Parquet or Arrow files, ``.npy`` and ``.npz``, lists of pictures.
+
+    Raises ``FileNotFoundError``, or ``ValueError`` for another ending.
+    """
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        return Packed(name) if is_pack(name) else ImageFolder(name)
+    opener = _OPENERS.get(os.path.splitext(name)[1].lower())
+    if opener is None:
+        if not os.path.exists(name):
+            raise FileNotFoundError(f"there is no {name}: give a folder, or files that end in {', '.join(_OPENERS)}")
+        raise ValueError(f"{name}: expected a folder, or a name that ends in {', '.join(_OPENERS)}")
+    return opener(name)
 
 
 def as_source(dataset: Any) -> Source:

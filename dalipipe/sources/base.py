@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dalipipe.policy import Policy
 from dalipipe.records import Records
 from dalipipe.schema import Schema
 
@@ -25,13 +26,20 @@ class Source(ABC):
     """A transform of torchvision's or timm's for the pictures: a loader without a policy converts it. Reading does not
     apply it.
     """
+    front: Policy | None = None
+    """What has been applied to the records already: a loader runs the rest of the policy that begins with it."""
+    copies: int = 1
+    """How often every record is there, each time prepared differently: copy c of record i is read as number c · len +
+    i. Epoch e takes copy e mod copies.
+    """
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
-        """Records ``indices`` int64 [N], in that order; a record that cannot be read is reported, and costs no other.
+        """Records ``indices`` int64 [N], in that order, each below len · `copies`; a record that cannot be read is
+        reported, and costs no other.
 
         ``allocate(nbytes)`` gives uint8 memory for what is read, where a caller has some to use again.
         """
@@ -43,6 +51,10 @@ class Source(ABC):
     def describe(self, index: int) -> str:
         """A record's name for people: its path, say."""
         return f"record {index}"
+
+    def files(self) -> Iterable[str]:
+        """The local files that records are read from, as far as that can be told."""
+        return ()
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Frees what reading holds open; reading again opens it again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -189,6 +189,9 @@ class ImageFolder(Source):
 
     def describe(self, index: int) -> str:
         return self.paths[index]
+
+    def files(self) -> Iterable[str]:
+        return (path for path in self.paths if not is_remote(path))
 
     def close(self) -> None:
         self.storage.close()

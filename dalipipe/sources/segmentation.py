@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from dalipipe.schema import Field, Schema
 from dalipipe.sources.base import Source, digest
 from dalipipe.sources.index.names import Names
 from dalipipe.sources.index.scan import scan
-from dalipipe.storage import Storage
+from dalipipe.storage import Storage, is_remote
 
 Root = str | os.PathLike[str]
 
@@ -95,6 +95,9 @@ class ImageMasks(Source):
 
     def describe(self, index: int) -> str:
         return self.image_paths[index]
+
+    def files(self) -> Iterable[str]:
+        return (path for paths in (self.image_paths, self.mask_paths) for path in paths if not is_remote(path))
 
     def close(self) -> None:
         self.storage.close()

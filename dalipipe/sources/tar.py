@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from dalipipe.sources.formats import FieldSpec, Reading, infer
 from dalipipe.sources.index import Arrays
 from dalipipe.sources.index.names import Names
 from dalipipe.sources.shards import IndexFolder, Urls, join_starts, open_shards
-from dalipipe.storage import Storage
+from dalipipe.storage import Storage, is_remote
 
 
 class TarShards(Source):
@@ -110,6 +110,9 @@ class TarShards(Source):
         }
         columns = {r.name: self._column(r, indices, files.get(r.extensions), errors) for r in self._readings}
         return Records(columns, errors)
+
+    def files(self) -> Iterable[str]:
+        return (path for path in self.paths if not is_remote(path))
 
     def close(self) -> None:
         self._shards.storage.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from dalipipe.sources.base import Source, digest
 from dalipipe.sources.formats import MASKS, field_name
 from dalipipe.sources.index import Arrays
 from dalipipe.sources.shards import IndexFolder, Urls, open_shards
-from dalipipe.storage import Storage
+from dalipipe.storage import Storage, is_remote
 
 #: A feature's name, or ``(name, kind)`` with the kind of a `Field`.
 FeatureSpec = str | tuple[str, Kind]
@@ -150,6 +150,9 @@ class TFRecords(Source):
             out = arena if last else np.empty(total, np.uint8) if allocate is None else allocate(total)
             columns[name] = Encoded(out, native.pack_ranges(arena, at, nbytes, out))
         return Records(columns, errors)
+
+    def files(self) -> Iterable[str]:
+        return (path for path in self.paths if not is_remote(path))
 
     def close(self) -> None:
         self._shards.storage.close()

@@ -22,7 +22,8 @@ class LaneConfig:
     """What a lane is built from.
 
     ``batch_size``: samples in the largest batch; ``depth``: batches being decoded at one time; ``mask``: whether
-    batches say which of their rows count.
+    batches say which of their rows count; ``stacked``: whether a batch's samples become one tensor, else they are a
+    list of them, of any sizes.
     """
 
     source: Source
@@ -34,6 +35,7 @@ class LaneConfig:
     decoder: str
     engine: str
     mask: bool = False
+    stacked: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ and points ride along.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -42,14 +42,11 @@ class _Flight:
 class ImageTrack:
     """A `Track` for encoded pictures, or for pictures that are in memory already, and for the masks, boxes and points
     beside them.
-
-    ``stacked``: whether pictures become one tensor; else they are a list of them, of any sizes.
     """
 
-    def __init__(self, config: LaneConfig, clock: StageClock, *, stacked: bool = True) -> None:
+    def __init__(self, config: LaneConfig, clock: StageClock) -> None:
         plan = config.plan
         assert isinstance(plan, Plan) and plan.field is not None
-        self._stacked = stacked
         self._config, self._clock, self._plan, self._field = config, clock, plan, plan.field.name
         self._engine = make_engine(config.engine, plan, config.output, threads=config.threads)
         self._decoder: Decoder | None = None  # made for the first encoded pictures: arrays need none
@@ -103,14 +100,9 @@ class ImageTrack:
             }
 
     def _apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor | list[torch.Tensor]:
-        if self._stacked:
+        if self._config.stacked:
             return self._engine.apply(pictures, draws)
-        sizes, of_row = np.unique(draws.params.out_size, axis=0, return_inverse=True)
-        out: dict[int, torch.Tensor] = {}
-        for number in range(len(sizes)):
-            rows = np.flatnonzero(of_row.reshape(-1) == number)
-            out |= zip(rows.tolist(), self._engine.apply(pictures.of(rows), draws.of(rows)), strict=True)
-        return [out[row] for row in range(len(pictures))]
+        return _one_by_one(draws, lambda rows: self._engine.apply(pictures.of(rows), draws.of(rows)))
 
     @property
     def buffers_bytes(self) -> int:
@@ -139,9 +131,23 @@ class ImageTrack:
         displacements = HostDisplacements(draws.params, threads=self._config.threads)
         masks = {
             name: self._masks[name].collect(jobs, draws.params, displacements, flight.size)
+            if self._config.stacked
+            else self._masks_one_by_one(name, flight)
             for name, jobs in flight.masks.items()
         }
         return {**masks, **self._targets.move(flight.columns, draws.drawn, displacements)}
+
+    def _masks_one_by_one(self, name: str, flight: _Flight) -> list[torch.Tensor]:
+        def collect(rows: np.ndarray) -> torch.Tensor:
+            params = flight.draws.params.of(rows)
+            displacements = HostDisplacements(params, threads=self._config.threads)
+            jobs = [flight.masks[name][row] for row in rows.tolist()]
+            try:
+                return self._masks[name].collect(jobs, params, displacements, flight.size[rows])
+            except RowErrors as error:
+                raise RowErrors({int(rows[row]): cause for row, cause in error.errors.items()}) from error
+
+        return _one_by_one(flight.draws, collect)
 
     def _mix_labels(self, flight: _Flight) -> dict[str, torch.Tensor]:
         mix, params = self._plan.mix, flight.draws.mix
@@ -160,3 +166,13 @@ class ImageTrack:
                 return self._plan.draw(key, step.indices, size, variants, positions)
             except DrawError as error:
                 raise RowErrors({error.row: error}) from error
+
+
+def _one_by_one(draws: Draws, run: Callable[[np.ndarray], torch.Tensor]) -> list[torch.Tensor]:
+    """``run`` of all rows, those together that end at one size: a tensor each."""
+    sizes, of_row = np.unique(draws.params.out_size, axis=0, return_inverse=True)
+    out: dict[int, torch.Tensor] = {}
+    for number in range(len(sizes)):
+        rows = np.flatnonzero(of_row.reshape(-1) == number)
+        out |= zip(rows.tolist(), run(rows), strict=True)
+    return [out[row] for row in range(len(of_row.reshape(-1)))]

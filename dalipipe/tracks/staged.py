@@ -139,4 +139,4 @@ class StagedTrack:
 def _track(stage: Stage, config: LaneConfig, clock: StageClock) -> Any:
     if stage.plan is None:
         return DecodedTrack(config, clock)
-    return ImageTrack(replace(config, plan=stage.plan, output=_HOST), clock, stacked=False)
+    return ImageTrack(replace(config, plan=stage.plan, output=_HOST, stacked=False), clock)

@@ -57,7 +57,7 @@ from dalipipe.ops.image.filters import (
     SaltAndPepper,
     Sharpness,
 )
-from dalipipe.ops.image.fitting import PadTo, RandomShortestSize, ResizeKeepRatio, ScaleJitter, ZoomOut
+from dalipipe.ops.image.fitting import PadTo, RandomShortestSize, ResizeKeepRatio, ScaleJitter, ShrinkTo, ZoomOut
 from dalipipe.ops.image.geometry import (
     Affine,
     CenterCrop,
@@ -91,7 +91,7 @@ __all__ += ["BlendOp", "Colour", "ColourOp", "CropOp", "ElasticOp", "EraseOp", "
 __all__ += ["Interpolation", "ResizeOp", "Size", "StretchOp", "TableOp", "WarpOp", "fill_rgb"]
 __all__ += ["Affine", "CenterCrop", "Elastic", "HorizontalFlip", "Pad", "Perspective", "RandomCrop", "RandomResize"]
 __all__ += ["RandomResizedCrop", "Resize", "Rotate", "Scale", "Shear", "Translate", "TranslatePx", "VerticalFlip"]
-__all__ += ["PadTo", "RandomShortestSize", "ResizeKeepRatio", "ScaleJitter", "ZoomOut"]
+__all__ += ["PadTo", "RandomShortestSize", "ResizeKeepRatio", "ScaleJitter", "ShrinkTo", "ZoomOut"]
 __all__ += ["AutoContrast", "Brightness", "ChannelShuffle", "ColorJitter", "Contrast", "Equalize", "Gamma", "Grayscale"]
 __all__ += ["Hue", "Invert", "PhotometricDistort", "Posterize", "Saturation", "Solarize", "SolarizeAdd"]
 __all__ += ["GaussianBlur", "GaussianNoise", "JpegCompression", "MotionBlur", "SaltAndPepper", "Sharpness"]

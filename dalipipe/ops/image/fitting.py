@@ -51,6 +51,31 @@ class PadTo(CropOp):
 
 
 @dataclass(frozen=True, repr=False)
+class ShrinkTo(ResizeOp):
+    """Resizes the shorter side to ``size`` px where it is longer, the ratio kept; a smaller picture stays."""
+
+    size: int
+    interpolation: Interpolation = "bilinear"
+    draws: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self, "size", self.size)
+        if not isinstance(self.size, int):
+            raise ValueError(f"ShrinkTo: size must be the shorter side, a whole number of px, got {self.size!r}")
+        check_interpolation(self)
+
+    def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
+        shorter = size.min(axis=1, keepdims=True)
+        shrunk = np.where(size == shorter, self.size, (self.size * size / shorter).astype(np.int64))
+        return {
+            "box": whole(size),
+            "resized": np.where(shorter > self.size, shrunk, size),
+            "resample": draw_interpolation(RESAMPLES, self.interpolation, u[:, 0]),
+        }
+
+
+@dataclass(frozen=True, repr=False)
 class ZoomOut(CropOp):
     """Puts the picture anywhere on a canvas of ``fill`` that is larger by a factor within ``side_range``, 1..1000,
     both ways.
