@@ -29,6 +29,7 @@ from dalipipe.sampler import GivenSteps, Sampler, current_place
 from dalipipe.sources import as_source
 from dalipipe.sources.base import Source, digest
 from dalipipe.stages import StagedPlan, lower
+from dalipipe.tracks import explain
 from dalipipe.tracks.base import LaneConfig, StageClock
 
 _STATE_VERSION = 2
@@ -363,6 +364,14 @@ class DataLoader(TorchDataLoader):
     def plan(self) -> Plan | StagedPlan:
         """The policy as it will run; ``print(loader.plan.explain())``."""
         return self._plan
+
+    def explain(self, samples: int = 64) -> str:
+        """How samples come, seen from some of the data set's: what decodes them, how much of their files that takes,
+        and what the policy then does (``plan.explain``).
+        """
+        count = min(samples, len(self._source))
+        indices = np.unique(np.linspace(0, len(self._source) - 1, count).astype(np.int64))
+        return explain(self._config(), rng.make_key(self.seed, self._steps.next_epoch), indices)
 
     @property
     def conversion(self) -> Report | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,10 +28,11 @@ from jpegs import SAMPLINGS, decode, jpeg
 from PIL import Image
 
 import dalipipe
-from dalipipe import packing
+from dalipipe import native, packing, rng
 from dalipipe.ops import image as ops
 from dalipipe.packing import shard as shards
 from dalipipe.packing.settings import Plan, Settings, parse_bytes
+from dalipipe.records import Encoded
 from dalipipe.sources.packed import Packed
 
 FOLDER = Callable[..., Path]
@@ -97,6 +100,56 @@ def test_batches_are_those_of_the_folder(folder: Path, tmp_path: Path, format: A
     assert not report.bad
     if format == "copy":
         assert report.ratio == 1.0
+
+
+def test_explain_tells_what_is_read(tmp_path: Path) -> None:
+    """The shares are counted once more, from the files: tiles by the restart markers between them."""
+    root = tmp_path / "pictures" / "a"
+    root.mkdir(parents=True)
+    for i in range(12):
+        (root / f"{i:02d}.jpg").write_bytes(jpeg(400 + 8 * i, 500, i, "4:2:0"))
+    (root / "12.jpg").write_bytes(b"no picture")
+    source = dalipipe.ImageFolder(root.parent)
+    policy = dalipipe.Policy([ops.RandomResizedCrop(64, scale=(0.05, 0.2)), ops.Normalize()])
+
+    def explained(source: Any, policy: Any = policy, **kw: Any) -> str:
+        loader = dalipipe.DataLoader(source, 4, policy=policy, seed=3, device="cpu", **kw)
+        text = loader.explain()
+        loader.close()
+        return text
+
+    plain = explained(source)
+    assert "decoded by native" in plain and "not in tiles; `dalipipe pack`" in plain
+    assert "samples of 448×500 px" in plain and "RandomResizedCrop" in plain
+    assert "decoded by pillow" in explained(source, decoder="pillow")
+    lost = tmp_path / "lost" / "a"
+    lost.mkdir(parents=True)
+    (lost / "0.jpg").write_bytes(b"no picture")
+    assert "none of the 1 pictures looked at is good" in explained(dalipipe.ImageFolder(lost.parent))
+    assert "nothing to decode or augment" in explained([1.5, 2.5], None)
+    assert "pixels as they are stored" in explained(dalipipe.Arrays(np.zeros((4, 80, 90, 3), np.uint8)))
+
+    dalipipe.pack(source, tmp_path / "out")
+    packed = Packed(tmp_path / "out")
+    found = re.search(
+        r"12 of 12 are in tiles: of these (\d+)% of the MCUs and (\d+)% of the bytes are read", explained(packed)
+    )
+    assert found
+    column = packed.read(np.arange(12)).columns["image"]
+    assert isinstance(column, Encoded)
+    sizes = np.array([(400 + 8 * i, 500) for i in range(12)])
+    loader = dalipipe.DataLoader(packed, 4, policy=policy, seed=3, device="cpu")
+    regions = loader.plan.draw(rng.make_key(3, 0), np.arange(12), sizes).params.roi
+    left = np.empty_like(column.arena)
+    nbytes = native.cut_jpegs(column.arena, column.starts, regions, left)["bytes"]
+    whole = [bytes(column.arena[a:b]) for a, b in itertools.pairwise(column.starts)]
+    cut = [bytes(left[a : a + n]) for a, n in zip(column.starts, nbytes, strict=False)]
+
+    def tiles(files: list[bytes]) -> int:
+        return sum(1 + len(re.findall(rb"\xff[\xd0-\xd7]", data)) for data in files)
+
+    assert int(found[1]) == round(100 * tiles(cut) / tiles(whole)) < 70
+    assert int(found[2]) == round(100 * sum(map(len, cut)) / sum(map(len, whole))) < 80
 
 
 @pytest.mark.parametrize("format", ["tiled", "copy", "raw"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dalipipe.stages import StagedPlan
 from dalipipe.tracks.base import LaneConfig, StageClock, Track
-from dalipipe.tracks.image import ImageTrack
+from dalipipe.tracks.image import ImageTrack, explain_images
 from dalipipe.tracks.staged import StagedTrack
 
-# Kind of field → its track. A new modality adds its line here.
+# Kind of field → its track, and what tells people of it. A new modality adds its line here.
 _TRACKS = {"image": ImageTrack}
+_EXPLAIN = {"image": explain_images}
 
 
 def make_track(config: LaneConfig, clock: StageClock) -> Track | None:
@@ -18,3 +21,12 @@ def make_track(config: LaneConfig, clock: StageClock) -> Track | None:
     if isinstance(config.plan, StagedPlan):
         return StagedTrack(config, clock)
     return _TRACKS[config.plan.field.kind](config, clock)
+
+
+def explain(config: LaneConfig, key: np.ndarray, indices: np.ndarray) -> str:
+    """What becomes of records int64 [n] in the epoch with this `rng.make_key`, in lines."""
+    if config.plan.field is None:
+        return "nothing to decode or augment"
+    records = config.source.read(indices, threads=config.threads)
+    rows = np.array([row for row in range(len(indices)) if row not in records.errors], np.int64)
+    return "\n".join(_EXPLAIN[config.plan.field.kind](config, key, indices, records.columns, rows))

@@ -7,14 +7,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from dalipipe.decoders import make_decoder
+from dalipipe.decoders import decoder_of, make_decoder
 from dalipipe.decoders.base import Decoder, inspect
+from dalipipe.decoders.tiles import kept_shares
 from dalipipe.engines import make_engine
 from dalipipe.plan import Draws, Plan
 from dalipipe.policy import DrawError
@@ -176,3 +178,35 @@ def _one_by_one(draws: Draws, run: Callable[[np.ndarray], torch.Tensor]) -> list
         rows = np.flatnonzero(of_row.reshape(-1) == number)
         out |= zip(rows.tolist(), run(rows), strict=True)
     return [out[row] for row in range(len(of_row.reshape(-1)))]
+
+
+def explain_images(
+    config: LaneConfig, key: np.ndarray, indices: np.ndarray, columns: Mapping[str, Any], rows: np.ndarray
+) -> list[str]:
+    """What becomes of the pictures of records ``indices`` int64 [n] that were read into ``columns``; ``rows`` int64
+    [m]: those without an error.
+    """
+    plan = config.plan
+    assert plan.field is not None
+    name, column = plan.field.name, columns[plan.field.name]
+    if isinstance(column, Pictures):
+        lines = [f"{name!r}: pixels as they are stored; nothing to decode"]
+        sizes = column.size_px[rows].astype(np.int64)
+    else:
+        headers, errors = inspect(column, threads=config.threads)
+        rows = rows[~np.isin(rows, list(errors))]
+        sizes = np.stack([headers["height"], headers["width"]], axis=1).astype(np.int64)[rows]
+        lines = [f"{name!r}: files, decoded by {decoder_of(config.decoder, config.output.device)}"]
+    if not len(rows):
+        return [*lines, f"    none of the {len(indices)} pictures looked at is good"]
+    if isinstance(column, Encoded) and isinstance(plan, Plan):
+        with suppress(DrawError):
+            roi = plan.draw(key, indices[rows], sizes).params.roi
+            tiled, mcus, nbytes = kept_shares(column.of(rows), roi, threads=config.threads)
+            if tiled:
+                share = f"{mcus:.0%} of the MCUs and {nbytes:.0%} of the bytes"
+                lines.append(f"    {tiled} of {len(rows)} are in tiles: of these {share} are read")
+            else:
+                lines.append("    not in tiles; `dalipipe pack` makes files of which crops need only a part")
+    middle = sizes[np.argsort(sizes.prod(axis=1))[len(sizes) // 2]]
+    return [*lines, plan.explain(size=tuple(middle.tolist()))]
