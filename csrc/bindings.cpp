@@ -9,12 +9,12 @@
 #include <stdexcept>
 
 #include "io.h"
+#include "jpeg/tiles.h"
 #include "labels.h"
 #include "mix.h"
 #include "ops.h"
 #include "philox.h"
 #include "shards.h"
-#include "jpeg/tiles.h"
 
 namespace py = pybind11;
 using namespace py::literals;

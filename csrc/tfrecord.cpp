@@ -216,9 +216,8 @@ uint32_t crc32c(const uint8_t* data, size_t n, bool portable) {
 }
 
 void crc32c_of(const uint8_t* arena, const int64_t* starts, int64_t n, int32_t threads, uint32_t* out) {
-  parallel_for(n, threads, [&](int64_t i) {
-    out[i] = crc32c(arena + starts[i], static_cast<size_t>(starts[i + 1] - starts[i]));
-  });
+  parallel_for(n, threads,
+               [&](int64_t i) { out[i] = crc32c(arena + starts[i], static_cast<size_t>(starts[i + 1] - starts[i])); });
 }
 
 uint32_t masked_crc32c(const uint8_t* data, size_t n) {

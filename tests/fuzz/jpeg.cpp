@@ -6,9 +6,9 @@
 
 #include "fuzz.h"
 #include "jpeg/coefficients.h"
+#include "jpeg/tiles.h"
 #include "ops.h"
 #include "shards.h"
-#include "jpeg/tiles.h"
 
 using namespace dalipipe;
 
