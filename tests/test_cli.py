@@ -219,7 +219,7 @@ def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:
             "no checkpoint at {}/run/checkpoint.pt; name its folder",
         ),
         (["train", "{}/one", "--resume", "--overwrite"], "give one of them"),
-        (["preview", "{}/absent", "--out", "{}/p.png"], "is no folder"),
+        (["preview", "{}/absent", "--out", "{}/p.png"], "there is no {}/absent: give a folder, or files"),
         (["preview", "{}/one", "--policy", "nothing", "--out", "{}/p.png"], "no recipe is called 'nothing'"),
         (["preview", "{}/one", "--policy", "{}/absent.yaml", "--out", "{}/p.png"], "absent.yaml"),
         (
@@ -230,7 +230,7 @@ def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:
         (["preview", "{}/one", "--each", "--policy", "cifar10_eval", "--out", "{}/p.png"], "no operator to show"),
         (["train", "{}/one", "--val-fraction", ".5", "--policy", "{}/wrong.yaml"], "{}/wrong.yaml, line 2, column 5"),
         (["preview", "{}/one", "--out", "{}/text.pth/p.png"], "text.pth"),
-        (["bench", "{}/absent"], "is no folder"),
+        (["bench", "{}/absent"], "there is no {}/absent: give a folder, or files"),
     ],
 )
 def test_wrong_input_gets_one_line_and_exit_code_2(

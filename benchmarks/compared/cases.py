@@ -62,6 +62,7 @@ def _sizes() -> Iterator[Case]:
         crops = _each(ops.RandomResizedCrop, 224, 160, ((96, 130),), interpolation=how)
         crops += _each(ops.RandomResizedCrop, (224, (0.01, 0.1)), (224, (0.8, 1.0)), interpolation=how)
         yield case(f"RandomResizedCrop ({how})", *crops)
+    yield case("ShrinkTo", *_each(ops.ShrinkTo, 224, 96, 320, 33), ops.ShrinkTo(150, "bicubic"))
     yield case("RandomResize", *_each(ops.RandomResize, (20, 40), (64, 128), (128, 200), (200, 400), (260, 520)))
     shortest = ((n, n + 16, n + 40) for n in (32, 96, 160, 240, 320))
     yield case("RandomShortestSize", *(ops.RandomShortestSize(sizes, max_size=2 * sizes[0]) for sizes in shortest))
