@@ -13,6 +13,7 @@
 #include "labels.h"
 #include "mix.h"
 #include "ops.h"
+#include "permutation.h"
 #include "philox.h"
 #include "shards.h"
 
@@ -352,6 +353,49 @@ void philox(const Array<uint32_t>& counters, uint32_t key0, uint32_t key1, Array
   }
 }
 
+// Four numbers in [0, 1) for each index and each (slot, block) pair: out [indices, pairs, 4]. `variants`: of each index,
+// or one for all.
+void uniforms(const Array<int64_t>& indices, const Array<uint32_t>& variants, const Array<uint32_t>& slots,
+              const Array<uint32_t>& blocks, uint32_t key0, uint32_t key1, Array<double> out) {
+  const int64_t n = indices.size(), pairs = slots.size();
+  if (blocks.size() != pairs || out.size() != 4 * n * pairs || (variants.size() != n && variants.size() != 1)) {
+    throw std::invalid_argument("uniforms: sizes differ");
+  }
+  const int64_t* index = indices.data();
+  const uint32_t *variant = variants.data(), *slot = slots.data(), *block = blocks.data();
+  const bool one = variants.size() == 1;
+  double* to = out.mutable_data();
+  NoGil nogil;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint64_t at = static_cast<uint64_t>(index[i]);
+    for (int64_t pair = 0; pair < pairs; ++pair, to += 4) {
+      const uint32_t place = slot[pair] | variant[one ? 0 : i] << 16;
+      const Philox4 drawn = philox4x32(
+          {{static_cast<uint32_t>(at), static_cast<uint32_t>(at >> 32), place, block[pair]}}, key0, key1);
+      for (int w = 0; w < 4; ++w) to[w] = drawn.word[w] * 0x1p-32;
+    }
+  }
+}
+
+void permute_all(uint64_t n, int32_t low_bits, int32_t high_bits,
+                 const std::array<uint64_t, kFeistelRounds>& round_keys, const Array<int64_t>& positions,
+                 Array<int64_t> out) {
+  Permutation p{n, low_bits, high_bits, {}};
+  std::copy(round_keys.begin(), round_keys.end(), p.round_keys);
+  if (out.size() != positions.size()) throw std::invalid_argument("permute: sizes differ");
+  if (low_bits < 1 || high_bits < 1 || low_bits + high_bits > 63 || n < 1 || (n - 1) >> (low_bits + high_bits) != 0) {
+    throw std::invalid_argument("permute: the bits are not those of n");  // it would walk for ever
+  }
+  const int64_t* from = positions.data();
+  int64_t* to = out.mutable_data();
+  const int64_t count = positions.size();
+  for (int64_t i = 0; i < count; ++i) {
+    if (static_cast<uint64_t>(from[i]) >= n) throw std::invalid_argument("permute: a position is outside 0 to n - 1");
+  }
+  NoGil nogil;
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<int64_t>(permute(p, static_cast<uint64_t>(from[i])));
+}
+
 // Addresses and sizes as dalipipe.native has checked them; 0 is null.
 FusedImageParams fused_image_params(uintptr_t passes, uintptr_t starts, int32_t n, int32_t channels, int32_t out_h,
                                     int32_t out_w, uintptr_t tables, int32_t table_count, uintptr_t weights,
@@ -475,6 +519,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("pack_ranges", &pack, py::kw_only(), "arena"_a.noconvert(), "at"_a.noconvert(), "nbytes"_a.noconvert(),
         "out"_a.noconvert());
   m.def("philox", &philox, py::kw_only(), "counters"_a.noconvert(), "key0"_a, "key1"_a, "out"_a.noconvert());
+  m.def("uniforms", &uniforms, py::kw_only(), "indices"_a.noconvert(), "variants"_a.noconvert(), "slots"_a.noconvert(),
+        "blocks"_a.noconvert(), "key0"_a, "key1"_a, "out"_a.noconvert());
+  m.def("permute", &permute_all, py::kw_only(), "n"_a, "low_bits"_a, "high_bits"_a, "round_keys"_a,
+        "positions"_a.noconvert(), "out"_a.noconvert());
 
   py::class_<FusedImageParams>(m, "FusedImageParams")
       .def(py::init(&fused_image_params), py::kw_only(), "passes"_a, "starts"_a, "n"_a, "channels"_a, "out_h"_a,

@@ -1,5 +1,6 @@
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter and a key in, four
-// words out, no state. `dalipipe.rng` holds the same ten rounds in numpy; tests hold both to Random123's vectors.
+// words out, no state. `dalipipe.rng` holds the same ten rounds in numpy; tests hold both to Random123's vectors, and
+// says what counters hold.
 #pragma once
 
 #include <cstdint>

@@ -723,6 +723,35 @@ def philox(counters: npt.ArrayLike, key: npt.ArrayLike) -> np.ndarray:
     return out
 
 
+def uniforms(
+    indices: npt.ArrayLike,
+    variants: npt.ArrayLike,
+    slots: npt.ArrayLike,
+    blocks: npt.ArrayLike,
+    key: npt.ArrayLike,
+) -> np.ndarray:
+    """`dalipipe.rng.uniforms`: int64 [N] indices, their uint32 variants [N] or [1], and P slots and blocks → float64
+    [N, P, 4].
+    """
+    indices, variants = np.ascontiguousarray(indices, np.int64), np.ascontiguousarray(variants, np.uint32)
+    slots, blocks = np.ascontiguousarray(slots, np.uint32), np.ascontiguousarray(blocks, np.uint32)
+    out = np.empty((len(indices), len(slots), 4))
+    key = np.asarray(key, np.uint32)
+    parts = {"indices": indices, "variants": variants.reshape(-1), "slots": slots, "blocks": blocks}
+    _C.uniforms(**parts, key0=int(key[0]), key1=int(key[1]), out=out)
+    return out
+
+
+def permute(n: int, low_bits: int, high_bits: int, round_keys: Sequence[int], positions: npt.ArrayLike) -> np.ndarray:
+    """`dalipipe.rng.Permutation`: int64 positions in [0, n) → int64 indices of the same shape."""
+    positions = np.ascontiguousarray(positions, np.int64)
+    out = np.empty_like(positions)
+    _C.permute(
+        n=n, low_bits=low_bits, high_bits=high_bits, round_keys=list(round_keys), positions=positions, out=out
+    )
+    return out
+
+
 def _check_threads(what: str, threads: int) -> None:
     if threads < 1:
         raise ValueError(f"{what}: threads must be at least 1, got {threads}")

@@ -1,7 +1,7 @@
 """Randomness as a function: the same numbers for (seed, epoch, sample, slot), whoever asks, wherever, in any order.
 
-Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised over
-samples. ``csrc/philox.h`` holds the same ten rounds for noise that is drawn per element on the device.
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011). ``csrc/philox.h``
+holds the same ten rounds, for the numbers of a whole batch and for noise that is drawn per element on the device.
 
 Counter: word 0, 1: sample index; word 2: operator slot (low 16 bits) and variant (high 16 bits); word 3: draw block.
 Key: 64 bits mixed from (seed, epoch).
@@ -10,6 +10,8 @@ Key: 64 bits mixed from (seed, epoch).
 from __future__ import annotations
 
 import numpy as np
+
+from dalipipe import native
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -61,14 +63,7 @@ def uniforms(
 
     ``indices`` int64 [N]; ``slots``, ``blocks`` integers [P]; ``variants``: integers [N], or one for all.
     """
-    n, pairs = len(indices), len(slots)
-    counters = np.empty((n, pairs, 4), np.uint32)
-    index = np.asarray(indices).astype(np.uint64)
-    counters[:, :, 0] = (index & _LOW).astype(np.uint32)[:, None]
-    counters[:, :, 1] = (index >> _WORD).astype(np.uint32)[:, None]
-    counters[:, :, 2] = np.asarray(slots, np.uint32) | np.asarray(variants, np.uint32).reshape(-1, 1) << np.uint32(16)
-    counters[:, :, 3] = np.asarray(blocks, np.uint32)
-    return philox4x32(counters, key) * 2.0**-32
+    return native.uniforms(indices, variants, slots, blocks, key)
 
 
 def noise_keys(key: np.ndarray, indices: np.ndarray, slot: int, variants: np.ndarray | int = 0) -> np.ndarray:
@@ -88,8 +83,8 @@ def noise_keys(key: np.ndarray, indices: np.ndarray, slot: int, variants: np.nda
 class Permutation:
     """A keyed bijection on [0, n): shuffles without an array, so that position p of any epoch costs O(1) at any n.
 
-    A Feistel network over the smallest power of two ≥ n, with cycle walking (Black, Rogaway: "Ciphers with arbitrary
-    finite domains", CT-RSA 2002): whatever lands at n or above is sent round again, fewer than two turns on average.
+    A Feistel network over the smallest power of two ≥ n, with cycle walking (``csrc/permutation.h``; Black, Rogaway:
+    "Ciphers with arbitrary finite domains", CT-RSA 2002).
     """
 
     _ROUNDS = 8
@@ -99,36 +94,13 @@ class Permutation:
             raise ValueError(f"Permutation: n must be at least 1, got {n}")
         self.n = n
         bits = max(2, (n - 1).bit_length())
-        self._low_bits, self._high_bits = np.uint64(bits // 2), np.uint64(bits - bits // 2)
+        self._low_bits, self._high_bits = bits // 2, bits - bits // 2
         counters = np.zeros((self._ROUNDS, 4), np.uint32)
         counters[:, 0] = np.arange(self._ROUNDS)
         counters[:, 3] = 0xFFFFFFFF  # a block no operator draws from
         words = philox4x32(counters, key).astype(np.uint64)
-        self._round_keys = words[:, 0] | (words[:, 1] << _WORD)
+        self._round_keys = (words[:, 0] | (words[:, 1] << _WORD)).tolist()
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """int64 [N] positions in [0, n) → int64 [N] indices in [0, n)."""
-        x = self._encrypt(np.asarray(positions).astype(np.uint64))
-        while (outside := x >= np.uint64(self.n)).any():
-            x[outside] = self._encrypt(x[outside])
-        return x.astype(np.int64)
-
-    def _encrypt(self, x: np.ndarray) -> np.ndarray:
-        one = np.uint64(1)
-        low_mask, high_mask = (one << self._low_bits) - one, (one << self._high_bits) - one
-        low, high = x & low_mask, x >> self._low_bits
-        for i, round_key in enumerate(self._round_keys):
-            if i % 2 == 0:
-                high ^= _scramble(low, round_key) & high_mask
-            else:
-                low ^= _scramble(high, round_key) & low_mask
-        return (high << self._low_bits) | low
-
-
-def _scramble(x: np.ndarray, round_key: np.uint64) -> np.ndarray:
-    """The Feistel round function: SplitMix64's finaliser, whose products wrap around as uint64 by intent."""
-    with np.errstate(over="ignore"):
-        x = x + round_key
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        return native.permute(self.n, self._low_bits, self._high_bits, self._round_keys, positions)

@@ -68,6 +68,39 @@ def test_uniforms_are_uniform() -> None:
     assert np.abs(np.corrcoef(u.T) - np.eye(12)).max() < 0.04
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    indices=st.lists(st.integers(0, 2**63 - 1), max_size=5),
+    pairs=st.lists(st.tuples(st.integers(0, 2**16 - 1), st.integers(0, 2**31)), max_size=4),
+    variant=st.integers(0, 2**16 - 1),
+    seed=st.integers(0, 2**64),
+)
+def test_uniforms_are_philox_of_their_counters(
+    indices: list[int], pairs: list[tuple[int, int]], variant: int, seed: int
+) -> None:
+    key = rng.make_key(seed, 3)
+    slots, blocks = np.array([slot for slot, _ in pairs]), np.array([block for _, block in pairs])
+    found = rng.uniforms(key, np.array(indices, np.int64), slots, blocks, variant)
+    assert found.shape == (len(indices), len(pairs), 4)
+    for row, index in enumerate(indices):
+        for pair, (slot, block) in enumerate(pairs):
+            counter = np.array([index & 0xFFFFFFFF, index >> 32, slot | variant << 16, block], np.uint32)
+            assert (found[row, pair] == rng.philox4x32(counter, key) * 2.0**-32).all()
+
+
+def test_permutation_stays_as_it_was() -> None:
+    """States that were saved go on with the order that they began with."""
+    assert rng.Permutation(10, rng.make_key(0, 0))(np.arange(10)).tolist() == [2, 0, 1, 3, 7, 8, 6, 4, 9, 5]
+    found = rng.Permutation(10**9, rng.make_key(1, 2))(np.arange(4)).tolist()
+    assert found == [611233697, 832828259, 504245485, 712595721]
+
+
+@pytest.mark.parametrize("position", [-1, 5])
+def test_permutation_refuses_positions_outside(position: int) -> None:
+    with pytest.raises(ValueError, match="position"):
+        rng.Permutation(5, rng.make_key(0, 0))(np.array([0, position]))
+
+
 @settings(deadline=None, max_examples=60)
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**64), epoch=st.integers(0, 1000))
 def test_permutation_is_a_bijection(n: int, seed: int, epoch: int) -> None:

@@ -194,6 +194,45 @@ void fill_pixels(uint8_t* to, int64_t n, const uint8_t* fill, int32_t channels) 
   for (int64_t done = 1; done < n; done *= 2) memcpy(to + done * channels, to, std::min(done, n - done) * channels);
 }
 
+// The first of the stored bytes of pixel (y, x), in crop coordinates.
+const uint8_t* stored_pixel(const ImagePass& s, int32_t channels, int32_t y, int32_t x) {
+  return reinterpret_cast<const uint8_t*>(s.data) + static_cast<int64_t>(y - s.origin_y) * s.row_bytes +
+         static_cast<int64_t>(x - s.origin_x) * channels;
+}
+
+// What a view shows of row y of a picture that is not resized.
+void move_row(const ImagePass& s, int32_t channels, const ImageKernels& k, const View& columns, int32_t y,
+              uint8_t* out) {
+  const int32_t shown = columns.end - columns.begin;
+  if (columns.step > 0) {
+    memcpy(out, stored_pixel(s, channels, y, columns.at(columns.begin)), static_cast<int64_t>(shown) * channels);
+  } else {
+    k.mirror(stored_pixel(s, channels, y, columns.at(columns.end - 1)), channels, shown, out);
+  }
+}
+
+// Whether a pass does no more than put pixels elsewhere.
+bool only_moves(const ImagePass& s) {
+  return s.crop_h == s.resized_h && s.crop_w == s.resized_w && s.warp == static_cast<int32_t>(Warp::none) &&
+         s.filter == static_cast<int32_t>(Filter::none) && s.stretch == static_cast<int32_t>(Stretch::none) &&
+         s.blend == static_cast<int32_t>(Blend::none) && s.colour == 0 && s.hue == 0.0f && s.table < 0;
+}
+
+// Such a pass: its canvas as a dense picture.
+void move(const ImagePass& s, int32_t channels, const ImageKernels& k, uint8_t* out) {
+  const View columns = make_view(s.resized_w, s.window_x, s.canvas_w, s.flip & 1);
+  const View rows = make_view(s.resized_h, s.window_y, s.canvas_h, s.flip & 2);
+  const int64_t row_bytes = static_cast<int64_t>(s.canvas_w) * channels;
+  if (columns.end - columns.begin < s.canvas_w || rows.end - rows.begin < s.canvas_h) {
+    fill_pixels(out, static_cast<int64_t>(s.canvas_h) * s.canvas_w, s.fill, channels);
+  }
+  if (columns.begin == columns.end) return;
+  out += columns.begin * channels;
+  for (int32_t y = rows.begin; y < rows.end; ++y) {
+    move_row(s, channels, k, columns, rows.at(y), out + y * row_bytes);
+  }
+}
+
 // Crop, resize, window, flip: calls sink(y, row) once for every canvas row, in no promised order; the sink may write to
 // the row, and past its end. A row without fill is first offered half resized, to `direct`.
 template <typename Sink, typename Direct>
@@ -214,10 +253,6 @@ void resize(const ImagePass& s, int32_t channels, const ImageKernels& k, Workspa
     put_fill(row, columns.end, s.canvas_w);
     sink(y, row);
   };
-  const auto stored = [&](int32_t y, int32_t x) {  // crop coordinates
-    return reinterpret_cast<const uint8_t*>(s.data) + static_cast<int64_t>(y - s.origin_y) * s.row_bytes +
-           static_cast<int64_t>(x - s.origin_x) * channels;
-  };
 
   for (int32_t y = 0; y < s.canvas_h; ++y) {
     if (shown > 0 && rows.holds(y)) continue;
@@ -226,9 +261,9 @@ void resize(const ImagePass& s, int32_t channels, const ImageKernels& k, Workspa
   }
   if (shown == 0) return;
 
-  if (s.crop_w == s.resized_w && s.crop_h == s.resized_h && columns.step == 1) {  // nothing to resize
+  if (s.crop_w == s.resized_w && s.crop_h == s.resized_h) {  // nothing to resize
     for (int32_t y = rows.begin; y < rows.end; ++y) {
-      memcpy(shown_row, stored(rows.at(y), columns.start + columns.begin), static_cast<int64_t>(shown) * channels);
+      move_row(s, channels, k, columns, rows.at(y), shown_row);
       give(y);
     }
     return;
@@ -261,7 +296,7 @@ void resize(const ImagePass& s, int32_t channels, const ImageKernels& k, Workspa
       const uint8_t* in[kBlockRows];
       int16_t* out[kBlockPairs];
       for (int32_t r = 0; r < kBlockRows; ++r) {
-        in[r] = stored(input.first + std::min(2 * ready + r, input.count - 1), ws.columns.input.first);
+        in[r] = stored_pixel(s, channels, input.first + std::min(2 * ready + r, input.count - 1), ws.columns.input.first);
         if (narrow) in[r] = static_cast<const uint8_t*>(memcpy(copies + r * window, in[r], row_bytes));
       }
       for (int32_t m = 0; m < kBlockPairs; ++m) out[m] = slot(ready + m);
@@ -310,35 +345,53 @@ void geometry(const ImagePass& s, int32_t channels, const ImageKernels& k, Works
   }
 }
 
-// The boxes of a pass in row y of its output. `out`: where pixel (y, 0) of channel 0 is; `step`, `plane`: elements from
-// a pixel, from a channel to the next.
+// A box in row y of a pass's output. `out`: where pixel (y, 0) of channel 0 is; `step`, `plane`: elements from a pixel,
+// from a channel to the next.
 template <typename C>
-void erase_row(const FusedImageParams& p, const ImagePass& s, int32_t y, typename C::type* out, int64_t step,
-               int64_t plane, FilterScratch& scratch) {
+void erase_row(const ImagePass& s, const EraseBox& box, int32_t channels, int32_t y, typename C::type* out,
+               int64_t step, int64_t plane, FilterScratch& scratch) {
+  const int32_t begin = std::max(box.x, 0);
+  const int32_t end = static_cast<int32_t>(std::clamp<int64_t>(static_cast<int64_t>(box.x) + box.w, 0, s.out_w));
+  if (begin >= end) return;
+  const bool noisy = box.sigma[0] != 0.0f || box.sigma[1] != 0.0f || box.sigma[2] != 0.0f;
+  const float* normals = nullptr;  // of the first pixel's elements and on
+  if (noisy) {
+    const int64_t first = (static_cast<int64_t>(y) * s.out_w + begin) * channels;
+    const int32_t lead = static_cast<int32_t>(first % 4), count = lead + (end - begin) * channels;
+    const int32_t blocks = (count + 3) / 4;
+    uint32_t* words = scratch.words.need(4 * blocks);
+    float* values = scratch.normals.need(4 * blocks);
+    filter_kernels().words(box.noise, static_cast<uint32_t>(first / 4), blocks, words);
+    filter_kernels().normals(words, 4 * blocks, values);
+    normals = values + lead;
+  }
+  for (int32_t c = 0; c < channels; ++c) {
+    typename C::type* to = out + c * plane;
+    if (box.sigma[c] == 0.0f) {
+      const typename C::type value = C::from(box.values[c]);
+      if (step == 1) {
+        std::fill(to + begin, to + end, value);
+      } else {
+        for (int64_t x = begin; x < end; ++x) to[x * step] = value;
+      }
+      continue;
+    }
+    for (int64_t x = begin; x < end; ++x) {
+      to[x * step] = C::from(box.values[c] + box.sigma[c] * normals[(x - begin) * channels + c]);
+    }
+  }
+}
+
+// All boxes of a pass in `rows` rows of its output, of which y is the first.
+template <typename C>
+void erase_rows(const FusedImageParams& p, const ImagePass& s, int32_t y, int32_t rows, typename C::type* out,
+                int64_t step, int64_t plane, FilterScratch& scratch) {
   for (int32_t e = s.first_erase; e < s.first_erase + s.erases; ++e) {
     const EraseBox& box = p.erases[e];
-    const int32_t begin = std::max(box.x, 0);
-    const int32_t end = static_cast<int32_t>(std::clamp<int64_t>(static_cast<int64_t>(box.x) + box.w, 0, s.out_w));
-    if (y < box.y || y >= static_cast<int64_t>(box.y) + box.h || begin >= end) continue;
-    const bool noisy = box.sigma[0] != 0.0f || box.sigma[1] != 0.0f || box.sigma[2] != 0.0f;
-    const float* normals = nullptr;  // of the first pixel's elements and on
-    if (noisy) {
-      const int64_t first = (static_cast<int64_t>(y) * s.out_w + begin) * p.channels;
-      const int32_t lead = static_cast<int32_t>(first % 4), count = lead + (end - begin) * p.channels;
-      const int32_t blocks = (count + 3) / 4;
-      uint32_t* words = scratch.words.need(4 * blocks);
-      float* values = scratch.normals.need(4 * blocks);
-      filter_kernels().words(box.noise, static_cast<uint32_t>(first / 4), blocks, words);
-      filter_kernels().normals(words, 4 * blocks, values);
-      normals = values + lead;
-    }
-    for (int32_t c = 0; c < p.channels; ++c) {
-      const bool varies = box.sigma[c] != 0.0f;
-      for (int64_t x = begin; x < end; ++x) {
-        float v = box.values[c];
-        if (varies) v = v + box.sigma[c] * normals[(x - begin) * p.channels + c];
-        out[x * step + c * plane] = C::from(v);
-      }
+    const int64_t first = std::max(box.y, y), end = std::min(int64_t{box.y} + box.h, int64_t{y} + rows);
+    for (int64_t row = first; row < end; ++row) {
+      erase_row<C>(s, box, p.channels, static_cast<int32_t>(row), out + (row - y) * s.out_w * step, step, plane,
+                   scratch);
     }
   }
 }
@@ -508,7 +561,7 @@ class Chain {
     const auto sink = [&](int32_t y, const uint8_t* row) {
       uint8_t* to = out + static_cast<int64_t>(y) * elements;
       memcpy(to, row, elements);
-      erase_row<Cast<DType::uint8>>(p_, s, y, to, p_.channels, 1, ws_.filter);
+      erase_rows<Cast<DType::uint8>>(p_, s, y, 1, to, p_.channels, 1, ws_.filter);
     };
     run_pass(p_, s, k, ws_, sink, NeverHalfway());
     last_ = {out, s.out_h, s.out_w};
@@ -537,6 +590,8 @@ class Chain {
   int turn_ = 0;
 };
 
+constexpr int64_t kSmall_px = 128 * 128;  // a picture that stays in the first cache, or nearly so
+
 void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
   const FusedImageParams& p = f.p;
   thread_local Workspace scratch;
@@ -551,16 +606,17 @@ void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
   const int32_t end = p.starts[i + 1];
   for (int32_t j = p.starts[i]; j < end; ++j) {
     const ImagePass s = chain.prepare(j);
-    const auto erase = [&](int32_t y) {
+    const auto erase = [&](int32_t y, int32_t rows) {
       if (s.erases == 0) return;
       with_cast(p.dtype, [&](auto cast) {
         using C = decltype(cast);
-        erase_row<C>(p, s, y, reinterpret_cast<typename C::type*>(row_of(y)), step, planes ? pixels : 1, ws.filter);
+        typename C::type* first = reinterpret_cast<typename C::type*>(row_of(y));
+        erase_rows<C>(p, s, y, rows, first, step, planes ? pixels : 1, ws.filter);
       });
     };
     const auto finish = [&](int32_t y, const uint8_t* row) {
-      k.finish(f, row, row_of(y));
-      erase(y);
+      k.finish(f, row, s.out_w, row_of(y));
+      erase(y, 1);
     };
     if (j + 1 < end) {
       chain.run(s, k);
@@ -570,11 +626,16 @@ void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
       const Picture& picture = chain.run(blended, k);
       const int64_t elements = static_cast<int64_t>(picture.w) * p.channels;
       for (int32_t y = 0; y < picture.h; ++y) finish(y, picture.data + y * elements);
+    } else if (only_moves(s) && pixels <= kSmall_px) {  // rows that are too short to be worth going one by one
+      uint8_t* picture = ws.shaped.need(pixels * p.channels + kRowPadding);
+      move(s, p.channels, k, picture);
+      k.finish(f, picture, static_cast<int32_t>(pixels), out);
+      erase(0, s.out_h);
     } else {
       const auto finish_halfway = [&](int32_t y, const Halfway& h) {  // the common case, in fewer steps
         if (k.vertical_finish == nullptr) return false;
         k.vertical_finish(f, h.pairs, h.weights, h.n, h.precision, row_of(y));
-        erase(y);
+        erase(y, 1);
         return true;
       };
       run_pass(p, s, k, ws, finish, finish_halfway);
@@ -604,7 +665,7 @@ void set_cpu_target(const char* name) {
 void fused_image_cpu(const FusedImageParams& p, int32_t threads) {
   check_fused_image(p);
   const ImageKernels& k = *kernels().load();
-  constexpr int64_t kStream_bytes = 1 << 20;  // an output that outgrows the second cache is not worth keeping in it
+  constexpr int64_t kStream_bytes = int64_t{1} << 40;  // an output that outgrows the second cache is not worth keeping in it
   const int64_t row_bytes =
       static_cast<int64_t>(p.out_w) * dtype_bytes(p.dtype) * (p.layout == Layout::nchw ? 1 : p.channels);
   const bool aligned = reinterpret_cast<uintptr_t>(p.out) % 64 == 0 && row_bytes % 64 == 0;

@@ -83,10 +83,12 @@ DP_INLINE void store_rgb(uint8_t* row, Ints r, Ints g, Ints b) {
   memcpy(row + 20, &last, sizeof last);
 }
 
-// Casts a register of values and stores it.
-DP_INLINE void put(Cast<DType::uint8>, uint8_t* to, Floats v, bool) {
-  store_bytes(to, truncate(add(min(max(v, floats(0.0f)), floats(255.0f)), floats(0.5f))));
+DP_INLINE void store_planes(const uint8_t* row, uint8_t* to, int64_t plane) {
+  const Ints rgb = load_rgb(row);
+  for (int c = 0; c < 3; ++c) store_bytes(to + c * plane, pick(rgb, c));
 }
+
+// Casts a register of values and stores it.
 DP_INLINE void put_bits(uint16_t* to, __m128i bits, bool stream) {
   stream ? _mm_stream_si128((__m128i*)to, bits) : _mm_storeu_si128((__m128i*)to, bits);
 }
@@ -143,12 +145,25 @@ DP_TARGET void horizontal(const Taps& taps, const Gather& gather, int32_t, const
   }
 }
 
+DP_TARGET void mirror(const uint8_t* row, int32_t channels, int32_t width, uint8_t* out) {
+  const int32_t step = channels == 3 ? 5 : 16;  // pixels a register holds
+  const __m128i order = channels == 3 ? _mm_setr_epi8(-1, 12, 13, 14, 9, 10, 11, 6, 7, 8, 3, 4, 5, 0, 1, 2)
+                                      : _mm_setr_epi8(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const int32_t spare = channels == 3;  // a byte that a register has too many: the next pixel's, which comes before
+  int32_t x = 0;
+  for (; x + step + spare <= width; x += step) {
+    const __m128i turned = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)(row + x * channels)), order);
+    _mm_storeu_si128((__m128i*)(out + (width - x - step) * channels - spare), turned);
+  }
+  scalar_kernels.mirror(row + x * channels, channels, width - x, out);
+}
+
 }  // namespace
 
 const ImageKernels* avx2_kernels() {
   static const ImageKernels kernels = {
       "avx2", kLanes,         2, horizontal, vertical, warp, colour_row, hue_row, scalar_kernels.look_up,
-      finish, vertical_finish};
+      mirror, finish, vertical_finish};
   return __builtin_cpu_supports("avx2") ? &kernels : nullptr;
 }
 

@@ -55,15 +55,16 @@ DP_INLINE void store_bytes(uint8_t* row, Ints a, Ints b, Ints c, Ints d) {  // c
 }
 
 // Where the channels of 16 RGB pixels stand in a register, as indices for the low bytes of int32 lanes: in a row's
-// bytes and after pack_rgb; and how lanes of RGBx become RGB bytes again.
+// bytes and after pack_rgb; how lanes of RGBx become RGB bytes again, and RGB bytes the bytes of each channel.
 struct alignas(64) Shuffles {
-  uint8_t rgb[3][64], packed[3][64], from_rgbx[64];
-  constexpr Shuffles() : rgb(), packed(), from_rgbx() {
+  uint8_t rgb[3][64], packed[3][64], from_rgbx[64], planes[64];
+  constexpr Shuffles() : rgb(), packed(), from_rgbx(), planes() {
     for (int e = 0; e < 48; ++e) {
       const int c = e % 3, lane = e / 3;
       rgb[c][4 * lane] = static_cast<uint8_t>(e);
       packed[c][4 * lane] = static_cast<uint8_t>(e % 16 / 4 * 16 + e / 16 * 4 + e % 4);
       from_rgbx[e] = static_cast<uint8_t>(4 * lane + c);
+      planes[16 * c + lane] = static_cast<uint8_t>(e);
     }
   }
 };
@@ -89,10 +90,14 @@ DP_INLINE void store_rgb(uint8_t* row, Ints r, Ints g, Ints b) {
   _mm_storeu_si128((__m128i*)(row + 32), _mm512_extracti32x4_epi32(rgb, 2));
 }
 
-// Casts a register of values and stores it.
-DP_INLINE void put(Cast<DType::uint8>, uint8_t* to, Floats v, bool) {
-  store_bytes(to, truncate(add(min(max(v, floats(0.0f)), floats(255.0f)), floats(0.5f))));
+DP_INLINE void store_planes(const uint8_t* row, uint8_t* to, int64_t plane) {
+  const Ints planes = _mm512_permutexvar_epi8(_mm512_load_si512(kShuffles.planes), load_rgb(row));
+  _mm_storeu_si128((__m128i*)to, _mm512_castsi512_si128(planes));
+  _mm_storeu_si128((__m128i*)(to + plane), _mm512_extracti32x4_epi32(planes, 1));
+  _mm_storeu_si128((__m128i*)(to + 2 * plane), _mm512_extracti32x4_epi32(planes, 2));
 }
+
+// Casts a register of values and stores it.
 DP_INLINE void put_bits(uint16_t* to, __m256i bits, bool stream) {
   stream ? _mm256_stream_si256((__m256i*)to, bits) : _mm256_storeu_si256((__m256i*)to, bits);
 }
@@ -161,8 +166,34 @@ DP_TARGET void look_up(const uint8_t* table, int32_t channels, int32_t elements,
   }
 }
 
+// The pixels of a register, in reverse order: 21 of three channels, or 64 of one.
+struct alignas(64) Mirrors {
+  uint8_t rgb[64], grey[64];
+  constexpr Mirrors() : rgb(), grey() {
+    for (int e = 0; e < 64; ++e) {
+      rgb[e] = static_cast<uint8_t>(e < 63 ? 60 - e / 3 * 3 + e % 3 : 63);
+      grey[e] = static_cast<uint8_t>(63 - e);
+    }
+  }
+};
+constexpr Mirrors kMirrors;
+
+DP_TARGET void mirror(const uint8_t* row, int32_t channels, int32_t width, uint8_t* out) {
+  const int32_t step = channels == 3 ? 21 : 64;
+  const Ints order = _mm512_load_si512(channels == 3 ? kMirrors.rgb : kMirrors.grey);
+  for (int32_t x = 0; x < width; x += step) {
+    const int32_t count = width - x < step ? width - x : step, bytes = count * channels;
+    const __mmask64 inside = bytes < 64 ? (1ull << bytes) - 1 : ~0ull;
+    // What is short of a register stands at the end of one, so that it comes first when it is turned.
+    const uint8_t* from = row + static_cast<int64_t>(x - (step - count)) * channels;
+    const __mmask64 read = inside << (step - count) * channels;
+    const Ints turned = _mm512_permutexvar_epi8(order, _mm512_maskz_loadu_epi8(read, from));
+    _mm512_mask_storeu_epi8(out + static_cast<int64_t>(width - x - count) * channels, inside, turned);
+  }
+}
+
 constexpr ImageKernels kKernels = {"avx512",   kLanes,  1,       horizontal, vertical,       warp,
-                                   colour_row, hue_row, look_up, finish,     vertical_finish};
+                                   colour_row, hue_row, look_up, mirror,     finish,         vertical_finish};
 
 }  // namespace
 

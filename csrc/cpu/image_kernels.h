@@ -132,8 +132,10 @@ struct ImageKernels {
   void (*hue)(float turns, int32_t from, int32_t width, uint8_t* row);
   // In place; table: [channels, 256].
   void (*look_up)(const uint8_t* table, int32_t channels, int32_t elements, uint8_t* row);
-  // Normalise, cast, lay out; `out` is where pixel (y, 0) of channel 0 goes.
-  void (*finish)(const Finish& f, const uint8_t* row, void* out);
+  // A row's pixels in reverse order; nothing else is read or written.
+  void (*mirror)(const uint8_t* row, int32_t channels, int32_t width, uint8_t* out);
+  // Normalise, cast, lay out: a row, or several that follow each other. `out` is where channel 0 of the first pixel goes.
+  void (*finish)(const Finish& f, const uint8_t* row, int32_t width, void* out);
   // `vertical` and `finish` in one, for a row that needs nothing between; null: call both.
   void (*vertical_finish)(const Finish& f, const int16_t* const* pairs, const int16_t* weights, int32_t n,
                           int32_t precision, void* out);

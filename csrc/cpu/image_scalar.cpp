@@ -99,28 +99,34 @@ void look_up(const uint8_t* table, int32_t channels, int32_t elements, uint8_t* 
   }
 }
 
+void mirror(const uint8_t* row, int32_t channels, int32_t width, uint8_t* out) {
+  for (int32_t x = 0; x < width; ++x) {
+    for (int32_t c = 0; c < channels; ++c) out[(width - 1 - x) * channels + c] = row[x * channels + c];
+  }
+}
+
 template <typename C>
-void finish_as(const FusedImageParams& p, const uint8_t* row, typename C::type* out) {
+void finish_as(const FusedImageParams& p, const uint8_t* row, int32_t width, typename C::type* out) {
   const bool planes = p.layout == Layout::nchw;
   const int64_t step = planes ? 1 : p.channels;
   for (int32_t c = 0; c < p.channels; ++c) {
     typename C::type* to = out + (planes ? c * static_cast<int64_t>(p.out_h) * p.out_w : c);
-    for (int32_t x = 0; x < p.out_w; ++x) {
+    for (int32_t x = 0; x < width; ++x) {
       to[x * step] = C::from(normalise(row[static_cast<int64_t>(x) * p.channels + c], p.scale[c], p.bias[c]));
     }
   }
 }
 
-void finish(const Finish& f, const uint8_t* row, void* out) {
+void finish(const Finish& f, const uint8_t* row, int32_t width, void* out) {
   with_cast(f.p.dtype, [&](auto cast) {
     using C = decltype(cast);
-    finish_as<C>(f.p, row, static_cast<typename C::type*>(out));
+    finish_as<C>(f.p, row, width, static_cast<typename C::type*>(out));
   });
 }
 
 }  // namespace
 
 const ImageKernels scalar_kernels = {"scalar",   0,       0,       horizontal, vertical, warp,
-                                     colour_row, hue_row, look_up, finish,     nullptr};
+                                     colour_row, hue_row, look_up, mirror,     finish,   nullptr};
 
 }  // namespace dalipipe

@@ -160,33 +160,49 @@ DP_TARGET void hue_row(float turns, int32_t from, int32_t width, uint8_t* row) {
   scalar_kernels.hue(turns, x, width, row);
 }
 
+// Register q of three, normalised and cast; bytes go out as they came in.
+template <typename C>
+DP_INLINE void put(const Finish& f, int q, Ints v, typename C::type* to, bool stream) {
+  if constexpr (sizeof(typename C::type) == 1) {
+    store_bytes(to, v);
+  } else {
+    put(C{}, to, add(mul(to_floats(v), load(f.scale + kLanes * q)), load(f.bias + kLanes * q)), stream);
+  }
+}
+
 // Elements e ... e + 3 * kLanes - 1 of a row, as far as there are, on their way out.
 template <typename C>
-DP_INLINE void write(const Finish& f, int32_t e, const Ints (&v)[3], typename C::type* out) {
-  const int32_t elements = f.p.out_w * f.p.channels;
+DP_INLINE void write(const Finish& f, int32_t e, int32_t elements, const Ints (&v)[3], typename C::type* out) {
   for (int q = 0; q < 3; ++q) {
-    const Floats value = add(mul(to_floats(v[q]), load(f.scale + kLanes * q)), load(f.bias + kLanes * q));
     typename C::type* to = f.plane ? out + q * f.plane + e / 3 : out + e + kLanes * q;
     const int32_t left = f.plane ? (elements - e) / 3 : elements - e - kLanes * q;
     if (left >= kLanes) {
-      put(C{}, to, value, f.stream);
+      put<C>(f, q, v[q], to, f.stream);
     } else if (left > 0) {
       alignas(64) typename C::type last[kLanes];
-      put(C{}, last, value, false);
+      put<C>(f, q, v[q], last, false);
       memcpy(to, last, left * sizeof last[0]);
     }
   }
 }
 
 template <typename C>
-DP_TARGET void finish_as(const Finish& f, const uint8_t* row, typename C::type* out) {
-  const int32_t elements = f.p.out_w * f.p.channels;
-  for (int32_t e = 0; e < elements; e += 3 * kLanes) {
+DP_TARGET void finish_as(const Finish& f, const uint8_t* row, int32_t width, typename C::type* out) {
+  const int32_t elements = width * f.p.channels;
+  int32_t e = 0;
+  if constexpr (sizeof(typename C::type) == 1) {
+    if (!f.plane) {
+      memcpy(out, row, elements);
+      return;
+    }
+    for (; e + 3 * kLanes <= elements; e += 3 * kLanes) store_planes(row + e, out + e / 3, f.plane);
+  }
+  for (; e < elements; e += 3 * kLanes) {
     if (f.plane) {
       const Ints rgb = load_rgb(row + e);
-      write<C>(f, e, {pick(rgb, 0), pick(rgb, 1), pick(rgb, 2)}, out);
+      write<C>(f, e, elements, {pick(rgb, 0), pick(rgb, 1), pick(rgb, 2)}, out);
     } else {
-      write<C>(f, e, {widen(row + e), widen(row + e + kLanes), widen(row + e + 2 * kLanes)}, out);
+      write<C>(f, e, elements, {widen(row + e), widen(row + e + kLanes), widen(row + e + 2 * kLanes)}, out);
     }
   }
 }
@@ -210,17 +226,17 @@ DP_TARGET void vertical_finish_as(const Finish& f, const int16_t* const* pairs, 
     c = shift_right(c, precision);
     if (f.plane) {
       const Ints rgb = pack_rgb(a, b, c);
-      write<C>(f, e, {pick_packed(rgb, 0), pick_packed(rgb, 1), pick_packed(rgb, 2)}, out);
+      write<C>(f, e, elements, {pick_packed(rgb, 0), pick_packed(rgb, 1), pick_packed(rgb, 2)}, out);
     } else {
-      write<C>(f, e, {byte(a), byte(b), byte(c)}, out);
+      write<C>(f, e, elements, {byte(a), byte(b), byte(c)}, out);
     }
   }
 }
 
-DP_TARGET void finish(const Finish& f, const uint8_t* row, void* out) {
+DP_TARGET void finish(const Finish& f, const uint8_t* row, int32_t width, void* out) {
   with_cast(f.p.dtype, [&](auto cast) {
     using C = decltype(cast);
-    finish_as<C>(f, row, static_cast<typename C::type*>(out));
+    finish_as<C>(f, row, width, static_cast<typename C::type*>(out));
   });
 }
 

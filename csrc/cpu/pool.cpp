@@ -18,7 +18,7 @@ namespace {
 // One call of parallel_for. It lives on the caller's stack: the caller leaves only when no helper is inside.
 struct Job {
   const std::function<void(int64_t)>& body;
-  const int64_t n;
+  const int64_t n, stride;  // indices in all, and taken at once
   std::atomic<int64_t> next{0};
   int32_t wanted;      // helpers still welcome; guarded by the pool's mutex, as are the next two
   int32_t inside = 0;  // helpers at work
@@ -26,9 +26,9 @@ struct Job {
 
   // Takes indices until none is left.
   void work(std::mutex& mutex) {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) {
+    for (int64_t first; (first = next.fetch_add(stride, std::memory_order_relaxed)) < n;) {
       try {
-        body(i);
+        for (int64_t i = first; i < std::min(first + stride, n); ++i) body(i);
       } catch (...) {
         next.store(n, std::memory_order_relaxed);
         std::lock_guard<std::mutex> lock(mutex);
@@ -107,7 +107,8 @@ void parallel_for(int64_t n, int32_t threads, const std::function<void(int64_t)>
     for (int64_t i = 0; i < n; ++i) body(i);
     return;
   }
-  Job job{body, n, {}, helpers, 0, {}};
+  constexpr int64_t kTurns = 32;  // of each thread: enough for them to end together, few enough to cost nothing
+  Job job{body, n, std::max<int64_t>(1, n / (kTurns * (helpers + 1))), {}, helpers, 0, {}};
   pool().run(job);
   if (job.error) std::rethrow_exception(job.error);
 }

@@ -79,9 +79,8 @@ class Engine(Protocol):
 def common_size(draws: Draws) -> tuple[int, int]:
     """The height and width at which all pictures end, or a ``ValueError`` that names two that differ."""
     sizes = draws.params.out_size
-    different = (sizes != sizes[0]).any(axis=1)
-    if different.any():
-        row = int(np.argmax(different))
+    if not (sizes == sizes[0]).all():
+        row = int(np.argmax((sizes != sizes[0]).any(axis=1)))
         raise ValueError(
             f"pictures of different sizes cannot be stacked: {tuple(sizes[0].tolist())} px (height, width) and "
             f"{tuple(sizes[row].tolist())} px in one batch; "

@@ -53,7 +53,7 @@ class NativeEngine:
             bias=bias,
             tables=np.repeat(params.tables[:, None], channels, axis=1),
             weights=params.weights,
-            erases=_scaled(params, scale, bias),
+            erases=params.erases if self._output.dtype == torch.uint8 else _scaled(params, scale, bias),
             threads=self._threads,
             layout=layout,
         )
@@ -71,7 +71,8 @@ class NativeEngine:
 
     def _passes(self, pictures: Pictures, params: ImageParams) -> tuple[np.ndarray, torch.Tensor | None]:
         """The passes with the stored pixels and displacements filled in, and what holds the latter."""
-        passes, first = params.passes.copy(), params.starts[:-1]
+        passes = params.passes.copy()
+        first: Any = slice(None) if len(passes) == len(params) else params.starts[:-1]
         for name, value in (
             ("data", pictures.address),
             ("row_bytes", pictures.row_bytes),
@@ -99,10 +100,9 @@ def _scaled(params: ImageParams, scale: np.ndarray, bias: np.ndarray) -> np.ndar
     if not params.scaled.any():
         return params.erases
     erases, c = params.erases.copy(), len(scale)
+    rows: Any = slice(None) if params.scaled.all() else params.scaled
     for name, offset in (("values", bias), ("sigma", 0)):
-        value = erases[name]
-        value[params.scaled, :c] = value[params.scaled, :c] * scale + offset
-        erases[name] = value
+        erases[name][rows, :c] = erases[name][rows, :c] * scale + offset
     return erases
 
 

@@ -93,7 +93,8 @@ class Folding:
                 self.levels.append(Level(len(self.size)))
             here = rows[self.depth[rows] == depth]
             self.levels[depth].begin(here, self.size[here])
-            self.levels[depth].from_kept[here] = self.restarts[here]
+            if self.restarts[here].any():
+                self.levels[depth].from_kept[here] = self.restarts[here]
         self.restarts[rows] = False
 
     def _fits(self, op: Op, rows: np.ndarray, params: dict[str, np.ndarray]) -> np.ndarray:
@@ -145,29 +146,36 @@ class Folding:
     def _of(self, rows: np.ndarray, name: str) -> np.ndarray:
         """A property of the passes that these samples are in, bool or numbers [A, …]."""
         depths = self.depth[rows]
-        out = getattr(self.levels[int(depths[0])], name)[rows]
-        for depth in np.unique(depths[depths != depths[0]]):
+        out = self.levels[int(depths[0])].of(name, rows)
+        others = depths != depths[0]
+        if not others.any():
+            return out
+        out = out.copy()
+        for depth in np.unique(depths[others]):
             here = depths == depth
-            out[here] = getattr(self.levels[depth], name)[rows[here]]
+            out[here] = self.levels[depth].of(name, rows[here])
         return out
 
     def finish(self, normalize: image_ops.Normalize | None) -> ImageParams:
         n = len(self.size)
         starts = np.concatenate([[0], np.cumsum(self.depth + 1)])
-        passes = np.zeros(int(starts[-1]), IMAGE_PASS)
-        box = np.empty((len(passes), 4), np.int64)
         pools = Pools(normalize)
-        for depth, level in enumerate(self.levels):
-            rows = np.flatnonzero(self.depth >= depth)
-            at = starts[rows] + depth
-            passes[at] = level.store(rows, at, self.depth[rows] == depth, pools)
-            box[at] = level.box[rows]
+        if len(self.levels) == 1:
+            rows = np.arange(n)
+            passes, box = self.levels[0].store(rows, rows, np.ones(n, bool), pools), self.levels[0].box
+        else:
+            passes, box = np.empty(int(starts[-1]), IMAGE_PASS), np.empty((int(starts[-1]), 4), np.int64)
+            for depth, level in enumerate(self.levels):
+                rows = np.flatnonzero(self.depth >= depth)
+                at = starts[rows] + depth
+                passes[at] = level.store(rows, at, self.depth[rows] == depth, pools)
+                box[at] = level.box[rows]
         erases, scaled = pools.erases(passes)
         return ImageParams(
             passes=passes,
             starts=starts.astype(np.int32),
             box=box,
-            roi=self.levels[0].roi(np.arange(n)),
+            roi=self.levels[0].roi(),
             out_size=self.size,
             tables=np.concatenate(pools.tables) if pools.tables else np.zeros((0, 256), np.uint8),
             weights=np.concatenate(pools.weights) if pools.weights else np.zeros(0, np.float32),
