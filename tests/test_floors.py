@@ -14,10 +14,10 @@ PACKAGE = ROOT / "dalipipe"
 # Lowest first. A module imports from strictly lower floors; within its own package (a folder) from siblings too, as
 # long as no circle arises. A new module needs a place here.
 FLOORS = {
-    1: ("schema", "records", "rng", "native", "buffers", "quantiles"),
+    1: ("schema", "records", "rng", "native", "buffers", "quantiles", "sizes"),
     2: ("orders", "policy", "storage", "faults"),
     3: ("sampler", "ops", "sources"),
-    4: ("passes", "recipes", "conversion", "policy_files"),
+    4: ("passes", "recipes", "conversion", "policy_files", "cache"),
     5: ("plan",),
     6: ("decoders", "engines", "stages"),
     7: ("tracks",),

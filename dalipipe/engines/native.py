@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -35,7 +33,7 @@ class NativeEngine:
     def apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor:
         out_h, out_w = common_size(draws)
         if self._output.device.type == "cuda" and not pictures.on_cuda:
-            pictures = _upload(pictures, self._output.device)
+            pictures = upload(pictures, self._output.device, threads=self._threads)
         params: ImageParams = draws.params
         n, channels = len(pictures), pictures.channels
         channels_last = self._output.memory_format == torch.channels_last
@@ -106,15 +104,19 @@ def _scaled(params: ImageParams, scale: np.ndarray, bias: np.ndarray) -> np.ndar
     return erases
 
 
-def _upload(pictures: Pictures, device: torch.device) -> Pictures:
-    """Host pictures → the same on the device, in one copy through pinned memory."""
+def upload(pictures: Pictures, device: torch.device, *, threads: int = 1) -> Pictures:
+    """Host pictures → the same on the device, in one copy through pinned memory, on the current stream."""
     row_bytes = pictures.size_px[:, 1].astype(np.int64) * pictures.channels
     starts = np.concatenate([[0], np.cumsum(row_bytes * pictures.size_px[:, 0])])
     staged = torch.empty(int(starts[-1]), dtype=torch.uint8, pin_memory=True)
-    host: Any = staged.numpy()
-    for row in range(len(pictures)):
-        picture = pictures[row]
-        host[starts[row] : starts[row + 1]].reshape(picture.shape)[:] = picture
+    native.copy_blocks(
+        pictures.address,
+        staged.data_ptr() + starts[:-1],
+        rows=pictures.size_px[:, 0],
+        row_bytes=row_bytes,
+        stride=pictures.row_bytes,
+        threads=threads,
+    )
     uploaded = staged.to(device, non_blocking=True)
     return Pictures(
         address=(uploaded.data_ptr() + starts[:-1]).astype(np.uint64),
