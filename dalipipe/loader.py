@@ -532,14 +532,17 @@ class DataLoader(TorchDataLoader):
 
         ``stage_s``: seconds that each stage has taken so far in the loader's threads; ``ready_batches``: finished ones
         that wait for the user now; ``buffers_bytes``: host memory kept for idle lanes to use again; ``bad_samples``:
-        how many are in quarantine.
+        how many are in quarantine; ``cached_samples``, ``cached_bytes``: what the cache holds, of all that share it.
         """
         current = self._current()
+        samples, nbytes = (0, 0) if self._cache is None else self._cache.kept
         return {
             "stage_s": dict(self._clock.seconds),
             "ready_batches": current.ready if current is not None else 0,
             "buffers_bytes": sum(lane.buffers_bytes for lane in self._lanes),
             "bad_samples": len(self._quarantine.indices),
+            "cached_samples": samples,
+            "cached_bytes": nbytes,
         }
 
     def close(self) -> None:

@@ -79,6 +79,22 @@ class Pictures:
         )
 
     @classmethod
+    def dense(
+        cls,
+        address: np.ndarray,
+        size_px: np.ndarray,
+        origin_px: np.ndarray | None,
+        channels: int,
+        owner: Any,
+        *,
+        on_cuda: bool = False,
+    ) -> Pictures:
+        """Pictures whose rows follow each other; ``origin_px``: ``None``: whole ones."""
+        origin_px = np.zeros((len(address), 2), np.int32) if origin_px is None else origin_px
+        row_bytes = size_px[:, 1].astype(np.int64) * channels
+        return cls(address, row_bytes, size_px, origin_px, channels, owner, on_cuda)
+
+    @classmethod
     def join(cls, n: int, parts: Sequence[tuple[np.ndarray, Pictures]]) -> Pictures:
         """n pictures: of each part, the rows int64 [A] that its A pictures take. All of one form and device."""
         first = parts[0][1]
@@ -101,6 +117,11 @@ class Pictures:
     def of(self, rows: np.ndarray) -> Pictures:
         """Some of them: ``rows`` int64 [A]."""
         return replace(self, **{name: getattr(self, name)[rows] for name in _PER_PICTURE})
+
+    @property
+    def nbytes(self) -> np.ndarray:
+        """int64 [N]: of their pixels."""
+        return self.size_px.astype(np.int64).prod(axis=1) * self.channels
 
     def __getitem__(self, row: int) -> np.ndarray:
         """One host picture as an array: uint8 [H, W, C], a view."""

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "dalipipe"
 # long as no circle arises. A new module needs a place here.
 FLOORS = {
     1: ("schema", "records", "rng", "native", "buffers", "quantiles", "sizes"),
-    2: ("orders", "policy", "storage", "faults"),
+    2: ("orders", "policy", "storage", "faults", "transfers"),
     3: ("sampler", "ops", "sources"),
     4: ("passes", "recipes", "conversion", "policy_files", "cache"),
     5: ("plan",),

@@ -52,7 +52,8 @@ class HostArena:
         """Of an open file without a name, which then is this object's to close; ``None``: of this process's own memory.
         Raises ``OSError``, and has closed it.
         """
-        self._descriptor = descriptor
+        self._descriptor, self.closed = descriptor, False
+        self.renew_lock()
         try:
             if descriptor is None:
                 flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
@@ -64,7 +65,6 @@ class HostArena:
             raise
         self.memory = np.frombuffer(mapped, np.uint8)
         self.head = self.memory[: HEAD.itemsize].view(HEAD)
-        self.renew_lock()
 
     @classmethod
     def new_shared(cls, name: str, capacity: int, first: int) -> HostArena:
@@ -165,10 +165,12 @@ class HostArena:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """The memory goes when nobody holds it any more."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Nothing can be claimed from then on. The memory goes when nobody holds it any more."""
+        with self._lock:
+            self.closed = True
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
 
     def _back_more(self) -> bool:
         """One more chunk of memory, where the machine can spare it."""

@@ -7,8 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
-# Version 2, version 1: the bound, what is used, and of that the part which is given up when memory gets short.
-_FILES = (("memory.max", "memory.current", "inactive_file"), ("memory.limit_in_bytes", "memory.usage_in_bytes", ""))
+# Versions 2 and 1: the bound, what is used, and of that the part which is given up when memory gets short.
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def available_bytes(cgroups: Path = _CGROUPS) -> int:
@@ -18,7 +21,7 @@ def available_bytes(cgroups: Path = _CGROUPS) -> int:
         for limit, used, reclaimable in _FILES:
             with suppress(OSError, ValueError):  # "max", or no such file
                 bound, taken = int((folder / limit).read_text()), int((folder / used).read_text())
-                found.append(bound - taken + _stat(folder, reclaimable or "total_inactive_file"))
+                found.append(bound - taken + _stat(folder, reclaimable))
     return max(min(found), 0)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dalipipe import native
 from dalipipe.records import Encoded, Pictures
+from dalipipe.transfers import copy_pictures
 
 Column = Encoded | Pictures | np.ndarray | list[Any]
 
@@ -86,8 +87,8 @@ class Layout:
             at = at + entries[f"{name}.nbytes"]
         for name, channels in self.maps:
             size = entries[f"{name}.size"].copy()
-            columns[name] = dense_pictures(at.astype(np.uint64), size, channels, memory)
-            at = at + size.astype(np.int64).prod(axis=1) * channels
+            columns[name] = Pictures.dense(at.astype(np.uint64), size, None, channels, memory)
+            at = at + columns[name].nbytes
         if self.objects:
             starts = at - base
             samples = [
@@ -111,9 +112,9 @@ class Layout:
         for name in self.files:
             entries[f"{name}.nbytes"] = np.diff(columns[name].starts)
             nbytes += entries[f"{name}.nbytes"]
-        for name, channels in self.maps:
+        for name, _ in self.maps:
             entries[f"{name}.size"] = columns[name].size_px
-            nbytes += columns[name].size_px.astype(np.int64).prod(axis=1) * channels
+            nbytes += columns[name].nbytes
         if self.objects:
             samples = zip(*(columns[name] for name in self.objects), strict=True)
             pickled = [pickle.dumps(sample, pickle.HIGHEST_PROTOCOL) for sample in samples]
@@ -133,38 +134,13 @@ class Layout:
             at = at + nbytes
         for name, _ in self.maps:
             pictures = columns[name].of(rows)
-            copy_pictures(pictures, at.astype(np.uint64), threads=threads)
-            at = at + picture_bytes(pictures)
+            copy_pictures(pictures, at, threads=threads)
+            at = at + pictures.nbytes
         if pickled:
             joined = np.frombuffer(b"".join(pickled[row] for row in rows.tolist()), np.uint8)
             nbytes = np.array([len(pickled[row]) for row in rows.tolist()], np.int64)
             source = joined.ctypes.data + np.cumsum(nbytes) - nbytes
             native.copy_blocks(source, at, rows=np.ones_like(nbytes), row_bytes=nbytes, threads=threads)
-
-
-def picture_bytes(pictures: Pictures) -> np.ndarray:
-    """int64 [n]: of dense pixels."""
-    return pictures.size_px.astype(np.int64).prod(axis=1) * pictures.channels
-
-
-def copy_pictures(pictures: Pictures, to: np.ndarray, *, threads: int) -> None:
-    """Pixels of host pictures to addresses uint64 [n], dense."""
-    native.copy_blocks(
-        pictures.address,
-        to,
-        rows=pictures.size_px[:, 0],
-        row_bytes=pictures.size_px[:, 1].astype(np.int64) * pictures.channels,
-        stride=pictures.row_bytes,
-        threads=threads,
-    )
-
-
-def dense_pictures(
-    address: np.ndarray, size: np.ndarray, channels: int, owner: Any, *, on_cuda: bool = False
-) -> Pictures:
-    """Whole pictures at ``address`` uint64 [n], of ``size`` int32 [n, 2]."""
-    origin = np.zeros((len(address), 2), np.int32)
-    return Pictures(address, size[:, 1].astype(np.int64) * channels, size, origin, channels, owner, on_cuda)
 
 
 def gather(address: np.ndarray, nbytes: np.ndarray, *, allocate: Any, threads: int) -> Encoded:

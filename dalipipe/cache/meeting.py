@@ -26,23 +26,22 @@ def join(name: str, make: Callable[[], HostArena]) -> HostArena:
     Raises ``OSError`` where either cannot be.
     """
     with _opened(name) as file:
-        arena = None
         for pid, number in _holders(file):
             if pid != os.getpid():  # what this process had is closed, and its number may be another file's
-                arena = arena or HostArena.attach(pid, number, name)
-        if arena is None:
+                arena = HostArena.attach(pid, number, name)
+                if arena is not None:
+                    break
+        else:
+            os.ftruncate(file, 0)  # so that the file goes, should this fail
             arena = make()
         _write(file, [*_others(file, name), (os.getpid(), int(arena.descriptor or 0))])
         return arena
 
 
 def leave(name: str) -> None:
-    """This process no longer has it; the last one removes the file."""
+    """This process no longer has it."""
     with contextlib.suppress(OSError), _opened(name) as file:
-        others = _others(file, name)
-        _write(file, others)
-        if not others:
-            os.unlink(_path(name))
+        _write(file, _others(file, name))
 
 
 def tidy() -> None:
@@ -50,8 +49,7 @@ def tidy() -> None:
     with contextlib.suppress(OSError):
         for name in os.listdir(_folder()):
             with contextlib.suppress(OSError), _opened(name, wait=False) as file:
-                if not _others(file, name, and_own=True):
-                    os.unlink(_path(name))
+                _write(file, _others(file, name, and_own=True))
 
 
 def _folder() -> str:
@@ -64,7 +62,7 @@ def _path(name: str) -> str:
 
 @contextlib.contextmanager
 def _opened(name: str, *, wait: bool = True) -> Iterator[int]:
-    """The file, locked."""
+    """The file, locked; in the end it goes, if it names nobody."""
     folder = _folder()
     os.makedirs(folder, mode=0o700, exist_ok=True)
     status = os.lstat(folder)
@@ -74,12 +72,23 @@ def _opened(name: str, *, wait: bool = True) -> Iterator[int]:
         file = os.open(_path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), os.stat(_path(name))):  # not removed while we waited
-                    yield file
-                    return
+            if not _is_at(file, _path(name)):  # it was removed while we waited
+                continue
+            try:
+                yield file
+            finally:
+                if not _holders(file):
+                    os.unlink(_path(name))
+            return
         finally:
             os.close(file)
+
+
+def _is_at(file: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _holders(file: int) -> list[tuple[int, int]]:

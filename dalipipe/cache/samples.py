@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import threading
@@ -21,6 +22,7 @@ from dalipipe.cache.store import Store, Wanted
 from dalipipe.records import Encoded, PartlyEncoded, Pictures
 from dalipipe.sizes import format_bytes
 from dalipipe.sources.base import Source, digest
+from dalipipe.transfers import upload
 
 _LOOKED_AT = 64  # samples, to know what they are like, how large, and whose they are
 _VERSION = 1  # of how samples are kept: processes of different versions do not share
@@ -46,7 +48,8 @@ class Reading:
         column = self._read[self._store.layout.picture]
         if isinstance(column, Encoded) and self._store.decoded:
             return  # they were not decoded after all
-        self._store.put(self._rows, self._read, threads=self._threads)
+        with contextlib.suppress(OSError):  # of locks; it costs no more than the keeping
+            self._store.put(self._rows, self._read, threads=self._threads)
 
     def take(self, pictures: Pictures) -> None:
         """What was read encoded, decoded."""
@@ -124,6 +127,9 @@ class SampleCache:
             take = None if store is None else reading.take
             columns[self._picture] = PartlyEncoded(pictures, read, missing, take)
         elif pictures is not None:
+            if isinstance(read, Pictures) and isinstance(pictures, Pictures) and pictures.on_cuda:
+                read = upload(read, self._device, threads=threads)
+                torch.cuda.current_stream(self._device).synchronize()  # it is used on another one
             columns[self._picture] = join(n, read, missing, pictures, allocate=allocate, threads=threads)
         return columns
 
@@ -139,6 +145,12 @@ class SampleCache:
         form = "decoded" if store.decoded else "encoded"
         shared = ", shared by this node's processes" if store.shared else ""
         return f"{line}, {form}, {kept}, {format_bytes(store.used_bytes)} of {whole}{shared}"
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Samples and bytes, as far as it has been opened."""
+        store = self._store
+        return (0, 0) if store is None else (store.kept, store.used_bytes)
 
     def close(self) -> None:
         """Frees what nobody else uses; reading again opens it anew."""

@@ -15,9 +15,10 @@ import numpy as np
 from dalipipe.cache import meeting
 from dalipipe.cache.arena import HEAD_BYTES, HostArena
 from dalipipe.cache.available import available_bytes
-from dalipipe.cache.layout import Layout, copy_pictures, dense_pictures, gather, picture_bytes
+from dalipipe.cache.layout import Layout, gather
 from dalipipe.native import copy_blocks
 from dalipipe.records import Encoded, Pictures
+from dalipipe.transfers import copy_pictures, download
 
 _BEING_WRITTEN, _THERE = 1, 2
 RAM_SHARE = 0.5
@@ -115,14 +116,14 @@ class Store:
 
     def picture_of(self, entries: np.ndarray, *, allocate: Any, threads: int) -> Pictures | Encoded:
         """Of entries [n] that are there: pixels, where they lie, or copies of the files."""
+        size, channels = entries["size"].copy(), self.layout.channels
         if self._pictures is not None:
-            address = entries["at"].astype(np.uint64)
-            return dense_pictures(
-                address, entries["size"].copy(), self.layout.channels, self._pictures.owner, on_cuda=True
+            return Pictures.dense(
+                entries["at"].astype(np.uint64), size, None, channels, self._pictures.owner, on_cuda=True
             )
         address = self._arena.address(entries["at"])
         if self.decoded:
-            return dense_pictures(address, entries["size"].copy(), self.layout.channels, self._arena.memory)
+            return Pictures.dense(address, size, None, channels, self._arena.memory)
         return gather(address, entries["nbytes"], allocate=allocate, threads=threads)
 
     def rest_of(self, entries: np.ndarray, *, allocate: Any, threads: int) -> dict[str, Any]:
@@ -141,12 +142,14 @@ class Store:
         except Exception:  # an object that cannot be pickled: these samples are read as before
             return
         if isinstance(column, Pictures):
-            entries["size"], entries["nbytes"] = column.size_px, picture_bytes(column)
+            entries["size"], entries["nbytes"] = column.size_px, column.nbytes
         else:
             entries["nbytes"] = np.diff(column.starts)
         first = np.sort(np.unique(rows, return_index=True)[1])  # of a sample that comes twice
         index = self._index
         with self._arena.exclusive():
+            if self._arena.closed:  # while this batch was under way
+                return
             new = first[index["state"][rows[first]] == 0]
             sizes = entries["nbytes"][new] + rest_bytes[new]
             if self._pictures is None:
@@ -167,7 +170,7 @@ class Store:
         layout.write_rest(columns, new, self._arena.address(entries["rest"][new]), pickled, threads=threads)
         entries["state"] = _BEING_WRITTEN
         index[rows[new]] = entries[new]
-        with self._arena.exclusive():  # which no write passes
+        with self._arena.exclusive():  # no write before it is seen after it
             index["state"][rows[new]] = _THERE
             self._arena.head["kept"] += len(new)
 
@@ -185,11 +188,9 @@ class Store:
             self._pictures.write(column.of(rows), at)
         else:
             pictures = column.of(rows)
-            if pictures.on_cuda:
-                from dalipipe.cache.device import download
-
-                pictures = download(pictures)
-            copy_pictures(pictures, self._arena.address(at), threads=threads)
+            copy_pictures(
+                download(pictures) if pictures.on_cuda else pictures, self._arena.address(at), threads=threads
+            )
 
     def close(self) -> None:
         if self.shared:

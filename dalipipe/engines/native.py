@@ -12,6 +12,7 @@ from dalipipe.engines.displacements import displacement_count, draw_displacement
 from dalipipe.passes.params import ImageParams
 from dalipipe.plan import Draws, Plan
 from dalipipe.records import Pictures
+from dalipipe.transfers import upload
 
 
 class NativeEngine:
@@ -102,28 +103,3 @@ def _scaled(params: ImageParams, scale: np.ndarray, bias: np.ndarray) -> np.ndar
         value[params.scaled, :c] = value[params.scaled, :c] * scale + offset
         erases[name] = value
     return erases
-
-
-def upload(pictures: Pictures, device: torch.device, *, threads: int = 1) -> Pictures:
-    """Host pictures → the same on the device, in one copy through pinned memory, on the current stream."""
-    row_bytes = pictures.size_px[:, 1].astype(np.int64) * pictures.channels
-    starts = np.concatenate([[0], np.cumsum(row_bytes * pictures.size_px[:, 0])])
-    staged = torch.empty(int(starts[-1]), dtype=torch.uint8, pin_memory=True)
-    native.copy_blocks(
-        pictures.address,
-        staged.data_ptr() + starts[:-1],
-        rows=pictures.size_px[:, 0],
-        row_bytes=row_bytes,
-        stride=pictures.row_bytes,
-        threads=threads,
-    )
-    uploaded = staged.to(device, non_blocking=True)
-    return Pictures(
-        address=(uploaded.data_ptr() + starts[:-1]).astype(np.uint64),
-        row_bytes=row_bytes,
-        size_px=pictures.size_px,
-        origin_px=pictures.origin_px,
-        channels=pictures.channels,
-        owner=uploaded,
-        on_cuda=True,
-    )

@@ -9,9 +9,9 @@ import numpy as np
 
 from dalipipe.decoders import make_decoder
 from dalipipe.decoders.base import Decoder, inspect
-from dalipipe.engines.native import upload
 from dalipipe.records import Encoded, PartlyEncoded, Pictures
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.transfers import upload
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,15 @@ class Decoding:
             part.take(decoded)
         if part.pictures is None:
             return decoded
-        device, kept = self._config.output.device, part.pictures
-        if decoded.on_cuda != kept.on_cuda:
-            decoded, kept = (one if one.on_cuda else upload(one, device) for one in (decoded, kept))
+        kept = part.pictures
+        if decoded.on_cuda and not kept.on_cuda:
+            kept = self._upload(kept)
+        elif kept.on_cuda and not decoded.on_cuda:
+            decoded = self._upload(decoded)
         return Pictures.join(len(part), [(part.at, decoded), (_others(part), kept)])
+
+    def _upload(self, pictures: Pictures) -> Pictures:
+        return upload(pictures, self._config.output.device, threads=self._config.threads)
 
     def reset(self) -> None:
         """Forgets what is in flight."""
