@@ -343,6 +343,19 @@ void pack(const Array<uint8_t>& arena, const Array<int64_t>& at, const Array<int
   for (int64_t i = 0; i < n; to += size[i++]) std::memmove(to, from + place[i], size[i]);
 }
 
+// Addresses as dalipipe.native has checked them.
+void copy(const Array<uint64_t>& from, const Array<int64_t>& stride, const Array<int64_t>& rows,
+          const Array<int64_t>& row_bytes, const Array<uint64_t>& to, int32_t threads) {
+  Blocks blocks;
+  blocks.n = from.size();
+  if (stride.size() != blocks.n || rows.size() != blocks.n || row_bytes.size() != blocks.n || to.size() != blocks.n)
+    throw std::invalid_argument("copy_blocks: sizes differ");
+  blocks.from = from.data(), blocks.to = to.data();
+  blocks.stride = stride.data(), blocks.rows = rows.data(), blocks.row_bytes = row_bytes.data();
+  NoGil nogil;
+  copy_blocks(blocks, threads);
+}
+
 void philox(const Array<uint32_t>& counters, uint32_t key0, uint32_t key1, Array<uint32_t> out) {
   if (out.size() != counters.size() || counters.size() % 4) throw std::invalid_argument("philox: sizes differ");
   const uint32_t* from = counters.data();
@@ -518,6 +531,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("feature_bytes", &bytes_values, py::kw_only(), "arena"_a.noconvert(), "list"_a, "list_bytes"_a, "count"_a);
   m.def("pack_ranges", &pack, py::kw_only(), "arena"_a.noconvert(), "at"_a.noconvert(), "nbytes"_a.noconvert(),
         "out"_a.noconvert());
+  m.def("copy_blocks", &copy, py::kw_only(), "from_"_a.noconvert(), "stride"_a.noconvert(), "rows"_a.noconvert(),
+        "row_bytes"_a.noconvert(), "to"_a.noconvert(), "threads"_a);
   m.def("philox", &philox, py::kw_only(), "counters"_a.noconvert(), "key0"_a, "key1"_a, "out"_a.noconvert());
   m.def("uniforms", &uniforms, py::kw_only(), "indices"_a.noconvert(), "variants"_a.noconvert(), "slots"_a.noconvert(),
         "blocks"_a.noconvert(), "key0"_a, "key1"_a, "out"_a.noconvert());

@@ -130,4 +130,17 @@ void FileBatch::read_one(size_t i, uint8_t* to) {
   if (held < 0) ::close(fd);
 }
 
+void copy_blocks(const Blocks& blocks, int32_t threads) {
+  parallel_for(blocks.n, threads, [&](int64_t i) {
+    const uint8_t* from = reinterpret_cast<const uint8_t*>(blocks.from[i]);
+    uint8_t* to = reinterpret_cast<uint8_t*>(blocks.to[i]);
+    const int64_t stride = blocks.stride[i], rows = blocks.rows[i], nbytes = blocks.row_bytes[i];
+    if (stride == nbytes) {
+      if (rows * nbytes > 0) std::memcpy(to, from, rows * nbytes);
+      return;
+    }
+    for (int64_t row = 0; row < rows; ++row) std::memcpy(to + row * nbytes, from + row * stride, nbytes);
+  });
+}
+
 }  // namespace dalipipe

@@ -54,6 +54,15 @@ class FileBatch {
   std::vector<Error> errors_;
 };
 
+// Many blocks of memory to other places: block i is rows[i] runs of row_bytes[i] bytes, stride[i] bytes apart where it
+// comes from and back to back where it goes.
+struct Blocks {
+  const uint64_t *from, *to;  // [N] addresses
+  const int64_t *stride, *rows, *row_bytes;
+  int64_t n = 0;
+};
+void copy_blocks(const Blocks& blocks, int32_t threads);
+
 enum class ImageKind : int32_t { unknown = 0, jpeg = 1, png = 2, webp = 3, bmp = 4, gif = 5, tiff = 6, pnm = 7 };
 
 enum ImageFlag : uint32_t {

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import DistributedSampler
 
 from dalipipe import decoders, engines, rng
+from dalipipe.cache import Place, SampleCache, make_settings
 from dalipipe.conversion import OnUnsupported, Report, convert
 from dalipipe.engines.base import Output
 from dalipipe.faults import BadSample, OnError, Quarantine
@@ -94,6 +95,12 @@ class DataLoader(TorchDataLoader):
         let it run in ``"python"``, picture by picture, which costs time.
         decoder: ``"auto"``, ``"native"`` (baseline JPEGs, on the host), ``"dali"`` or ``"pillow"``. engine: ``"auto"``,
         ``"native"`` or ``"reference"``.
+        cache: keep samples in memory, so that they are not read and decoded again: in ``"ram"``, which the processes
+        of this node share, or on the ``"device"``, where batches are made (of a CPU, that is the same). What comes
+        first stays; what does not fit is read as before. Kept are whole pictures, decoded, where all of them will
+        fit, else files. It holds for data sets whose samples stay as they are. cache_bytes: how much memory that may
+        take on this node or device, ``8 << 30`` or ``"8GiB"``; ``None``: half of what is available on this node, or a
+        quarter of what is free on the device, when the first epoch begins. `explain` tells what is kept.
         pin_memory, persistent_workers, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken for
         compatibility; there are no worker processes for them to matter to.
 
@@ -143,6 +150,8 @@ class DataLoader(TorchDataLoader):
         on_unsupported: OnUnsupported = "raise",
         decoder: str = "auto",
         engine: str = "auto",
+        cache: Place | None = None,
+        cache_bytes: int | str | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _NOT_KEPT}
         if isinstance(dataset, DatasetView):
@@ -176,6 +185,7 @@ class DataLoader(TorchDataLoader):
                 "dalipipe.convert, which makes one of a transform"
             )
 
+        cache_settings = make_settings(cache, cache_bytes)
         self._source = as_source(dataset)
         policy, self._conversion = _policy(policy, self._source, on_unsupported)
         self._plan: Plan | StagedPlan = lower(policy, self._source.schema)
@@ -188,6 +198,8 @@ class DataLoader(TorchDataLoader):
         if device != "auto" and torch.device(device).type not in ("cpu", "cuda"):
             raise ValueError(f'DataLoader: device must be "auto", a CPU or a CUDA device, got {device!r}')
         self._decoder_name, self._engine_name = decoder, engine
+        self._cache_settings = cache_settings
+        self._cache: SampleCache | None = None
         self._threads, self._ahead, self._timeout_s = max(1, threads), prefetch_factor or 2, float(timeout)
 
         self._given = given
@@ -371,7 +383,11 @@ class DataLoader(TorchDataLoader):
         """
         count = min(samples, len(self._source))
         indices = np.unique(np.linspace(0, len(self._source) - 1, count).astype(np.int64))
-        return explain(self._config(), rng.make_key(self.seed, self._steps.next_epoch), indices)
+        lines = [explain(self._config(), rng.make_key(self.seed, self._steps.next_epoch), indices)]
+        if self._cache_settings is not None:
+            cache = self._opened_cache()
+            lines.append("cache: nothing to decode, so nothing to keep" if cache is None else cache.describe())
+        return "\n".join(lines)
 
     @property
     def conversion(self) -> Report | None:
@@ -406,7 +422,18 @@ class DataLoader(TorchDataLoader):
             if lane.batch_size >= self._largest:
                 return lane, config
             lane.close()
-        return Lane(config, self._quarantine, self._clock), config
+        return Lane(config, self._quarantine, self._clock, self._opened_cache()), config
+
+    def _opened_cache(self) -> SampleCache | None:
+        """The samples kept for all lanes, of which there are none before an epoch begins: it depends on the device."""
+        field = self._plan.field
+        if self._cache is None and self._cache_settings is not None and field is not None:
+            # Steps in Python work on the host, whatever comes after them.
+            staged = isinstance(self._plan, StagedPlan) and self._plan.stages
+            device = torch.device("cpu") if staged else self.device
+            decoder = decoders.decoder_of(self._decoder_name, device)
+            self._cache = SampleCache(self._cache_settings, self._source, field.name, decoder, device)
+        return self._cache
 
     # State ----------------------------------------------------------------------------------------------------------
 
@@ -505,14 +532,17 @@ class DataLoader(TorchDataLoader):
 
         ``stage_s``: seconds that each stage has taken so far in the loader's threads; ``ready_batches``: finished ones
         that wait for the user now; ``buffers_bytes``: host memory kept for idle lanes to use again; ``bad_samples``:
-        how many are in quarantine.
+        how many are in quarantine; ``cached_samples``, ``cached_bytes``: what the cache holds, of all that share it.
         """
         current = self._current()
+        samples, nbytes = (0, 0) if self._cache is None else self._cache.kept
         return {
             "stage_s": dict(self._clock.seconds),
             "ready_batches": current.ready if current is not None else 0,
             "buffers_bytes": sum(lane.buffers_bytes for lane in self._lanes),
             "bad_samples": len(self._quarantine.indices),
+            "cached_samples": samples,
+            "cached_bytes": nbytes,
         }
 
     def close(self) -> None:
@@ -522,6 +552,8 @@ class DataLoader(TorchDataLoader):
             current.close()
         while self._lanes:
             self._lanes.pop().close()
+        if self._cache is not None:
+            self._cache.close()
         self._source.close()
 
     def __getstate__(self) -> dict[str, Any]:

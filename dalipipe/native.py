@@ -432,6 +432,32 @@ def pack_ranges(arena: np.ndarray, at: np.ndarray, nbytes: np.ndarray, out: np.n
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(nbytes)])
 
 
+def copy_blocks(
+    source: np.ndarray,
+    to: np.ndarray,
+    *,
+    rows: np.ndarray,
+    row_bytes: np.ndarray,
+    stride: np.ndarray | None = None,
+    threads: int = 1,
+) -> None:
+    """Copies N blocks of host memory: block i is ``rows[i]`` runs of ``row_bytes[i]`` bytes, ``stride[i]`` bytes apart
+    (``None``: dense) from address ``source[i]`` on, back to back from ``to[i]`` on.
+
+    ``source``, ``to``: uint64 [N]; the others int64 [N]. Nobody can check that the memory is there.
+    """
+    _check_threads("copy_blocks", threads)
+    row_bytes = np.ascontiguousarray(row_bytes, np.int64)
+    _C.copy_blocks(
+        from_=np.ascontiguousarray(source, np.uint64),
+        stride=row_bytes if stride is None else np.ascontiguousarray(stride, np.int64),
+        rows=np.ascontiguousarray(rows, np.int64),
+        row_bytes=row_bytes,
+        to=np.ascontiguousarray(to, np.uint64),
+        threads=threads,
+    )
+
+
 def fused_image(
     passes: np.ndarray,
     starts: np.ndarray,

@@ -21,7 +21,9 @@ import numpy as np
 import torch
 
 from dalipipe.buffers import BufferPool
+from dalipipe.cache import Reading, SampleCache
 from dalipipe.faults import Quarantine
+from dalipipe.records import Records
 from dalipipe.sampler import Sampler, Step
 from dalipipe.schema import make_batch
 from dalipipe.storage import wanted_while
@@ -50,6 +52,7 @@ class _Flight:
     dealt: Step
     step: Step
     columns: dict[str, Any] | None = None
+    reading: Reading | None = None
     error: Exception | None = None
 
 
@@ -60,8 +63,10 @@ class Lane:
     it and raised when it is collected, so that the batches before it arrive.
     """
 
-    def __init__(self, config: LaneConfig, quarantine: Quarantine, clock: StageClock) -> None:
-        self._config, self._quarantine, self._clock = config, quarantine, clock
+    def __init__(
+        self, config: LaneConfig, quarantine: Quarantine, clock: StageClock, cache: SampleCache | None = None
+    ) -> None:
+        self._config, self._quarantine, self._clock, self._cache = config, quarantine, clock, cache
         self._arenas = BufferPool()
         self._in_flight: deque[_Flight] = deque()
         self._track = make_track(config, clock)
@@ -83,6 +88,9 @@ class Lane:
                 try:
                     assert flight.columns is not None
                     tensors = {} if self._track is None else self._track.collect()
+                    if flight.reading is not None:  # all of its samples are good
+                        with self._clock.stage("cache"):
+                            flight.reading.keep()
                     return {**flight.columns, **tensors}, flight.step
                 except RowErrors as error:
                     self._report(flight, error.errors)
@@ -120,7 +128,7 @@ class Lane:
             while True:
                 try:
                     if flight.columns is None:
-                        flight.columns = self._read(flight.epoch, flight.step)
+                        flight.columns = self._read(flight)
                     if self._track is not None:
                         self._track.submit(flight.columns, flight.epoch.key, flight.step)
                     return
@@ -138,20 +146,25 @@ class Lane:
             if flight.error is None:
                 self._start(flight)
 
-    def _read(self, epoch: Epoch, step: Step) -> dict[str, Any]:
-        config, source = self._config, self._config.source
+    def _read(self, flight: _Flight) -> dict[str, Any]:
+        config, source, step = self._config, self._config.source, flight.step
         indices = step.indices
         if source.copies > 1:  # an epoch takes one, repeated records several in turn
             variants = 0 if step.variants is None else step.variants
-            indices = indices + (epoch.number + variants) % source.copies * len(source)
+            indices = indices + (flight.epoch.number + variants) % source.copies * len(source)
+        records: Records | Reading
         self.reading = True
         try:
             with self._clock.stage("read"):
-                records = source.read(indices, threads=config.threads, allocate=self._arenas.take)
+                if self._cache is None:
+                    records = source.read(indices, threads=config.threads, allocate=self._arenas.take)
+                else:
+                    records = self._cache.read(indices, threads=config.threads, allocate=self._arenas.take)
         finally:
             self.reading = False
         if records.errors:
             raise RowErrors(records.errors)
+        flight.reading = records if isinstance(records, Reading) else None
         return records.columns
 
     def _report(self, flight: _Flight, errors: dict[int, Exception]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+_PER_PICTURE = ("address", "row_bytes", "size_px", "origin_px")
 
 
 class SampleError(RuntimeError):
@@ -75,10 +78,50 @@ class Pictures:
             owner=arrays,
         )
 
+    @classmethod
+    def dense(
+        cls,
+        address: np.ndarray,
+        size_px: np.ndarray,
+        origin_px: np.ndarray | None,
+        channels: int,
+        owner: Any,
+        *,
+        on_cuda: bool = False,
+    ) -> Pictures:
+        """Pictures whose rows follow each other; ``origin_px``: ``None``: whole ones."""
+        origin_px = np.zeros((len(address), 2), np.int32) if origin_px is None else origin_px
+        row_bytes = size_px[:, 1].astype(np.int64) * channels
+        return cls(address, row_bytes, size_px, origin_px, channels, owner, on_cuda)
+
+    @classmethod
+    def join(cls, n: int, parts: Sequence[tuple[np.ndarray, Pictures]]) -> Pictures:
+        """n pictures: of each part, the rows int64 [A] that its A pictures take. All of one form and device."""
+        first = parts[0][1]
+        joined = cls(
+            address=np.zeros(n, np.uint64),
+            row_bytes=np.zeros(n, np.int64),
+            size_px=np.zeros((n, 2), np.int32),
+            origin_px=np.zeros((n, 2), np.int32),
+            channels=first.channels,
+            owner=[part.owner for _, part in parts],
+            on_cuda=first.on_cuda,
+        )
+        for rows, part in parts:
+            if (part.channels, part.on_cuda) != (first.channels, first.on_cuda):
+                raise ValueError("Pictures.join: pictures must have the same channels and lie on the same device")
+            for name in _PER_PICTURE:
+                getattr(joined, name)[rows] = getattr(part, name)
+        return joined
+
     def of(self, rows: np.ndarray) -> Pictures:
         """Some of them: ``rows`` int64 [A]."""
-        per_row = ("address", "row_bytes", "size_px", "origin_px")
-        return replace(self, **{name: getattr(self, name)[rows] for name in per_row})
+        return replace(self, **{name: getattr(self, name)[rows] for name in _PER_PICTURE})
+
+    @property
+    def nbytes(self) -> np.ndarray:
+        """int64 [N]: of their pixels."""
+        return self.size_px.astype(np.int64).prod(axis=1) * self.channels
 
     def __getitem__(self, row: int) -> np.ndarray:
         """One host picture as an array: uint8 [H, W, C], a view."""
@@ -93,6 +136,24 @@ class Pictures:
         }
         view = type("_View", (), {"__array_interface__": interface, "owner": self.owner})()
         return np.asarray(view)
+
+
+@dataclass(frozen=True)
+class PartlyEncoded:
+    """N pictures of which some are pixels already, ``pictures``, and the others ``encoded``.
+
+    ``at``: int64, the rows of the encoded ones, rising; the other rows are those of ``pictures``, which is ``None``
+    where there are none. ``take`` is given the encoded ones decoded, so they are decoded whole, and not only where a
+    crop lies; ``None``: nobody wants them.
+    """
+
+    pictures: Pictures | None
+    encoded: Encoded
+    at: np.ndarray
+    take: Callable[[Pictures], None] | None
+
+    def __len__(self) -> int:
+        return len(self.encoded) + (0 if self.pictures is None else len(self.pictures))
 
 
 @dataclass(frozen=True)

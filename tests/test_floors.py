@@ -15,10 +15,10 @@ PACKAGE = ROOT / "dalipipe"
 # long as no circle arises. A new module needs a place here.
 FLOORS = {
     0: ("native",),
-    1: ("schema", "records", "rng", "buffers", "quantiles"),
-    2: ("orders", "policy", "storage", "faults"),
+    1: ("schema", "records", "rng", "buffers", "quantiles", "sizes"),
+    2: ("orders", "policy", "storage", "faults", "transfers"),
     3: ("sampler", "ops", "sources"),
-    4: ("passes", "recipes", "conversion", "policy_files"),
+    4: ("passes", "recipes", "conversion", "policy_files", "cache"),
     5: ("plan",),
     6: ("decoders", "engines", "stages"),
     7: ("tracks",),

@@ -31,8 +31,9 @@ import dalipipe
 from dalipipe import native, packing, rng
 from dalipipe.ops import image as ops
 from dalipipe.packing import shard as shards
-from dalipipe.packing.settings import Plan, Settings, parse_bytes
+from dalipipe.packing.settings import Plan, Settings
 from dalipipe.records import Encoded
+from dalipipe.sizes import parse_bytes
 from dalipipe.sources.packed import Packed
 
 FOLDER = Callable[..., Path]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -14,6 +12,7 @@ from dalipipe.engines.displacements import displacement_count, draw_displacement
 from dalipipe.passes.params import ImageParams
 from dalipipe.plan import Draws, Plan
 from dalipipe.records import Pictures
+from dalipipe.transfers import upload
 
 
 class NativeEngine:
@@ -35,7 +34,7 @@ class NativeEngine:
     def apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor:
         out_h, out_w = common_size(draws)
         if self._output.device.type == "cuda" and not pictures.on_cuda:
-            pictures = _upload(pictures, self._output.device)
+            pictures = upload(pictures, self._output.device, threads=self._threads)
         params: ImageParams = draws.params
         n, channels = len(pictures), pictures.channels
         channels_last = self._output.memory_format == torch.channels_last
@@ -104,24 +103,3 @@ def _scaled(params: ImageParams, scale: np.ndarray, bias: np.ndarray) -> np.ndar
     for name, offset in (("values", bias), ("sigma", 0)):
         erases[name][rows, :c] = erases[name][rows, :c] * scale + offset
     return erases
-
-
-def _upload(pictures: Pictures, device: torch.device) -> Pictures:
-    """Host pictures → the same on the device, in one copy through pinned memory."""
-    row_bytes = pictures.size_px[:, 1].astype(np.int64) * pictures.channels
-    starts = np.concatenate([[0], np.cumsum(row_bytes * pictures.size_px[:, 0])])
-    staged = torch.empty(int(starts[-1]), dtype=torch.uint8, pin_memory=True)
-    host: Any = staged.numpy()
-    for row in range(len(pictures)):
-        picture = pictures[row]
-        host[starts[row] : starts[row + 1]].reshape(picture.shape)[:] = picture
-    uploaded = staged.to(device, non_blocking=True)
-    return Pictures(
-        address=(uploaded.data_ptr() + starts[:-1]).astype(np.uint64),
-        row_bytes=row_bytes,
-        size_px=pictures.size_px,
-        origin_px=pictures.origin_px,
-        channels=pictures.channels,
-        owner=uploaded,
-        on_cuda=True,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,11 +12,11 @@ import numpy as np
 
 from dalipipe.ops.python import PythonStep
 from dalipipe.policy import Policy
+from dalipipe.sizes import parse_bytes
 from dalipipe.sources.base import Source, digest
 
 Format = Literal["tiled", "copy", "raw"]
 
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _STAT_THREADS = 16
 
 
@@ -107,16 +106,6 @@ def make_settings(
                 )
     front_dict = None if front is None else front.to_dict()
     return Settings(format, front_dict, seed, copies, resize, quality, tile_px, metadata, parse_bytes(shard_size))
-
-
-def parse_bytes(size: int | str) -> int:
-    """``512MiB``, ``2 GB``, ``1000000`` → bytes, at least 1. Raises ``ValueError``."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?b?)\s*", str(size), re.IGNORECASE)
-    unit = "" if match is None else match[2].lower()
-    unit = unit if unit in _UNITS else f"{unit}b"
-    if match is None or unit not in _UNITS or int(float(match[1]) * _UNITS[unit]) < 1:
-        raise ValueError(f"expected a number of bytes, such as 512MiB or 2GB, got {size!r}")
-    return int(float(match[1]) * _UNITS[unit])
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class Arrays(Source):
     what is not given is not there. Raises ``TypeError`` or ``ValueError`` naming what came and what to do about it.
     """
 
+    in_memory = True
+
     def __init__(
         self, images: Any = None, labels: Any = None, *, classes: Sequence[str] | None = None, **columns: Any
     ) -> None:

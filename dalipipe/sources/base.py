@@ -32,6 +32,10 @@ class Source(ABC):
     """How often every record is there, each time prepared differently: copy c of record i is read as number c · len +
     i. Epoch e takes copy e mod copies.
     """
+    in_memory: bool = False
+    """Whether reading gives pictures by address, of memory or memory maps that the source keeps: nothing is gained by
+    keeping them once more.
+    """
 
     @abstractmethod
     def __len__(self) -> int: ...

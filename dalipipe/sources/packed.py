@@ -68,6 +68,8 @@ class Packed(Source):
         except (KeyError, TypeError, ValueError) as error:
             raise PackError(f"{self.root}/{MANIFEST} does not make sense: {error!r}; pack again") from error
         self.schema = Schema(tuple(field for field, _ in self._fields))
+        pictures = [store for field, store in self._fields if field.kind == "image"]
+        self.in_memory = self._local and not verify and set(pictures) == {"raw"}
         self._index = {name: self._open(name) for name in names}
         rows = self._length * self.copies
         for name, column in self._index.items():

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dalipipe.decoders import decoder_of, make_decoder
-from dalipipe.decoders.base import Decoder, inspect
+from dalipipe.decoders import decoder_of
+from dalipipe.decoders.base import inspect
 from dalipipe.decoders.tiles import kept_shares
 from dalipipe.engines import make_engine
 from dalipipe.plan import Draws, Plan
@@ -23,6 +23,7 @@ from dalipipe.policy import DrawError
 from dalipipe.records import Encoded, Pictures
 from dalipipe.sampler import Step
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.tracks.decoding import Decoding
 from dalipipe.tracks.displacements import HostDisplacements
 from dalipipe.tracks.masks import Masks
 from dalipipe.tracks.targets import Targets
@@ -30,12 +31,9 @@ from dalipipe.tracks.targets import Targets
 
 @dataclass(frozen=True)
 class _Flight:
-    """A batch on its way: what was read, pictures that need no decoding (``None``: the decoder has them), their sizes
-    int64 [N, 2].
-    """
+    """A batch on its way: what was read, and the pictures' sizes int64 [N, 2]."""
 
     columns: Mapping[str, Any]
-    pictures: Pictures | None
     size: np.ndarray
     draws: Draws
     masks: dict[str, list[Future[np.ndarray]]]
@@ -51,7 +49,7 @@ class ImageTrack:
         assert isinstance(plan, Plan) and plan.field is not None
         self._config, self._clock, self._plan, self._field = config, clock, plan, plan.field.name
         self._engine = make_engine(config.engine, plan, config.output, threads=config.threads)
-        self._decoder: Decoder | None = None  # made for the first encoded pictures: arrays need none
+        self._decoding = Decoding(config, clock)
         self._masks = {
             field.name: Masks(field, config.output.device, threads=config.threads)
             for field in config.source.schema.of_kind("mask")
@@ -60,39 +58,14 @@ class ImageTrack:
         self._in_flight: deque[_Flight] = deque()
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
-        column: Encoded | Pictures = columns[self._field]
-        if isinstance(column, Pictures):
-            size = column.size_px.astype(np.int64)
-            draws = self._draw(key, step, size)
-            self._in_flight.append(_Flight(columns, column, size, draws, self._submit_masks(columns)))
-            return
-        with self._clock.stage("probe"):
-            headers, errors = inspect(column, threads=self._config.threads)
-        if errors:
-            raise RowErrors(errors)
-        size = np.stack([headers["height"], headers["width"]], axis=1).astype(np.int64)
-        draws = self._draw(key, step, size)
-        if self._decoder is None:
-            config = self._config
-            self._decoder = make_decoder(
-                config.decoder,
-                config.output.device,
-                batch_size=config.batch_size,
-                threads=config.threads,
-                depth=config.depth,
-            )
-        self._decoder.submit(column, headers, self._engine.roi(draws, size))
-        self._in_flight.append(_Flight(columns, None, size, draws, self._submit_masks(columns)))
+        looked = self._decoding.look(columns[self._field])
+        draws = self._draw(key, step, looked.size)
+        self._decoding.submit(looked, self._engine.roi(draws, looked.size))
+        self._in_flight.append(_Flight(columns, looked.size, draws, self._submit_masks(columns)))
 
     def collect(self) -> dict[str, Any]:
         flight = self._in_flight.popleft()
-        pictures = flight.pictures
-        if pictures is None:
-            assert self._decoder is not None
-            with self._clock.stage("decode"):
-                pictures, errors = self._decoder.collect()
-            if errors:
-                raise RowErrors(errors)
+        pictures = self._decoding.collect()
         with self._clock.stage("augment"):
             # The pictures first: on CUDA they are only queued, and the host moves the rest meanwhile.
             return {
@@ -112,13 +85,11 @@ class ImageTrack:
 
     def reset(self) -> None:
         self._in_flight.clear()
-        if self._decoder is not None:
-            self._decoder.reset()
+        self._decoding.reset()
 
     def close(self) -> None:
         self.reset()
-        if self._decoder is not None:
-            self._decoder.close()
+        self._decoding.close()
         for masks in self._masks.values():
             masks.close()
         self._engine.close()

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from dalipipe.decoders import make_decoder
-from dalipipe.decoders.base import Decoder, inspect
 from dalipipe.engines.base import Output
-from dalipipe.records import Encoded, Pictures
+from dalipipe.records import Pictures
 from dalipipe.sampler import Step
 from dalipipe.stages import Stage, StagedPlan
-from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.tracks.base import LaneConfig, StageClock
+from dalipipe.tracks.decoding import Decoding
 from dalipipe.tracks.image import ImageTrack
 from dalipipe.tracks.python import run_on_pictures, run_on_tensors
 
@@ -28,48 +27,23 @@ class DecodedTrack:
 
     def __init__(self, config: LaneConfig, clock: StageClock) -> None:
         assert config.plan.field is not None
-        self._config, self._clock, self._field = config, clock, config.plan.field.name
-        self._decoder: Decoder | None = None
-        self._in_flight: deque[Pictures | None] = deque()
+        self._field = config.plan.field.name
+        self._decoding = Decoding(config, clock)
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
-        column: Encoded | Pictures = columns[self._field]
-        if isinstance(column, Pictures):
-            self._in_flight.append(column)
-            return
-        config = self._config
-        with self._clock.stage("probe"):
-            headers, errors = inspect(column, threads=config.threads)
-        if errors:
-            raise RowErrors(errors)
-        if self._decoder is None:
-            settings = {"batch_size": config.batch_size, "threads": config.threads, "depth": config.depth}
-            self._decoder = make_decoder(config.decoder, _HOST.device, **settings)
-        size = np.stack([headers["height"], headers["width"]], axis=1).astype(np.int64)
-        self._decoder.submit(column, headers, np.concatenate([np.zeros_like(size), size], axis=1))
-        self._in_flight.append(None)
+        self._decoding.submit(self._decoding.look(columns[self._field]))
 
     def collect(self) -> dict[str, Any]:
-        pictures = self._in_flight.popleft()
-        if pictures is None:
-            assert self._decoder is not None
-            with self._clock.stage("decode"):
-                pictures, errors = self._decoder.collect()
-            if errors:
-                raise RowErrors(errors)
+        pictures = self._decoding.collect()
         return {self._field: [pictures[row] for row in range(len(pictures))]}
 
     buffers_bytes = 0
 
     def reset(self) -> None:
-        self._in_flight.clear()
-        if self._decoder is not None:
-            self._decoder.reset()
+        self._decoding.reset()
 
     def close(self) -> None:
-        self.reset()
-        if self._decoder is not None:
-            self._decoder.close()
+        self._decoding.close()
 
 
 class StagedTrack:
@@ -138,5 +112,5 @@ class StagedTrack:
 
 def _track(stage: Stage, config: LaneConfig, clock: StageClock) -> Any:
     if stage.plan is None:
-        return DecodedTrack(config, clock)
+        return DecodedTrack(replace(config, output=_HOST), clock)
     return ImageTrack(replace(config, plan=stage.plan, output=_HOST, stacked=False), clock)

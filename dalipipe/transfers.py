@@ -1,0 +1,61 @@
+"""Pictures copied: within the host, to a CUDA device and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dalipipe import native
+from dalipipe.records import Pictures
+
+
+def copy_pictures(pictures: Pictures, address: np.ndarray, *, threads: int = 1) -> None:
+    """Copies the pixels of N host pictures to host memory, addresses [N], where a picture's rows follow each other."""
+    native.copy_blocks(
+        pictures.address,
+        address,
+        rows=pictures.size_px[:, 0],
+        row_bytes=pictures.size_px[:, 1].astype(np.int64) * pictures.channels,
+        stride=pictures.row_bytes,
+        threads=threads,
+    )
+
+
+def upload(pictures: Pictures, device: torch.device, *, threads: int = 1) -> Pictures:
+    """Host pictures → the same on the device, in one copy through pinned memory, on the current stream."""
+    nbytes = pictures.nbytes
+    starts = np.cumsum(nbytes) - nbytes
+    staged = torch.empty(int(nbytes.sum()), dtype=torch.uint8, pin_memory=True)
+    copy_pictures(pictures, staged.data_ptr() + starts, threads=threads)
+    uploaded = staged.to(device, non_blocking=True)
+    address = (uploaded.data_ptr() + starts).astype(np.uint64)
+    return Pictures.dense(address, pictures.size_px, pictures.origin_px, pictures.channels, uploaded, on_cuda=True)
+
+
+def download(pictures: Pictures) -> Pictures:
+    """A device's pictures → the same on the host."""
+    nbytes = pictures.nbytes
+    starts = np.cumsum(nbytes) - nbytes
+    memory = np.empty(int(nbytes.sum()), np.uint8)
+    host = torch.from_numpy(memory)
+    for row, (start, size) in enumerate(zip(starts.tolist(), nbytes.tolist(), strict=True)):
+        host[start : start + size] = as_tensor(pictures, row).reshape(-1).cpu()
+    address = (memory.ctypes.data + starts).astype(np.uint64)
+    return Pictures.dense(address, pictures.size_px, pictures.origin_px, pictures.channels, memory)
+
+
+def as_tensor(pictures: Pictures, row: int) -> torch.Tensor:
+    """One picture where it is, uint8 [H, W, C]; of one on a device, rows must be dense."""
+    if not pictures.on_cuda:
+        return torch.from_numpy(np.array(pictures[row]))
+    h, w = pictures.size_px[row].tolist()
+    return on_cuda(int(pictures.address[row]), (h, w, pictures.channels), pictures.owner)
+
+
+def on_cuda(address: int, shape: tuple[int, ...], owner: Any) -> torch.Tensor:
+    """A view of uint8 in the current device's memory, which ``owner`` keeps."""
+    interface = {"data": (address, False), "shape": shape, "typestr": "|u1", "version": 3, "strides": None}
+    view = type("_View", (), {"__cuda_array_interface__": interface, "owner": owner})()
+    return torch.as_tensor(view, device="cuda")
