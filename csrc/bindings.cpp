@@ -8,6 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "fold.h"
 #include "io.h"
 #include "jpeg/tiles.h"
 #include "labels.h"
@@ -68,6 +69,13 @@ py::dict struct_layouts() {
     py::dict layout(""_a = sizeof(Struct));
     AT(out), AT(weights), AT(h), AT(w), AT(taps), AT(scale), AT(noise), AT(unused);
     layouts["ElasticField"] = layout;
+  }
+  {
+    using Struct = FoldOp;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(family), AT(detail), AT(fill), AT(normalised), AT(count), AT(width), AT(rows), AT(params), AT(depths);
+    AT(value), AT(sigma);
+    layouts["FoldOp"] = layout;
   }
   {
     using Struct = LabelMap;
@@ -390,6 +398,33 @@ void uniforms(const Array<int64_t>& indices, const Array<uint32_t>& variants, co
   }
 }
 
+// Addresses and sizes as dalipipe.native has checked them.
+std::unique_ptr<Folded> fold_ops(uintptr_t ops, int32_t op_count, uintptr_t size, int32_t n, bool normalises,
+                                 const std::array<float, 3>& scale, const std::array<float, 3>& bias) {
+  FoldParams p{};
+  p.ops = reinterpret_cast<const FoldOp*>(ops);
+  p.op_count = op_count;
+  p.size = reinterpret_cast<const int64_t*>(size);
+  p.n = n;
+  p.normalises = normalises;
+  std::copy(scale.begin(), scale.end(), p.scale);
+  std::copy(bias.begin(), bias.end(), p.bias);
+  return std::make_unique<Folded>(fold(p));
+}
+
+// A part of a Folded as it lies, flat: structs as bytes.
+template <auto Member>
+py::array part(const py::object& folded) {
+  const auto& values = folded.cast<const Folded&>().*Member;
+  using T = typename std::decay_t<decltype(values)>::value_type;
+  if constexpr (std::is_arithmetic_v<T>) {
+    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data(), folded);
+  } else {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
+    return py::array_t<uint8_t>(static_cast<py::ssize_t>(values.size() * sizeof(T)), bytes, folded);
+  }
+}
+
 void permute_all(uint64_t n, int32_t low_bits, int32_t high_bits,
                  const std::array<uint64_t, kFeistelRounds>& round_keys, const Array<int64_t>& positions,
                  Array<int64_t> out) {
@@ -536,6 +571,23 @@ PYBIND11_MODULE(_C, m) {
   m.def("philox", &philox, py::kw_only(), "counters"_a.noconvert(), "key0"_a, "key1"_a, "out"_a.noconvert());
   m.def("uniforms", &uniforms, py::kw_only(), "indices"_a.noconvert(), "variants"_a.noconvert(), "slots"_a.noconvert(),
         "blocks"_a.noconvert(), "key0"_a, "key1"_a, "out"_a.noconvert());
+  py::class_<Folded>(m, "Folded")
+      .def_property_readonly("passes", &part<&Folded::passes>)
+      .def_property_readonly("starts", &part<&Folded::starts>)
+      .def_property_readonly("box", &part<&Folded::box>)
+      .def_property_readonly("roi", &part<&Folded::roi>)
+      .def_property_readonly("out_size", &part<&Folded::out_size>)
+      .def_property_readonly("tables", &part<&Folded::tables>)
+      .def_property_readonly("weights", &part<&Folded::weights>)
+      .def_property_readonly("erases", &part<&Folded::erases>)
+      .def_property_readonly("scaled", &part<&Folded::scaled>)
+      .def_property_readonly("elastic_at", &part<&Folded::elastic_at>)
+      .def_property_readonly("elastic_size", &part<&Folded::elastic_size>)
+      .def_property_readonly("elastic_alpha", &part<&Folded::elastic_alpha>)
+      .def_property_readonly("elastic_sigma", &part<&Folded::elastic_sigma>)
+      .def_property_readonly("elastic_noise", &part<&Folded::elastic_noise>);
+  m.def("fold", &fold_ops, py::kw_only(), "ops"_a, "op_count"_a, "size"_a, "n"_a, "normalises"_a, "scale"_a, "bias"_a,
+        py::call_guard<NoGil>());
   m.def("permute", &permute_all, py::kw_only(), "n"_a, "low_bits"_a, "high_bits"_a, "round_keys"_a,
         "positions"_a.noconvert(), "out"_a.noconvert());
 

@@ -75,6 +75,23 @@ ELASTIC_FIELD = np.dtype(
     align=True,
 )
 
+#: An operator to fold, and what was drawn of it; mirrors `FoldOp` in csrc/fold.h.
+FOLD_OP = np.dtype(
+    [
+        *_int32s("family detail"),
+        ("fill", np.int32, 3),
+        *_int32s("normalised"),
+        ("count", np.int64),
+        ("width", np.int64),
+        ("rows", np.uint64),
+        ("params", np.uint64, 4),
+        ("depths", np.uint64),
+        ("value", np.float32, 3),
+        ("sigma", np.float32),
+    ],
+    align=True,
+)
+
 #: A label map; mirrors `LabelMap` in csrc/labels.h.
 LABEL_MAP = np.dtype([("data", np.uint64), ("row_bytes", np.int64), *_int32s("h w bytes unused")], align=True)
 
@@ -766,6 +783,33 @@ def uniforms(
     parts = {"indices": indices, "variants": variants.reshape(-1), "slots": slots, "blocks": blocks}
     _C.uniforms(**parts, key0=int(key[0]), key1=int(key[1]), out=out)
     return out
+
+
+def fold(ops: np.ndarray, size: np.ndarray, normalize: tuple[npt.ArrayLike, npt.ArrayLike] | None) -> Any:
+    """Operators drawn for N pictures → the passes that apply them: the arrays of `Folded` (csrc/fold.h), flat, structs
+    as bytes.
+
+    Args:
+        ops: `FOLD_OP` [operators]; what they point to is as csrc/fold.h says.
+        size: int64 [N, 2]: px, height and width.
+        normalize: scale and bias of the output, float32 [3] each, or ``None``.
+
+    Raises:
+        ValueError: rows that do not rise within the batch.
+    """
+    ops, size = np.ascontiguousarray(ops, FOLD_OP), np.ascontiguousarray(size, np.int64)
+    if size.shape != (len(size), 2):
+        raise ValueError(f"fold: size must be [N, 2], got {size.shape}")
+    scale, bias = ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0)) if normalize is None else normalize
+    return _C.fold(
+        ops=ops.ctypes.data,
+        op_count=len(ops),
+        size=size.ctypes.data,
+        n=len(size),
+        normalises=normalize is not None,
+        scale=_three("scale", scale, 3),
+        bias=_three("bias", bias, 3),
+    )
 
 
 def permute(n: int, low_bits: int, high_bits: int, round_keys: Sequence[int], positions: npt.ArrayLike) -> np.ndarray:

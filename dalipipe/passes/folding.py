@@ -1,185 +1,142 @@
-"""Samples on their way through the operators that were drawn for them: which operator joins a sample's pass, and which
-begins its next.
-"""
+"""What was drawn for a batch, handed to ``csrc/fold.h``, which makes passes of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
-from dalipipe.native import IMAGE_PASS
+from dalipipe import native
 from dalipipe.ops import image as image_ops
 from dalipipe.ops.image import families
-from dalipipe.passes.levels import Level, Pools
-from dalipipe.passes.params import ImageParams
-from dalipipe.policy import Drawn, Op
+from dalipipe.passes.params import Elastics, ImageParams
+from dalipipe.policy import Drawn
 
-# How far a sample's pass has come.
-_START, _RESIZED, _CROPPED, _WARPED, _WARP_CROPPED, _DISPLACED, _FILTERED, _STRETCHED = range(8)
-_COLOURED, _HUED, _TABLED, _ERASED, _CLOSED = range(8, 13)
-
-_REACHED = (
-    (families.ResizeOp, _RESIZED),
-    (families.WarpOp, _WARPED),
-    (families.ElasticOp, _DISPLACED),
-    (families.FilterOp, _FILTERED),
-    (families.StretchOp, _STRETCHED),
-    (families.ColourOp, _COLOURED),
-    (families.HueOp, _HUED),
-    (families.TableOp, _TABLED),
-    (families.EraseOp, _ERASED),
-    (families.BlendOp, _CLOSED),
-)
-
-_EYE = np.eye(3)
+# Family → its number in csrc/fold.h, and its parameters in the order there: name, dtype, shape of a sample's.
+_BOX = ("box", np.int64, (4,))
+_WARP = ("warp", np.int64, ())
+_NOISE = ("noise", np.uint32, (5,))
+_FAMILIES: dict[type, tuple[int, tuple[tuple[str, Any, tuple[int | None, ...]], ...]]] = {
+    families.ResizeOp: (1, (_BOX, ("resized", np.int64, (2,)), ("resample", np.int64, ()))),
+    families.CropOp: (2, (_BOX,)),
+    families.FlipOp: (3, (("flip", np.bool_, (2,)),)),
+    families.WarpOp: (4, (("matrix", np.float64, (3, 3)), _WARP)),
+    families.ElasticOp: (5, (("alpha", np.float64, (2,)), ("sigma", np.float64, (2,)), _WARP, _NOISE)),
+    families.FilterOp: (
+        6,
+        (("values", np.float32, (12,)), _NOISE, ("weights", np.float32, (None,)), ("taps", np.int64, (2,))),
+    ),
+    families.StretchOp: (7, ()),
+    families.ColourOp: (
+        8,
+        (("matrix", np.float64, (3, 3)), ("mean_matrix", np.float64, (3, 3)), ("offset", np.float64, (3,))),
+    ),
+    families.HueOp: (9, (("hue", np.float64, ()),)),
+    families.TableOp: (10, (("table", np.uint8, (256,)),)),
+    families.EraseOp: (11, (("boxes", np.int64, (None, 4)), _NOISE)),
+    families.BlendOp: (12, (("weight", np.float64, ()), ("kept_weight", np.float64, ()))),
+}
+_OPTIONAL = {(6, "noise"), (6, "weights"), (6, "taps"), (11, "noise"), (12, "weight"), (12, "kept_weight")}
+_STEPS = {"keep": 0, "add": 1, "last": 2}
+_BOUNDARY = np.zeros((), native.FOLD_OP)
 
 
 class Folding:
-    """N samples on their way through the operators."""
+    """The operators of a batch in order, one `then` for each, and where passes have to end between them; `finish` folds
+    them.
+    """
 
     def __init__(self, size: np.ndarray, channels: int) -> None:
-        n = len(size)
-        self.channels = channels
-        self.size = size.copy()  # where each sample stands now
-        self.depth = np.zeros(n, np.int64)  # its pass
-        self.stage = np.zeros(n, np.int8)
-        self.restarts = np.zeros(n, bool)  # its next pass starts from the kept picture
-        self.normalised = False
-        self.levels = [Level(n)]
-        self.levels[0].begin(np.arange(n), size)
+        self._size = np.ascontiguousarray(size, np.int64)
+        self._channels = channels
+        self._normalised = False
+        self._ops: list[np.ndarray] = []
+        self._held: list[np.ndarray] = []  # what the operators point to
 
-    def then(self, drawn: Drawn) -> np.ndarray:
-        """Takes one operator in; returns the passes int64 [A] of the samples that it does something to."""
-        op, rows = drawn.op, drawn.rows
+    def then(self, drawn: Drawn, *, depths: bool = False) -> np.ndarray:
+        """Takes one operator in. Returns int32 [A], which holds, where ``depths`` are wanted, once folded, in which of
+        its passes each of the operator's samples has it; -1: there is nothing to do.
+        """
+        op, params = drawn.op, drawn.params
+        where = np.full(len(drawn.rows), -1, np.int32)
         if isinstance(op, image_ops.Normalize):
-            self.normalised = True
-            return rows
-        params = drawn.params
-        if isinstance(op, families.ColourOp) and self.channels == 1:
+            self._normalised = True
+            return where
+        if isinstance(op, families.ColourOp) and self._channels == 1:
             grey = op.of_grey(params)
             if grey is None:
-                return rows[:0]
+                return where
             params = grey
-        if isinstance(op, families.WarpOp):  # one that moves nothing costs nothing
-            moving = (params["matrix"] != _EYE).reshape(len(rows), 9).any(axis=1)
-            if not moving.all():
-                rows, params = rows[moving], {name: value[moving] for name, value in params.items()}
-        if len(rows) == 0:
-            return rows
-        fits = self._fits(op, rows, params)
-        if not fits.all():
-            self._next_pass(rows[~fits])
-        depths = self.depth[rows]
-        for depth in [depths[0]] if (depths == depths[0]).all() else np.unique(depths):
-            here = np.flatnonzero(depths == depth)
-            if len(here) == len(rows):
-                self.levels[depth].apply(op, rows, params, self.normalised)
-            else:
-                chosen = {name: value[here] for name, value in params.items()}
-                self.levels[depth].apply(op, rows[here], chosen, self.normalised)
-        self._advance(op, rows)
-        self.size[rows] = op.output_size(params, self.size[rows])
-        return depths
+        family, fields = self._family(op)
+        entry = np.zeros((), native.FOLD_OP)
+        entry["family"], entry["count"] = family, len(drawn.rows)
+        entry["rows"] = self._address(drawn.rows, np.int64, (len(drawn.rows),))
+        for place, (name, dtype, shape) in enumerate(fields):
+            if name not in params and (family, name) in _OPTIONAL:
+                continue
+            value = params[name]
+            if shape and shape[0] is None:
+                entry["width"] = value.shape[1]
+                shape = (value.shape[1], *shape[1:])
+            entry["params"][place] = self._address(value, dtype, (len(drawn.rows), *shape))
+        if isinstance(op, families.CropOp | families.WarpOp | families.ElasticOp):
+            entry["fill"] = families.fill_rgb(op.fill)
+        if isinstance(op, families.FilterOp):
+            entry["detail"] = op.kind
+        elif isinstance(op, families.StretchOp):
+            entry["detail"] = op.stretch
+        elif isinstance(op, families.BlendOp):
+            entry["detail"] = _STEPS[op.step]
+        elif isinstance(op, families.EraseOp):
+            entry["value"], entry["sigma"] = op.erased(self._normalised)
+            entry["normalised"] = self._normalised
+        if depths:
+            entry["depths"] = self._address(where, np.int32, where.shape)
+        self._ops.append(entry)
+        return where
 
     def end_passes(self) -> None:
         """What comes next begins every sample's next pass, unless its pass has not begun."""
-        rows = np.arange(len(self.size))
-        self._next_pass(rows[(self.stage != _START) | self._of(rows, "flip").any(axis=1)])
-
-    def _next_pass(self, rows: np.ndarray) -> None:
-        self.depth[rows] += 1
-        self.stage[rows] = _START
-        for depth in np.unique(self.depth[rows]):
-            if depth == len(self.levels):
-                self.levels.append(Level(len(self.size)))
-            here = rows[self.depth[rows] == depth]
-            self.levels[depth].begin(here, self.size[here])
-            if self.restarts[here].any():
-                self.levels[depth].from_kept[here] = self.restarts[here]
-        self.restarts[rows] = False
-
-    def _fits(self, op: Op, rows: np.ndarray, params: dict[str, np.ndarray]) -> np.ndarray:
-        """bool [A]: the samples whose pass has not gone beyond the operator's stage."""
-        stage = self.stage[rows]
-        if isinstance(op, families.ResizeOp):
-            return stage == _START
-        if isinstance(op, families.CropOp | families.WarpOp | families.ElasticOp):
-            # What a warp pushes out of the picture must not come back by the next, or by a crop that adds a
-            # border; nor what a second crop fills.
-            crops = isinstance(op, families.CropOp)
-            fits = (stage <= _WARPED) & (stage != _CROPPED) if crops else stage <= _CROPPED
-            if crops:
-                corner, size = params["box"][:, :2], params["box"][:, 2:]
-                inside = ((corner >= 0) & (corner + size <= self.size[rows])).all(axis=1)
-                fits &= (stage < _WARPED) | inside
-            filled = fits & (stage >= _CROPPED)  # what stands outside is settled
-            if filled.any():
-                fits &= (self._of(rows, "fill") == families.fill_rgb(op.fill)).all(axis=1) | ~filled
-            return fits
-        if isinstance(op, families.FlipOp):  # moves pixels, changes none: commutes with all that looks at one alone
-            return (stage < _ERASED) & ~self._of(rows, "fixed")
-        if isinstance(op, families.FilterOp):
-            return stage < _FILTERED
-        if isinstance(op, families.StretchOp):
-            return stage < _STRETCHED
-        if isinstance(op, families.ColourOp):  # what is clamped in between would be lost
-            return (stage < _COLOURED) | ((stage == _COLOURED) & self._of(rows, "bounded"))
-        if isinstance(op, families.HueOp):
-            return stage < _HUED
-        if isinstance(op, families.TableOp):
-            return stage <= _TABLED
-        if isinstance(op, families.EraseOp):
-            return stage <= _ERASED
-        if isinstance(op, families.BlendOp):
-            return stage < _CLOSED
-        raise TypeError(f"{op!r} belongs to no family of image operators")
-
-    def _advance(self, op: Op, rows: np.ndarray) -> None:
-        if isinstance(op, families.FlipOp):
-            return
-        if isinstance(op, families.CropOp):
-            self.stage[rows] = np.where(self.stage[rows] == _WARPED, _WARP_CROPPED, _CROPPED)
-            return
-        self.stage[rows] = next(stage for family, stage in _REACHED if isinstance(op, family))
-        if isinstance(op, families.BlendOp):
-            self.restarts[rows] = op.step == "add"
-
-    def _of(self, rows: np.ndarray, name: str) -> np.ndarray:
-        """A property of the passes that these samples are in, bool or numbers [A, …]."""
-        depths = self.depth[rows]
-        out = self.levels[int(depths[0])].of(name, rows)
-        others = depths != depths[0]
-        if not others.any():
-            return out
-        out = out.copy()
-        for depth in np.unique(depths[others]):
-            here = depths == depth
-            out[here] = self.levels[depth].of(name, rows[here])
-        return out
+        self._ops.append(_BOUNDARY)
 
     def finish(self, normalize: image_ops.Normalize | None) -> ImageParams:
-        n = len(self.size)
-        starts = np.concatenate([[0], np.cumsum(self.depth + 1)])
-        pools = Pools(normalize)
-        if len(self.levels) == 1:
-            rows = np.arange(n)
-            passes, box = self.levels[0].store(rows, rows, np.ones(n, bool), pools), self.levels[0].box
-        else:
-            passes, box = np.empty(int(starts[-1]), IMAGE_PASS), np.empty((int(starts[-1]), 4), np.int64)
-            for depth, level in enumerate(self.levels):
-                rows = np.flatnonzero(self.depth >= depth)
-                at = starts[rows] + depth
-                passes[at] = level.store(rows, at, self.depth[rows] == depth, pools)
-                box[at] = level.box[rows]
-        erases, scaled = pools.erases(passes)
+        output = None
+        if normalize is not None:
+            output = tuple(np.broadcast_to(np.asarray(value, np.float32), 3) for value in normalize.scale_bias)
+        ops = np.stack(self._ops) if self._ops else np.zeros(0, native.FOLD_OP)
+        folded = native.fold(ops, self._size, output)
+        elastics = None
+        if len(folded.elastic_at):
+            elastics = Elastics(
+                folded.elastic_at,
+                folded.elastic_size.reshape(-1, 2),
+                folded.elastic_alpha.reshape(-1, 2),
+                folded.elastic_sigma.reshape(-1, 2),
+                folded.elastic_noise.reshape(-1, 5),
+            )
         return ImageParams(
-            passes=passes,
-            starts=starts.astype(np.int32),
-            box=box,
-            roi=self.levels[0].roi(),
-            out_size=self.size,
-            tables=np.concatenate(pools.tables) if pools.tables else np.zeros((0, 256), np.uint8),
-            weights=np.concatenate(pools.weights) if pools.weights else np.zeros(0, np.float32),
-            erases=erases,
-            scaled=scaled,
-            elastics=pools.elastics(),
+            passes=folded.passes.view(native.IMAGE_PASS),
+            starts=folded.starts,
+            box=folded.box.reshape(-1, 4),
+            roi=folded.roi.reshape(-1, 4),
+            out_size=folded.out_size.reshape(-1, 2),
+            tables=folded.tables.reshape(-1, 256),
+            weights=folded.weights,
+            erases=folded.erases.view(native.ERASE_BOX),
+            scaled=folded.scaled.view(np.bool_),
+            elastics=elastics,
         )
+
+    def _family(self, op: Any) -> tuple[int, Any]:
+        for family, known in _FAMILIES.items():
+            if isinstance(op, family):
+                return known
+        raise TypeError(f"{op!r} belongs to no family of image operators")
+
+    def _address(self, value: np.ndarray, dtype: Any, shape: tuple[int, ...]) -> int:
+        array = np.ascontiguousarray(value, dtype)
+        if array.shape != shape:
+            raise ValueError(f"a parameter must have shape {shape}, got {array.shape}")
+        self._held.append(array)
+        return int(array.ctypes.data)

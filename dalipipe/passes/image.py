@@ -3,8 +3,8 @@
     crop box → resize → window → flip → warp or displacement → filter → stretch → colour → hue → table → erase
 
 Operators in this order share a pass; one that comes too late begins the sample's next, on the uint8 picture of the
-last. ``csrc/ops.h`` (`ImagePass`) says what each parameter does. All samples of a batch are folded together, operator
-by operator, but each has passes of its own: an operator costs the samples that it is drawn for.
+last. ``csrc/ops.h`` (`ImagePass`) says what each parameter does, ``csrc/fold.h`` folds. Each sample has passes of its
+own: an operator costs the samples that it is drawn for.
 """
 
 from __future__ import annotations
@@ -69,14 +69,19 @@ class ImageFold:
 
     def explain(self, drawn: Sequence[Drawn], size: np.ndarray) -> list[str]:
         """What became of these samples: how many passes they took, then a line per operator."""
-        folding = Folding(np.asarray(size, np.int64), self.channels)
-        lines = []
-        for (position, begins), leaf in zip(self._steps(), self.leaves, strict=True):
+        folding, n = Folding(np.asarray(size, np.int64), self.channels), len(size)
+        found: list[np.ndarray] = []
+        for position, begins in self._steps():
             if begins:
                 folding.end_passes()
+            found.append(folding.then(drawn[position], depths=True))
+        passes = np.diff(folding.finish(self.normalize).starts)
+        shares = [f"{count}: {share / n:.0%}" for count, share in enumerate(np.bincount(passes)) if share]
+        lines = [f"passes a sample takes: {', '.join(shares)}"]
+        for (_, begins), leaf, depths in zip(self._steps(), self.leaves, found, strict=True):
+            if begins:
                 lines.append("(here the pictures are as if they had been stored)")
-            depths = folding.then(drawn[position])
-            op, n = leaf.op, len(size)
+            op, depths = leaf.op, depths[depths >= 0]
             stage = next(name for family, name in _STAGES.items() if isinstance(op, family))
             if isinstance(op, image_ops.Normalize):
                 lines.append(f"{op!r}: {stage}, at the end of the last pass")
@@ -84,11 +89,9 @@ class ImageFold:
                 lines.append(f"{op!r}: {stage}, drawn for none of {n:,} samples")
             else:
                 low, high = int(depths.min()) + 1, int(depths.max()) + 1
-                passes = f"pass {low}" if low == high else f"passes {low} to {high}"
-                lines.append(f"{op!r}: {stage}, {passes}; {len(depths) / n:.0%} of samples")
-        counts = np.bincount(folding.depth + 1)
-        shares = ", ".join(f"{passes}: {count / len(size):.0%}" for passes, count in enumerate(counts) if count)
-        return [f"passes a sample takes: {shares}", *lines]
+                where = f"pass {low}" if low == high else f"passes {low} to {high}"
+                lines.append(f"{op!r}: {stage}, {where}; {len(depths) / n:.0%} of samples")
+        return lines
 
 
 def lower_image(leaves: Sequence[Leaf], positions: Sequence[int], field: Field, stored_leaves: int = 0) -> ImageFold:

@@ -25,6 +25,11 @@ class Looked:
     size: np.ndarray
     headers: np.ndarray
 
+    @property
+    def pictures(self) -> Pictures | None:
+        """The pictures, where none is encoded: they need not be submitted."""
+        return None if len(self.column.at) else self.column.pictures
+
 
 class Decoding:
     """What a source read → pixels, in the order in which it was submitted.

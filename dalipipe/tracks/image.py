@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -31,12 +31,15 @@ from dalipipe.tracks.targets import Targets
 
 @dataclass(frozen=True)
 class _Flight:
-    """A batch on its way: what was read, and the pictures' sizes int64 [N, 2]."""
+    """A batch on its way: what was read, the pictures' sizes int64 [N, 2], and what they become, where that has begun
+    already (``None``: they are being decoded).
+    """
 
     columns: Mapping[str, Any]
     size: np.ndarray
     draws: Draws
     masks: dict[str, list[Future[np.ndarray]]]
+    images: Future[torch.Tensor | list[torch.Tensor]] | None
 
 
 class ImageTrack:
@@ -55,21 +58,29 @@ class ImageTrack:
             for field in config.source.schema.of_kind("mask")
         }
         self._targets = Targets(config.source.schema, config.output.device)
+        # What needs no decoding is augmented while the next batch is read and drawn; a device does so by itself.
+        on_host = config.output.device.type == "cpu"
+        self._runner = ThreadPoolExecutor(1, thread_name_prefix="dalipipe-augment") if on_host else None
         self._in_flight: deque[_Flight] = deque()
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
         looked = self._decoding.look(columns[self._field])
         draws = self._draw(key, step, looked.size)
-        self._decoding.submit(looked, self._engine.roi(draws, looked.size))
-        self._in_flight.append(_Flight(columns, looked.size, draws, self._submit_masks(columns)))
+        images = None
+        if self._runner is not None and looked.pictures is not None:
+            images = self._runner.submit(self._apply, looked.pictures, draws)
+        else:
+            self._decoding.submit(looked, self._engine.roi(draws, looked.size))
+        self._in_flight.append(_Flight(columns, looked.size, draws, self._submit_masks(columns), images))
 
     def collect(self) -> dict[str, Any]:
         flight = self._in_flight.popleft()
-        pictures = self._decoding.collect()
+        images = flight.images
+        pictures = self._decoding.collect() if images is None else None
         with self._clock.stage("augment"):
             # The pictures first: on CUDA they are only queued, and the host moves the rest meanwhile.
             return {
-                self._field: self._apply(pictures, flight.draws),
+                self._field: self._apply(pictures, flight.draws) if images is None else images.result(),
                 **self._ride_along(flight),
                 **self._mix_labels(flight),
             }
@@ -84,11 +95,16 @@ class ImageTrack:
         return self._engine.buffers_bytes + sum(masks.buffers_bytes for masks in self._masks.values())
 
     def reset(self) -> None:
+        for flight in self._in_flight:
+            if flight.images is not None:
+                flight.images.cancel()
         self._in_flight.clear()
         self._decoding.reset()
 
     def close(self) -> None:
         self.reset()
+        if self._runner is not None:
+            self._runner.shutdown(wait=True)
         self._decoding.close()
         for masks in self._masks.values():
             masks.close()
