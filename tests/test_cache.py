@@ -237,6 +237,19 @@ def test_tiles_and_raw_packs(folder: Path, tmp_path: Path) -> None:
     assert "decoded, 60 of 60" in check(dalipipe.Packed(tmp_path / "raw", verify=True))
 
 
+def test_tar_shards_and_tables(folder: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    source = dalipipe.ImageFolder(folder)
+    dalipipe.pack(source, tmp_path / "copy", format="copy", shard_size="60KiB")
+    for cache_bytes, said in ((None, "decoded, 60 of 60"), ("300KiB", "encoded, 60 of 60")):
+        assert said in check(dalipipe.TarShards(str(tmp_path / "copy" / "shard-*.tar")), cache_bytes)
+        files = [Path(path).read_bytes() for path in source.paths]
+        texts = [f"picture {i}" * (i % 3) for i in range(N)]
+        table = pa.table({"image": files, "label": source.labels, "weight": np.arange(N) / 7, "text": texts})
+        assert said in check(dalipipe.Table(table), cache_bytes)
+
+
 def test_arrays_are_not_copied() -> None:
     source = dalipipe.Arrays(np.stack([picture(30, 40, i) for i in range(20)]), np.arange(20))
     assert check(source, batch=6) == "cache: ram, not needed: the pictures are in memory, or mapped, already"
@@ -318,6 +331,27 @@ def test_other_pictures_under_the_same_names_are_others(folder: Path, tmp_path: 
     os.rename(other, folder)
     check(dalipipe.ImageFolder(folder), epochs=1)
     a.close()
+
+
+def test_caches_given_back_in_the_middle_of_opening_another(folder: Path) -> None:
+    """A collection of garbage may come anywhere."""
+    dropped = loader(dalipipe.ImageFolder(folder))
+    list(dropped)
+    (key,) = store._stores
+
+    def make() -> Any:
+        nonlocal dropped
+        del dropped
+        gc.collect()
+        assert list(store._stores) == [key]
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        store.acquire("another", make)
+    other = loader(dalipipe.ImageFolder(folder), cache_bytes="1MiB")
+    list(other)
+    assert len(store._stores) == 1 and key not in store._stores
+    other.close()
 
 
 # The loader's contract ----------------------------------------------------------------------------------------------
@@ -535,6 +569,25 @@ def test_who_comes_late_finds_everything_though_the_first_has_gone(folder: Path)
     for child in (second, fourth):
         go_on(child)
         finish(child)
+
+
+def test_processes_that_keep_the_same_samples_at_once(folder: Path) -> None:
+    children = [start(folder, 0, 1, epochs=2) for _ in range(3)]
+    for child in children:
+        go_on(child)
+    for child in children:
+        assert "60 of 60 samples" in finish(child)[-1]
+
+
+def test_what_a_killed_process_was_writing_is_read_as_before(folder: Path) -> None:
+    cached, plain = loader(dalipipe.ImageFolder(folder)), loader(dalipipe.ImageFolder(folder), None)
+    cached.explain()
+    claimed = cached._opened_cache()._opened(1)._index  # type: ignore[union-attr]
+    claimed["state"][5:15] = 1
+    assert_same(cached, plain)
+    assert "50 of 60 samples" in cached.explain()
+    cached.close()
+    plain.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
