@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import gc
 import itertools
+import math
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +32,9 @@ from jpegs import jpeg
 from PIL import Image
 
 import dalipipe
+from dalipipe.cache import SampleCache, meeting, samples, store
 from dalipipe.cache import arena as arenas
-from dalipipe.cache import meeting, store
+from dalipipe.cache import device as device_memory
 from dalipipe.cache.available import available_bytes
 from dalipipe.ops import image as ops
 from dalipipe.ops.mix import MixUp
@@ -765,6 +771,48 @@ def test_a_cpus_device_is_its_ram(folder: Path) -> None:
 
 
 # A CUDA device ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def device_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept on a device lies on the host, and the rest of the way is as for a device."""
+
+    def uploaded(pictures: Any, device: Any, *, threads: int) -> Any:
+        return dataclasses.replace(pictures, on_cuda=True)
+
+    def view(address: int, shape: tuple[int, ...], owner: Any) -> torch.Tensor:
+        kept = [chunk for chunk in owner if 0 <= address - chunk.data_ptr() < len(chunk)]
+        start = address - kept[0].data_ptr()
+        return kept[0][start : start + math.prod(shape)].view(shape)
+
+    stream = types.SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(SampleCache, "_on_device", True)
+    monkeypatch.setattr(device_memory, "on_cuda", view)
+    monkeypatch.setattr(device_memory, "as_tensor", lambda pictures, row: torch.from_numpy(pictures[row].copy()))
+    monkeypatch.setattr(device_memory, "CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 20, 16 << 20))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
+    for module in (samples, decoding):
+        monkeypatch.setattr(module, "upload", uploaded)
+
+
+@pytest.mark.parametrize("cache_bytes, kept", [(None, "60 of 60"), ("300KB", r"[1-5]\d of 60"), (1, "0 of 60")])
+def test_the_way_of_a_device(folder: Path, device_on_host: None, decoded: Decoded, cache_bytes: Any, kept: str) -> None:
+    said = check(dalipipe.ImageFolder(folder), cache_bytes, cache="device")
+    assert re.search(rf"cache: device, decoded, {kept} samples", said), said
+    if cache_bytes is None:
+        assert "of 2 MiB" in said and decoded.pictures == (1 + 3) * N
+    check(
+        dalipipe.MapDataset(Boxed()),
+        cache_bytes,
+        batch=5,
+        cache="device",
+        policy=dalipipe.Policy([ops.Resize((30, 30))]),
+    )
+    arrays = dalipipe.Arrays(np.stack([picture(30, 40, i) for i in range(200)]), np.arange(200))
+    said = check(arrays, cache_bytes, batch=30, cache="device")
+    assert ("200 of 200" in said) == (cache_bytes is None)
 
 
 @pytest.mark.cuda

@@ -189,9 +189,9 @@ class Store:
             self._pictures.write(column.of(rows), at)
         else:
             pictures = column.of(rows)
-            copy_pictures(
-                download(pictures) if pictures.on_cuda else pictures, self._arena.address(at), threads=threads
-            )
+            if pictures.on_cuda:
+                pictures = download(pictures)
+            copy_pictures(pictures, self._arena.address(at), threads=threads)
 
     def close(self) -> None:
         if self.shared:
