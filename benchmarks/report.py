@@ -245,6 +245,30 @@ def _outcome(goal: float | None, value: float) -> str:
     return "" if goal is None else "met" if value >= goal else "**short**"
 
 
+def cache_cpu(load: Load) -> str:
+    """What keeping samples in memory brings, and what it costs the first epoch."""
+    result = load("cache_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| loader | images/s | CPU ms an image |", "|---|---:|---:|"]
+    for name, timing in sorted(result["contenders"].items(), key=lambda item: -item[1]["per_s"]):
+        shown = f"**{name}**" if name.startswith("dalipipe") else name
+        lines.append(f"| {shown} | {timing['per_s']:,.0f} | {timing['cpu_ms']:.2f} |")
+    lines += ["", "| | measured |", "|---|---:|"]
+    lines += [f"| {name} | {value:.2f}× |" for name, value in result["ratios"].items()]
+    rounds = len(next(iter(result["contenders"].values()))["rounds"])
+    memory = f"{result['mb']['decoded']:,} MiB decoded, {result['mb']['encoded']:,} MiB as files"
+    return "\n".join(
+        [
+            f"{result['what']}, {result['workers']} workers or threads each; {result['images']}; {memory}.",
+            "",
+            *lines,
+            "",
+            f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own. {_measured_on(result)}.",
+        ]
+    )
+
+
 def transcode_cpu(load: Load) -> str:
     """What one core does."""
     result = load("transcode_cpu")
@@ -299,6 +323,7 @@ _FUNCTIONS = (
     sources_cpu,
     pack_cpu,
     transcode_cpu,
+    cache_cpu,
     scale,
     policies_cpu,
     operators_cpu,

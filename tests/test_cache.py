@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import gc
 import itertools
+import math
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +32,9 @@ from jpegs import jpeg
 from PIL import Image
 
 import dalipipe
+from dalipipe.cache import SampleCache, meeting, samples, store
 from dalipipe.cache import arena as arenas
-from dalipipe.cache import meeting, store
+from dalipipe.cache import device as device_memory
 from dalipipe.cache.available import available_bytes
 from dalipipe.ops import image as ops
 from dalipipe.ops.mix import MixUp
@@ -237,6 +243,19 @@ def test_tiles_and_raw_packs(folder: Path, tmp_path: Path) -> None:
     assert "decoded, 60 of 60" in check(dalipipe.Packed(tmp_path / "raw", verify=True))
 
 
+def test_tar_shards_and_tables(folder: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    source = dalipipe.ImageFolder(folder)
+    dalipipe.pack(source, tmp_path / "copy", format="copy", shard_size="60KiB")
+    for cache_bytes, said in ((None, "decoded, 60 of 60"), ("300KiB", "encoded, 60 of 60")):
+        assert said in check(dalipipe.TarShards(str(tmp_path / "copy" / "shard-*.tar")), cache_bytes)
+        files = [Path(path).read_bytes() for path in source.paths]
+        texts = [f"picture {i}" * (i % 3) for i in range(N)]
+        table = pa.table({"image": files, "label": source.labels, "weight": np.arange(N) / 7, "text": texts})
+        assert said in check(dalipipe.Table(table), cache_bytes)
+
+
 def test_arrays_are_not_copied() -> None:
     source = dalipipe.Arrays(np.stack([picture(30, 40, i) for i in range(20)]), np.arange(20))
     assert check(source, batch=6) == "cache: ram, not needed: the pictures are in memory, or mapped, already"
@@ -318,6 +337,27 @@ def test_other_pictures_under_the_same_names_are_others(folder: Path, tmp_path: 
     os.rename(other, folder)
     check(dalipipe.ImageFolder(folder), epochs=1)
     a.close()
+
+
+def test_caches_given_back_in_the_middle_of_opening_another(folder: Path) -> None:
+    """A collection of garbage may come anywhere."""
+    dropped = loader(dalipipe.ImageFolder(folder))
+    list(dropped)
+    (key,) = store._stores
+
+    def make() -> Any:
+        nonlocal dropped
+        del dropped
+        gc.collect()
+        assert list(store._stores) == [key]
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        store.acquire("another", make)
+    other = loader(dalipipe.ImageFolder(folder), cache_bytes="1MiB")
+    list(other)
+    assert len(store._stores) == 1 and key not in store._stores
+    other.close()
 
 
 # The loader's contract ----------------------------------------------------------------------------------------------
@@ -537,6 +577,25 @@ def test_who_comes_late_finds_everything_though_the_first_has_gone(folder: Path)
         finish(child)
 
 
+def test_processes_that_keep_the_same_samples_at_once(folder: Path) -> None:
+    children = [start(folder, 0, 1, epochs=2) for _ in range(3)]
+    for child in children:
+        go_on(child)
+    for child in children:
+        assert "60 of 60 samples" in finish(child)[-1]
+
+
+def test_what_a_killed_process_was_writing_is_read_as_before(folder: Path) -> None:
+    cached, plain = loader(dalipipe.ImageFolder(folder)), loader(dalipipe.ImageFolder(folder), None)
+    cached.explain()
+    claimed = cached._opened_cache()._opened(1)._index  # type: ignore[union-attr]
+    claimed["state"][5:15] = 1
+    assert_same(cached, plain)
+    assert "50 of 60 samples" in cached.explain()
+    cached.close()
+    plain.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_behind_a_killed_process(folder: Path, number: signal.Signals) -> None:
     before = set(os.listdir("/dev/shm"))
@@ -712,6 +771,48 @@ def test_a_cpus_device_is_its_ram(folder: Path) -> None:
 
 
 # A CUDA device ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def device_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept on a device lies on the host, and the rest of the way is as for a device."""
+
+    def uploaded(pictures: Any, device: Any, *, threads: int) -> Any:
+        return dataclasses.replace(pictures, on_cuda=True)
+
+    def view(address: int, shape: tuple[int, ...], owner: Any) -> torch.Tensor:
+        kept = [chunk for chunk in owner if 0 <= address - chunk.data_ptr() < len(chunk)]
+        start = address - kept[0].data_ptr()
+        return kept[0][start : start + math.prod(shape)].view(shape)
+
+    stream = types.SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(SampleCache, "_on_device", True)
+    monkeypatch.setattr(device_memory, "on_cuda", view)
+    monkeypatch.setattr(device_memory, "as_tensor", lambda pictures, row: torch.from_numpy(pictures[row].copy()))
+    monkeypatch.setattr(device_memory, "CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 20, 16 << 20))
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
+    for module in (samples, decoding):
+        monkeypatch.setattr(module, "upload", uploaded)
+
+
+@pytest.mark.parametrize("cache_bytes, kept", [(None, "60 of 60"), ("300KB", r"[1-5]\d of 60"), (1, "0 of 60")])
+def test_the_way_of_a_device(folder: Path, device_on_host: None, decoded: Decoded, cache_bytes: Any, kept: str) -> None:
+    said = check(dalipipe.ImageFolder(folder), cache_bytes, cache="device")
+    assert re.search(rf"cache: device, decoded, {kept} samples", said), said
+    if cache_bytes is None:
+        assert "of 2 MiB" in said and decoded.pictures == (1 + 3) * N
+    check(
+        dalipipe.MapDataset(Boxed()),
+        cache_bytes,
+        batch=5,
+        cache="device",
+        policy=dalipipe.Policy([ops.Resize((30, 30))]),
+    )
+    arrays = dalipipe.Arrays(np.stack([picture(30, 40, i) for i in range(200)]), np.arange(200))
+    said = check(arrays, cache_bytes, batch=30, cache="device")
+    assert ("200 of 200" in said) == (cache_bytes is None)
 
 
 @pytest.mark.cuda

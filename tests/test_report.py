@@ -84,6 +84,21 @@ def test_recipe_is_compared_like_for_like(report: Any) -> None:
     assert "3.00, met" in report.policies_cpu({"policies_cpu": result(3.0)}.get)
 
 
+def test_cache_is_shown_with_what_the_first_epoch_pays(report: Any) -> None:
+    result = {
+        "what": "W",
+        "images": "I",
+        "workers": 2,
+        "mb": {"encoded": 300, "decoded": 1785},
+        "contenders": {"dalipipe, A": {"per_s": 1234.5, "cpu_ms": 0.5, "rounds": [1]}},
+        "ratios": {"first epoch over no cache": 0.456},
+        "machine": {"date": "D", "gpu": None, "cores": 2, "cpu": "C", "simd": "S", "versions": {"torch": "1"}},
+    }
+    text = report.cache_cpu({"cache_cpu": result}.get)
+    assert "| **dalipipe, A** | 1,234 | 0.50 |" in text and "| first epoch over no cache | 0.46× |" in text
+    assert "1,785 MiB decoded" in text and report.cache_cpu({}.get) == "Not measured yet."
+
+
 def test_operators_that_are_slower_are_shown_as_such(report: Any) -> None:
     rows = [
         ({"dalipipe": 50.0, "torchvision": 40.0, "kornia": 5000.0}, {"torchvision": 0.8, "kornia": 100.0}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
@@ -188,9 +189,9 @@ class Store:
             self._pictures.write(column.of(rows), at)
         else:
             pictures = column.of(rows)
-            copy_pictures(
-                download(pictures) if pictures.on_cuda else pictures, self._arena.address(at), threads=threads
-            )
+            if pictures.on_cuda:
+                pictures = download(pictures)
+            copy_pictures(pictures, self._arena.address(at), threads=threads)
 
     def close(self) -> None:
         if self.shared:
@@ -207,6 +208,7 @@ class Store:
 
 _stores: dict[str, tuple[Store, int]] = {}
 _lock = threading.Lock()
+_given_back: deque[str] = deque()
 
 
 def acquire(key: str, make: Callable[[], Store]) -> Store:
@@ -214,17 +216,32 @@ def acquire(key: str, make: Callable[[], Store]) -> Store:
     with _lock:
         store, users = _stores.get(key) or (make(), 0)
         _stores[key] = store, users + 1
-        return store
+    _settle()
+    return store
 
 
 def release(key: str) -> None:
-    """The last one frees it."""
-    with _lock:
-        store, users = _stores.pop(key)
-        if users > 1:
-            _stores[key] = store, users - 1
-            return
-    store.close()
+    """The last one frees it. A collection of garbage may call this anywhere, so in `acquire`, too."""
+    _given_back.append(key)
+    _settle()
+
+
+def _settle() -> None:
+    """Who holds the lock does it, when done."""
+    while _given_back and _lock.acquire(blocking=False):
+        last = None
+        try:
+            with contextlib.suppress(IndexError):
+                key = _given_back.popleft()
+                store, users = _stores.pop(key)
+                if users > 1:
+                    _stores[key] = store, users - 1
+                else:
+                    last = store
+        finally:
+            _lock.release()
+        if last is not None:
+            last.close()
 
 
 def _leave() -> None:
