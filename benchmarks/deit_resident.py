@@ -55,7 +55,7 @@ class Ours(Resident):
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.epoch += 1
         draws = self.plan.draw(rng.make_key(0, self.epoch), self.rows, self.size, 0, self.rows)
-        images = self.engine.apply(self.batch, draws)
+        images = self.engine.start(self.batch, draws)()
         assert self.plan.mix is not None and draws.mix is not None
         soft = self.plan.mix.mix_labels(self.host_labels, draws.mix, CLASSES)
         return images, torch.from_numpy(soft).to(images.device, non_blocking=True)

@@ -78,7 +78,7 @@ class Ours:
         return self.plan.draw(key, indices, self.size, 0, indices)
 
     def __call__(self) -> torch.Tensor:
-        return self.engine.apply(self.pictures, self.draw())
+        return self.engine.start(self.pictures, self.draw())()
 
 
 class Stacked:
@@ -124,7 +124,7 @@ def verify_ours(row: Row, ours: Ours, pictures: np.ndarray) -> None:
     draws = ours.draw()
     if len(draws.drawn) > 1 or row.floats:
         return  # operators that the table has by themselves, too
-    out = ours.engine.apply(ours.pictures, draws).permute(0, 2, 3, 1).numpy()
+    out = ours.engine.start(ours.pictures, draws)().permute(0, 2, 3, 1).numpy()
     for picture in (0, 1, N - 1):
         expected = draws.drawn[0].reference(picture, pictures[picture])
         assert np.array_equal(out[picture], expected), f"{row.name}: not what its specification gives"

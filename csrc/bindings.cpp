@@ -8,6 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cpu/pool.h"
 #include "fold.h"
 #include "io.h"
 #include "jpeg/tiles.h"
@@ -504,6 +505,12 @@ MixParams mix_params(uintptr_t pairs, int32_t pair_count, int32_t n, int32_t cha
   return p;
 }
 
+// An operator at work on threads of its own, and the Python objects whose memory it uses.
+struct Running {
+  py::object held;
+  Task task;
+};
+
 #ifdef DALIPIPE_WITH_CUDA
 void run_fused_image_cuda(const FusedImageParams& p, uintptr_t scratch, size_t scratch_bytes, uintptr_t pinned,
                           size_t pinned_bytes, uintptr_t stream) {
@@ -595,7 +602,15 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init(&fused_image_params), py::kw_only(), "passes"_a, "starts"_a, "n"_a, "channels"_a, "out_h"_a,
            "out_w"_a, "tables"_a, "table_count"_a, "weights"_a, "weight_count"_a, "erases"_a, "erase_count"_a,
            "scale"_a, "bias"_a, "dtype"_a, "layout"_a, "out"_a);
-  m.def("fused_image_cpu", &fused_image_cpu, py::kw_only(), "params"_a, "threads"_a, py::call_guard<NoGil>());
+  py::class_<Running>(m, "Running").def(
+      "wait", [](Running& running) { running.task.wait(); }, py::call_guard<NoGil>());
+  m.def(
+      "start_fused_image_cpu",
+      [](const FusedImageParams& params, int32_t threads, py::object held) {
+        return std::unique_ptr<Running>(
+            new Running{std::move(held), Task([params, threads] { fused_image_cpu(params, threads); })});
+      },
+      py::kw_only(), "params"_a, "threads"_a, "held"_a);
   m.def(
       "elastic_cpu",
       [](uintptr_t fields, int32_t n, int32_t threads) {

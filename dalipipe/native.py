@@ -513,6 +513,56 @@ def fused_image(
 
     Source: the resize equals torch's `interpolate(antialias=True)` of uint8, to the bit.
     """
+    start_fused_image(
+        passes,
+        starts,
+        out,
+        channels=channels,
+        scale=scale,
+        bias=bias,
+        tables=tables,
+        weights=weights,
+        erases=erases,
+        threads=threads,
+        layout=layout,
+        stream=stream,
+    ).wait()
+
+
+class Running:
+    """An operator at work on native threads, or queued on a CUDA stream; it keeps what it works on."""
+
+    def __init__(self, running: Any) -> None:
+        self._running = running
+
+    def wait(self) -> None:
+        """Returns when its output is whole, on the host or in the order of its stream. Raises what went wrong."""
+        if self._running is not None:
+            self._running.wait()
+
+
+def start_fused_image(
+    passes: np.ndarray,
+    starts: np.ndarray,
+    out: torch.Tensor,
+    *,
+    channels: int,
+    scale: npt.ArrayLike,
+    bias: npt.ArrayLike,
+    tables: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    erases: np.ndarray | None = None,
+    threads: int = 1,
+    layout: str = "nchw",
+    stream: int | None = None,
+    keep: Any = None,
+) -> Running:
+    """`fused_image`, which goes on while the caller does something else. ``keep``: what owns the memory that the passes
+    point to; on the host it is held until that is done.
+
+    Raises:
+        ValueError: as `fused_image`; some of it from ``wait``.
+    """
     n = len(starts) - 1
     _check_threads("fused_image", threads)
     _check_array("starts", starts, np.int32, (n + 1,))
@@ -551,26 +601,27 @@ def fused_image(
         out=out.data_ptr(),
     )
     if out.device.type == "cpu":
-        _C.fused_image_cpu(params=params, threads=threads)
-    elif out.device.type == "cuda":
-
-        def launch(scratch: int, scratch_bytes: int, pinned: int, pinned_bytes: int, queue: int) -> None:
-            _C.fused_image_cuda(
-                params=params,
-                scratch=scratch,
-                scratch_bytes=scratch_bytes,
-                pinned=pinned,
-                pinned_bytes=pinned_bytes,
-                stream=queue,
-            )
-
-        def sizes() -> tuple[int, int]:
-            scratch_bytes = _C.fused_image_cuda_scratch_bytes(params=params)
-            return scratch_bytes, _C.fused_image_cuda_upload_bytes(params=params)
-
-        _on_cuda("fused_image", out.device, stream, sizes, launch)
-    else:
+        held = (passes, starts, out, tables, weights, erases, keep)
+        return Running(_C.start_fused_image_cpu(params=params, threads=threads, held=held))
+    if out.device.type != "cuda":
         raise ValueError(f"fused_image: out must be on the CPU or a CUDA device, got {out.device}")
+
+    def launch(scratch: int, scratch_bytes: int, pinned: int, pinned_bytes: int, queue: int) -> None:
+        _C.fused_image_cuda(
+            params=params,
+            scratch=scratch,
+            scratch_bytes=scratch_bytes,
+            pinned=pinned,
+            pinned_bytes=pinned_bytes,
+            stream=queue,
+        )
+
+    def sizes() -> tuple[int, int]:
+        scratch_bytes = _C.fused_image_cuda_scratch_bytes(params=params)
+        return scratch_bytes, _C.fused_image_cuda_upload_bytes(params=params)
+
+    _on_cuda("fused_image", out.device, stream, sizes, launch)
+    return Running(None)
 
 
 def elastic(fields: np.ndarray, out: torch.Tensor, *, threads: int = 1, stream: int | None = None) -> None:

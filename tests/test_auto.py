@@ -347,7 +347,7 @@ def test_engines_agree(macro: Any, channels: int) -> None:
     draws = plan.draw(KEY, np.arange(100), np.tile([[33, 41]], (100, 1)))
     output = Output(torch.device("cpu"), torch.uint8, torch.contiguous_format)
     native, reference = (
-        make_engine(name, plan, output, threads=1).apply(Pictures.from_arrays(images), draws)
+        make_engine(name, plan, output, threads=1).start(Pictures.from_arrays(images), draws)()
         for name in ("native", "reference")
     )
     assert torch.equal(native, reference)

@@ -128,7 +128,7 @@ def test_any_order_of_anything_equals_one_operator_after_the_other(order: list[N
     output = Output(torch.device("cpu"), torch.uint8, torch.contiguous_format)
     draws = plan.draw(KEY, first + np.arange(4), np.array([x.shape[:2] for x in images]))
     native, reference = (
-        make_engine(name, plan, output, threads=2).apply(Pictures.from_arrays(images), draws)
+        make_engine(name, plan, output, threads=2).start(Pictures.from_arrays(images), draws)()
         for name in ("native", "reference")
     )
     assert torch.equal(native, reference)
@@ -140,7 +140,7 @@ def run(
     output = Output(torch.device("cpu"), dtype, torch.contiguous_format)
     size = np.array([x.shape[:2] for x in images])
     draws = plan.draw(KEY, first + np.arange(len(images)), size)
-    return make_engine(engine, plan, output, threads=2).apply(Pictures.from_arrays(images), draws).float().numpy()
+    return make_engine(engine, plan, output, threads=2).start(Pictures.from_arrays(images), draws)().float().numpy()
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,8 @@ def test_roi_is_enough_and_not_all() -> None:
     parts = [x[y : y + h, left : left + w] for x, (y, left, h, w) in zip(images, roi.tolist(), strict=True)]
     assert parts[0].size < images[0].size / 4
     engine = make_engine("native", plan, Output(torch.device("cpu"), torch.uint8, torch.contiguous_format), threads=1)
-    whole = engine.apply(Pictures.from_arrays(images), draws)
-    part = engine.apply(Pictures.from_arrays(parts, roi[:, :2].astype(np.int32)), draws)
+    whole = engine.start(Pictures.from_arrays(images), draws)()
+    part = engine.start(Pictures.from_arrays(parts, roi[:, :2].astype(np.int32)), draws)()
     assert (whole == part).all()
 
 

@@ -35,7 +35,7 @@ class Applied:
             draws = self._draw(pictures, rows, first)
             sizes = draws.params.out_size
             if (sizes == sizes[0]).all():
-                yield draws, rows, self.engine.apply(Pictures.from_arrays(list(pictures[rows])), draws).numpy()
+                yield draws, rows, self.engine.start(Pictures.from_arrays(list(pictures[rows])), draws)().numpy()
                 if rows.stop == len(pictures):
                     return
 

@@ -218,8 +218,20 @@ bool only_moves(const ImagePass& s) {
          s.blend == static_cast<int32_t>(Blend::none) && s.colour == 0 && s.hue == 0.0f && s.table < 0;
 }
 
-// Such a pass: its canvas as a dense picture.
-void move(const ImagePass& s, int32_t channels, const ImageKernels& k, uint8_t* out) {
+// Memory that is wanted soon, fetched line by line while something else is at work.
+struct Ahead {
+  const char* at;
+  int64_t bytes;
+
+  void fetch(int64_t most_bytes) {
+    for (const int64_t left = bytes - most_bytes; bytes > 0 && bytes > left; at += 64, bytes -= 64) {
+      __builtin_prefetch(at);
+    }
+  }
+};
+
+// Such a pass: its canvas as a dense picture. Fetches `ahead` meanwhile.
+void move(const ImagePass& s, int32_t channels, const ImageKernels& k, uint8_t* out, Ahead ahead) {
   const View columns = make_view(s.resized_w, s.window_x, s.canvas_w, s.flip & 1);
   const View rows = make_view(s.resized_h, s.window_y, s.canvas_h, s.flip & 2);
   const int64_t row_bytes = static_cast<int64_t>(s.canvas_w) * channels;
@@ -229,6 +241,7 @@ void move(const ImagePass& s, int32_t channels, const ImageKernels& k, uint8_t* 
   if (columns.begin == columns.end) return;
   out += columns.begin * channels;
   for (int32_t y = rows.begin; y < rows.end; ++y) {
+    ahead.fetch(row_bytes + 32);
     move_row(s, channels, k, columns, rows.at(y), out + y * row_bytes);
   }
 }
@@ -592,13 +605,6 @@ class Chain {
 
 constexpr int64_t kSmall_px = 128 * 128;  // a picture that stays in the first cache, or nearly so
 
-// Pictures of a large array come in any order, so no hardware guesses what the next sample reads.
-void fetch_ahead(const ImagePass& s, int32_t channels) {
-  constexpr int64_t kMost_bytes = 4096;
-  const int64_t bytes = std::min(int64_t{s.stored_h} * s.stored_w * channels, kMost_bytes);
-  for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const char*>(s.data) + b);
-}
-
 void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
   const FusedImageParams& p = f.p;
   thread_local Workspace scratch;
@@ -635,7 +641,10 @@ void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
       for (int32_t y = 0; y < picture.h; ++y) finish(y, picture.data + y * elements);
     } else if (only_moves(s) && pixels <= kSmall_px) {  // rows that are too short to be worth going one by one
       uint8_t* picture = ws.shaped.need(pixels * p.channels + kRowPadding);
-      move(s, p.channels, k, picture);
+      // Pictures of a large array come in any order: no hardware guesses what the next sample reads.
+      const ImagePass* next = i + 1 < p.n ? &p.passes[end] : nullptr;
+      const int64_t next_bytes = next ? int64_t{next->stored_h} * next->stored_w * p.channels : 0;
+      move(s, p.channels, k, picture, {next ? reinterpret_cast<const char*>(next->data) : nullptr, next_bytes});
       k.finish(f, picture, static_cast<int32_t>(pixels), out);
       erase(0, s.out_h);
     } else {
@@ -648,7 +657,6 @@ void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
       run_pass(p, s, k, ws, finish, finish_halfway);
     }
   }
-  if (i + 1 < p.n) fetch_ahead(p.passes[end], p.channels);
   ws.trim();
   if (f.stream) std::atomic_thread_fence(std::memory_order_seq_cst);  // no other order holds for streamed stores
 }

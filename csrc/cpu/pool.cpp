@@ -1,6 +1,7 @@
 #include "cpu/pool.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -9,13 +10,14 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <system_error>
 #include <thread>
 
 namespace dalipipe {
 namespace {
 
-// One call of parallel_for. It lives on the caller's stack: the caller leaves only when no helper is inside.
+// One call of parallel_for, or a task. Its owner lets go of it only when no helper is inside.
 struct Job {
   const std::function<void(int64_t)>& body;
   const int64_t n, stride;  // indices in all, and taken at once
@@ -42,18 +44,39 @@ class Pool {
  public:
   void run(Job& job) {
     std::unique_lock<std::mutex> lock(mutex_);
-    grow(job.wanted);
+    grow(job.wanted + tasks_);
     const int32_t wake = job.wanted = std::min(job.wanted, size_);
     if (wake > 0) jobs_.push_back(&job);
     lock.unlock();
     for (int32_t i = 0; i < wake; ++i) work_.notify_one();
+    finish(job);
+  }
+
+  // A thread is found for the job, if the system grants one: `finish` sees to it in any case.
+  void start(Job& job) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      grow(++tasks_);
+      jobs_.push_back(&job);
+    }
+    work_.notify_one();
+  }
+
+  void finish_task(Job& job) {
+    finish(job);
+    std::lock_guard<std::mutex> lock(mutex_);
+    --tasks_;
+  }
+
+ private:
+  // Does what is left of a job, and waits for those inside.
+  void finish(Job& job) {
     job.work(mutex_);
-    lock.lock();
+    std::unique_lock<std::mutex> lock(mutex_);
     jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), &job), jobs_.end());
     done_.wait(lock, [&] { return job.inside == 0; });
   }
 
- private:
   void grow(int32_t wanted) {
     for (; size_ < wanted; ++size_) {
       try {
@@ -81,7 +104,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable work_, done_;
   std::deque<Job*> jobs_;  // those that still want helpers
-  int32_t size_ = 0;
+  int32_t size_ = 0, tasks_ = 0;
 };
 
 // Never destroyed: its threads may outlive every static object. A child of fork() has none of them, and perhaps a mutex
@@ -111,6 +134,39 @@ void parallel_for(int64_t n, int32_t threads, const std::function<void(int64_t)>
   Job job{body, n, std::max<int64_t>(1, n / (kTurns * (helpers + 1))), {}, helpers, 0, {}};
   pool().run(job);
   if (job.error) std::rethrow_exception(job.error);
+}
+
+struct Task::State {
+  std::function<void(int64_t)> body;
+  Job job;
+  Pool& pool;
+  pid_t process;
+  bool done;
+
+  explicit State(std::function<void()> work)
+      : body([work = std::move(work)](int64_t) { work(); }),
+        job{body, 1, 1, {}, 1, 0, {}},
+        pool(dalipipe::pool()),
+        process(getpid()),
+        done(false) {}
+};
+
+Task::Task(std::function<void()> body) : state_(new State(std::move(body))) { state_->pool.start(state_->job); }
+
+Task::~Task() {
+  if (getpid() != state_->process) {
+    static_cast<void>(state_.release());  // the parent's pool refers to it, here as a copy that nobody uses
+  } else if (!state_->done) {
+    state_->pool.finish_task(state_->job);
+  }
+}
+
+void Task::wait() {
+  State& s = *state_;
+  if (getpid() != s.process) throw std::runtime_error("a task that was started before a fork is the parent's alone");
+  if (!s.done) s.pool.finish_task(s.job);
+  s.done = true;
+  if (s.job.error) std::rethrow_exception(s.job.error);
 }
 
 }  // namespace dalipipe

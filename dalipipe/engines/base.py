@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,8 +60,9 @@ class Engine(Protocol):
         """
         ...
 
-    def apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor:
-        """N decoded regions → [N, C, H, W] as `Output` says; on CUDA, queued on the current stream.
+    def start(self, pictures: Pictures, draws: Draws) -> Callable[[], torch.Tensor]:
+        """N decoded regions → [N, C, H, W] as `Output` says. What is returned gives that, and waits for it where it has
+        to; on CUDA it is queued on the stream that is current here.
 
         Raises ``ValueError`` where the pictures end at different sizes and cannot be stacked.
         """

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -31,7 +35,7 @@ class NativeEngine:
     def roi(self, draws: Draws, size: np.ndarray) -> np.ndarray:
         return draws.params.roi
 
-    def apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor:
+    def start(self, pictures: Pictures, draws: Draws) -> Callable[[], torch.Tensor]:
         out_h, out_w = common_size(draws)
         if self._output.device.type == "cuda" and not pictures.on_cuda:
             pictures = upload(pictures, self._output.device, threads=self._threads)
@@ -43,7 +47,7 @@ class NativeEngine:
         out = self._empty(shape, self._output.dtype)
         scale, bias = self._output.scale_bias(self._plan, channels)
         passes, displacements = self._passes(pictures, params)
-        native.fused_image(
+        running = native.start_fused_image(
             passes,
             params.starts,
             out,
@@ -55,11 +59,16 @@ class NativeEngine:
             erases=params.erases if self._output.dtype == torch.uint8 else _scaled(params, scale, bias),
             threads=self._threads,
             layout=layout,
+            keep=(pictures, displacements),
         )
-        del displacements  # what the passes point to, until they have run
-        if draws.mix is not None:
-            native.mix(out, draws.mix.pairs, threads=self._threads, layout=layout)
-        return out.permute(0, 3, 1, 2) if channels_last else out
+
+        def finish() -> torch.Tensor:
+            running.wait()
+            if draws.mix is not None:
+                native.mix(out, draws.mix.pairs, threads=self._threads, layout=layout)
+            return out.permute(0, 3, 1, 2) if channels_last else out
+
+        return finish
 
     @property
     def buffers_bytes(self) -> int:

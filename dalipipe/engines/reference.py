@@ -4,6 +4,8 @@ specification.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -26,7 +28,7 @@ class ReferenceEngine:
     def roi(self, draws: Draws, size: np.ndarray) -> np.ndarray:
         return np.concatenate([np.zeros_like(size), size], axis=1)
 
-    def apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor:
+    def start(self, pictures: Pictures, draws: Draws) -> Callable[[], torch.Tensor]:
         common_size(draws)
         if pictures.on_cuda:
             raise ValueError('engine="reference" works on the host: give device="cpu"')
@@ -36,7 +38,8 @@ class ReferenceEngine:
             values = (batch.float() if batch.dtype == torch.bfloat16 else batch).numpy()
             mixed = mix(values, draws.mix.partner, draws.mix.weight, draws.mix.box)
             batch = torch.from_numpy(mixed).to(self._output.dtype)
-        return batch.contiguous(memory_format=self._output.memory_format).to(self._output.device)
+        finished = batch.contiguous(memory_format=self._output.memory_format).to(self._output.device)
+        return lambda: finished
 
     @property
     def buffers_bytes(self) -> int:

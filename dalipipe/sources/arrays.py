@@ -119,9 +119,9 @@ class Arrays(Source):
             base, step, row_bytes = self.images.ctypes.data, self.images.strides[0], self.images.strides[1]
             columns["image"] = Pictures(  # by address: what is mapped is read from the disk by the engine's threads
                 address=(base + indices.astype(np.int64) * step).astype(np.uint64),
-                row_bytes=np.full(n, row_bytes, np.int64),
-                size_px=np.tile(np.array([[h, w]], np.int32), (n, 1)),
-                origin_px=np.zeros((n, 2), np.int32),
+                row_bytes=np.broadcast_to(np.int64(row_bytes), n),
+                size_px=np.broadcast_to(np.array([h, w], np.int32), (n, 2)),
+                origin_px=np.broadcast_to(np.int32(0), (n, 2)),
                 channels=channels,
                 owner=self.images,
             )

@@ -45,11 +45,11 @@ class Decoding:
     def look(self, column: Encoded | Pictures | PartlyEncoded) -> Looked:
         """Raises `RowErrors` for what cannot be a picture."""
         part = _parted(column)
+        if part.pictures is not None and not len(part.at):
+            return Looked(part, part.pictures.size_px.astype(np.int64), np.zeros(0))
         size = np.zeros((len(part), 2), np.int64)
         if part.pictures is not None:
             size[_others(part)] = part.pictures.size_px
-        if not len(part.at):
-            return Looked(part, size, np.zeros(0))
         with self._clock.stage("probe"):
             headers, errors = inspect(part.encoded, threads=self._config.threads)
         if errors:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ class _Flight:
     size: np.ndarray
     draws: Draws
     masks: dict[str, list[Future[np.ndarray]]]
-    images: Future[torch.Tensor | list[torch.Tensor]] | None
+    images: Callable[[], torch.Tensor] | None
 
 
 class ImageTrack:
@@ -58,17 +58,15 @@ class ImageTrack:
             for field in config.source.schema.of_kind("mask")
         }
         self._targets = Targets(config.source.schema, config.output.device)
-        # What needs no decoding is augmented while the next batch is read and drawn; a device does so by itself.
-        on_host = config.output.device.type == "cpu"
-        self._runner = ThreadPoolExecutor(1, thread_name_prefix="dalipipe-augment") if on_host else None
         self._in_flight: deque[_Flight] = deque()
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
         looked = self._decoding.look(columns[self._field])
         draws = self._draw(key, step, looked.size)
         images = None
-        if self._runner is not None and looked.pictures is not None:
-            images = self._runner.submit(self._apply, looked.pictures, draws)
+        if looked.pictures is not None and self._config.stacked and self._config.output.device.type == "cpu":
+            # What needs no decoding is augmented while the next batch is read and drawn.
+            images = self._engine.start(looked.pictures, draws)
         else:
             self._decoding.submit(looked, self._engine.roi(draws, looked.size))
         self._in_flight.append(_Flight(columns, looked.size, draws, self._submit_masks(columns), images))
@@ -80,31 +78,26 @@ class ImageTrack:
         with self._clock.stage("augment"):
             # The pictures first: on CUDA they are only queued, and the host moves the rest meanwhile.
             return {
-                self._field: self._apply(pictures, flight.draws) if images is None else images.result(),
+                self._field: self._apply(pictures, flight.draws) if images is None else images(),
                 **self._ride_along(flight),
                 **self._mix_labels(flight),
             }
 
     def _apply(self, pictures: Pictures, draws: Draws) -> torch.Tensor | list[torch.Tensor]:
         if self._config.stacked:
-            return self._engine.apply(pictures, draws)
-        return _one_by_one(draws, lambda rows: self._engine.apply(pictures.of(rows), draws.of(rows)))
+            return self._engine.start(pictures, draws)()
+        return _one_by_one(draws, lambda rows: self._engine.start(pictures.of(rows), draws.of(rows))())
 
     @property
     def buffers_bytes(self) -> int:
         return self._engine.buffers_bytes + sum(masks.buffers_bytes for masks in self._masks.values())
 
     def reset(self) -> None:
-        for flight in self._in_flight:
-            if flight.images is not None:
-                flight.images.cancel()
         self._in_flight.clear()
         self._decoding.reset()
 
     def close(self) -> None:
         self.reset()
-        if self._runner is not None:
-            self._runner.shutdown(wait=True)
         self._decoding.close()
         for masks in self._masks.values():
             masks.close()
