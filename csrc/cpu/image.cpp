@@ -223,15 +223,16 @@ struct Ahead {
   const char* at;
   int64_t bytes;
 
+  template <int kWrite>
   void fetch(int64_t most_bytes) {
     for (const int64_t left = bytes - most_bytes; bytes > 0 && bytes > left; at += 64, bytes -= 64) {
-      __builtin_prefetch(at);
+      __builtin_prefetch(at, kWrite);
     }
   }
 };
 
-// Such a pass: its canvas as a dense picture. Fetches `ahead` meanwhile.
-void move(const ImagePass& s, int32_t channels, const ImageKernels& k, uint8_t* out, Ahead ahead) {
+// Such a pass: its canvas as a dense picture. Meanwhile fetches what the next sample reads, and where this one goes.
+void move(const ImagePass& s, int32_t channels, const ImageKernels& k, uint8_t* out, Ahead input, Ahead output) {
   const View columns = make_view(s.resized_w, s.window_x, s.canvas_w, s.flip & 1);
   const View rows = make_view(s.resized_h, s.window_y, s.canvas_h, s.flip & 2);
   const int64_t row_bytes = static_cast<int64_t>(s.canvas_w) * channels;
@@ -241,7 +242,8 @@ void move(const ImagePass& s, int32_t channels, const ImageKernels& k, uint8_t* 
   if (columns.begin == columns.end) return;
   out += columns.begin * channels;
   for (int32_t y = rows.begin; y < rows.end; ++y) {
-    ahead.fetch(row_bytes + 32);
+    input.fetch<0>(row_bytes + 32);
+    output.fetch<1>(row_bytes * 4);
     move_row(s, channels, k, columns, rows.at(y), out + y * row_bytes);
   }
 }
@@ -358,54 +360,71 @@ void geometry(const ImagePass& s, int32_t channels, const ImageKernels& k, Works
   }
 }
 
-// A box in row y of a pass's output. `out`: where pixel (y, 0) of channel 0 is; `step`, `plane`: elements from a pixel,
-// from a channel to the next.
-template <typename C>
-void erase_row(const ImagePass& s, const EraseBox& box, int32_t channels, int32_t y, typename C::type* out,
-               int64_t step, int64_t plane, FilterScratch& scratch) {
-  const int32_t begin = std::max(box.x, 0);
-  const int32_t end = static_cast<int32_t>(std::clamp<int64_t>(static_cast<int64_t>(box.x) + box.w, 0, s.out_w));
-  if (begin >= end) return;
-  const bool noisy = box.sigma[0] != 0.0f || box.sigma[1] != 0.0f || box.sigma[2] != 0.0f;
-  const float* normals = nullptr;  // of the first pixel's elements and on
-  if (noisy) {
-    const int64_t first = (static_cast<int64_t>(y) * s.out_w + begin) * channels;
-    const int32_t lead = static_cast<int32_t>(first % 4), count = lead + (end - begin) * channels;
-    const int32_t blocks = (count + 3) / 4;
-    uint32_t* words = scratch.words.need(4 * blocks);
-    float* values = scratch.normals.need(4 * blocks);
-    filter_kernels().words(box.noise, static_cast<uint32_t>(first / 4), blocks, words);
-    filter_kernels().normals(words, 4 * blocks, values);
-    normals = values + lead;
+// The same value n times: runs are short, and a call of memset takes longer than they do.
+template <typename T>
+void fill_run(T* to, int64_t n, T value) {
+  constexpr int64_t kBlock = 16 / sizeof(T), kHalf = kBlock / 2;
+  T block[kBlock];
+  for (T& v : block) v = value;
+  if (n < kHalf) {
+    for (int64_t i = 0; i < n; ++i) memcpy(to + i, block, sizeof value);
+    return;
   }
+  if (n < kBlock) {
+    memcpy(to, block, 8);
+    memcpy(to + n - kHalf, block, 8);
+    return;
+  }
+  for (int64_t i = 0; i + kBlock <= n; i += kBlock) memcpy(to + i, block, 16);
+  memcpy(to + n - kBlock, block, 16);
+}
+
+// One box in `rows` rows of a pass's output, of which y is the first; see below.
+template <typename C>
+void erase_box(const ImagePass& s, const EraseBox& box, int32_t channels, int32_t y, int32_t rows,
+               typename C::type* out, int64_t step, int64_t plane, FilterScratch& scratch) {
+  const int64_t begin = std::max(box.x, 0), end = std::clamp<int64_t>(int64_t{box.x} + box.w, 0, s.out_w);
+  const int64_t first = std::max(box.y, y), last = std::min(int64_t{box.y} + box.h, int64_t{y} + rows);
+  if (begin >= end || first >= last) return;
+  const auto row_of = [&](int64_t row, int32_t c) { return out + (row - y) * s.out_w * step + c * plane; };
   for (int32_t c = 0; c < channels; ++c) {
-    typename C::type* to = out + c * plane;
-    if (box.sigma[c] == 0.0f) {
-      const typename C::type value = C::from(box.values[c]);
+    if (box.sigma[c] != 0.0f) continue;
+    const typename C::type value = C::from(box.values[c]);
+    for (int64_t row = first; row < last; ++row) {
+      typename C::type* to = row_of(row, c);
       if (step == 1) {
-        std::fill(to + begin, to + end, value);
+        fill_run(to + begin, end - begin, value);
       } else {
         for (int64_t x = begin; x < end; ++x) to[x * step] = value;
       }
-      continue;
     }
-    for (int64_t x = begin; x < end; ++x) {
-      to[x * step] = C::from(box.values[c] + box.sigma[c] * normals[(x - begin) * channels + c]);
+  }
+  if (box.sigma[0] == 0.0f && box.sigma[1] == 0.0f && box.sigma[2] == 0.0f) return;
+  for (int64_t row = first; row < last; ++row) {
+    const int64_t element = (row * s.out_w + begin) * channels;  // of the first pixel
+    const int64_t lead = element % 4, blocks = (lead + (end - begin) * channels + 3) / 4;
+    uint32_t* words = scratch.words.need(4 * blocks);
+    float* values = scratch.normals.need(4 * blocks);
+    filter_kernels().words(box.noise, static_cast<uint32_t>(element / 4), static_cast<int32_t>(blocks), words);
+    filter_kernels().normals(words, static_cast<int32_t>(4 * blocks), values);
+    for (int32_t c = 0; c < channels; ++c) {
+      if (box.sigma[c] == 0.0f) continue;
+      const float* normals = values + lead + c;
+      typename C::type* to = row_of(row, c);
+      for (int64_t x = begin; x < end; ++x, normals += channels) {
+        to[x * step] = C::from(box.values[c] + box.sigma[c] * *normals);
+      }
     }
   }
 }
 
-// All boxes of a pass in `rows` rows of its output, of which y is the first.
+// All boxes of a pass, in order, in `rows` rows of its output, of which y is the first. `out`: where pixel (y, 0) of
+// channel 0 is; `step`, `plane`: elements from a pixel, from a channel to the next.
 template <typename C>
 void erase_rows(const FusedImageParams& p, const ImagePass& s, int32_t y, int32_t rows, typename C::type* out,
                 int64_t step, int64_t plane, FilterScratch& scratch) {
   for (int32_t e = s.first_erase; e < s.first_erase + s.erases; ++e) {
-    const EraseBox& box = p.erases[e];
-    const int64_t first = std::max(box.y, y), end = std::min(int64_t{box.y} + box.h, int64_t{y} + rows);
-    for (int64_t row = first; row < end; ++row) {
-      erase_row<C>(s, box, p.channels, static_cast<int32_t>(row), out + (row - y) * s.out_w * step, step, plane,
-                   scratch);
-    }
+    erase_box<C>(s, p.erases[e], p.channels, y, rows, out, step, plane, scratch);
   }
 }
 
@@ -644,7 +663,8 @@ void run_sample(const Finish& f, int32_t i, const ImageKernels& k) {
       // Pictures of a large array come in any order: no hardware guesses what the next sample reads.
       const ImagePass* next = i + 1 < p.n ? &p.passes[end] : nullptr;
       const int64_t next_bytes = next ? int64_t{next->stored_h} * next->stored_w * p.channels : 0;
-      move(s, p.channels, k, picture, {next ? reinterpret_cast<const char*>(next->data) : nullptr, next_bytes});
+      move(s, p.channels, k, picture, {next ? reinterpret_cast<const char*>(next->data) : nullptr, next_bytes},
+           {reinterpret_cast<const char*>(out), pixels * p.channels * dtype_bytes(p.dtype)});
       k.finish(f, picture, static_cast<int32_t>(pixels), out);
       erase(0, s.out_h);
     } else {
@@ -681,12 +701,13 @@ void set_cpu_target(const char* name) {
 void fused_image_cpu(const FusedImageParams& p, int32_t threads) {
   check_fused_image(p);
   const ImageKernels& k = *kernels().load();
-  constexpr int64_t kStream_bytes = int64_t{1} << 40;  // an output that outgrows the second cache is not worth keeping in it
+  constexpr int64_t kStream_bytes = 1 << 20;  // an output that outgrows the second cache is not worth keeping in it
   const int64_t row_bytes =
       static_cast<int64_t>(p.out_w) * dtype_bytes(p.dtype) * (p.layout == Layout::nchw ? 1 : p.channels);
   const bool aligned = reinterpret_cast<uintptr_t>(p.out) % 64 == 0 && row_bytes % 64 == 0;
   const int64_t bytes = static_cast<int64_t>(p.n) * p.out_h * p.out_w * p.channels * dtype_bytes(p.dtype);
-  const Finish finish(p, k.lanes, aligned && bytes > kStream_bytes);
+  const bool small = int64_t{p.out_h} * p.out_w <= kSmall_px;  // whose output is fetched ahead
+  const Finish finish(p, k.lanes, aligned && bytes > kStream_bytes && !small);
   parallel_for(p.n, threads, [&](int64_t i) { run_sample(finish, static_cast<int32_t>(i), k); });
 }
 

@@ -78,8 +78,8 @@ class NativeEngine:
         self._buffers.close()
 
     def _passes(self, pictures: Pictures, params: ImageParams) -> tuple[np.ndarray, torch.Tensor | None]:
-        """The passes with the stored pixels and displacements filled in, and what holds the latter."""
-        passes = params.passes.copy()
+        """The passes, with the stored pixels and displacements filled in, and what holds the latter."""
+        passes = params.passes
         first: Any = slice(None) if len(passes) == len(params) else params.starts[:-1]
         for name, value in (
             ("data", pictures.address),
@@ -99,8 +99,8 @@ class NativeEngine:
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if self._output.device.type == "cuda":
             return torch.empty(shape, dtype=dtype, device=self._output.device)
-        nbytes = int(np.prod(shape)) * dtype.itemsize
-        return torch.from_numpy(self._buffers.take(nbytes)).view(dtype).view(shape)
+        memory = self._buffers.take(math.prod(shape) * dtype.itemsize)
+        return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def _scaled(params: ImageParams, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
