@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 import weakref
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import picture
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jpegs import jpeg
 from PIL import Image
@@ -59,11 +60,10 @@ def _own_meetings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", None)
-    before = set(os.listdir("/dev/shm"))
     yield
     gc.collect()
     assert not store._stores, "a loader was not closed"
-    assert set(os.listdir("/dev/shm")) <= before
+    assert not in_shared_memory()
     assert not list(folder.glob("dalipipe-*/*"))
 
 
@@ -84,6 +84,11 @@ def folder(tmp_path: Path) -> Path:
         else:
             path.write_bytes(jpeg(32 + i, 100 - i, i, samplings[i % 3]))
     return root
+
+
+def in_shared_memory() -> list[str]:
+    """What is ours there; others may use it, too."""
+    return [name for name in os.listdir("/dev/shm") if "dalipipe" in name]
 
 
 def loader(source: Any, cache: Any = "ram", batch: int = 16, policy: Any = POLICY, **kw: Any) -> dalipipe.DataLoader:
@@ -173,7 +178,8 @@ def test_the_same_batches_with_every_kind_of_policy(folder: Path, policy: str, c
     check(dalipipe.ImageFolder(folder), cache_bytes, policy=POLICIES[policy])
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(16, 2, 0, False)  # less than a page
 @given(st.integers(1, 70), st.integers(0, 1 << 20), st.integers(0, 99), st.sampled_from([True, False]))
 def test_the_same_batches_whatever_fits(folder: Path, batch: int, nbytes: int, seed: int, drop_last: bool) -> None:
     batch = min(batch, N)
@@ -518,6 +524,9 @@ if __name__ == "__main__":
         print(epoch, Counting.count, cached.explain().splitlines()[-1], flush=True)
         if epoch == 0:
             sys.stdin.readline()  # all are at this point
+    while then == "run":
+        list(cached)
+        cached.close()
     if then == "wait":
         time.sleep(600)
     cached.close()
@@ -544,7 +553,7 @@ def go_on(child: subprocess.Popen[str]) -> None:
 
 
 def finish(child: subprocess.Popen[str]) -> list[str]:
-    out, errors = child.communicate(timeout=60)
+    out, errors = child.communicate(timeout=200)
     assert child.returncode == 0, errors
     return out.splitlines()
 
@@ -566,13 +575,9 @@ def test_who_comes_late_finds_everything_though_the_first_has_gone(folder: Path)
     assert line_of(second).startswith("0 0 ")
     go_on(first)
     finish(first)
-    third = start(folder, 0, 1, then="wait")
+    third = start(folder, 0, 1)
     assert line_of(third).startswith("0 0 ")
-    third.kill()
-    third.communicate()
-    fourth = start(folder, 0, 1)
-    assert line_of(fourth).startswith("0 0 ")
-    for child in (second, fourth):
+    for child in (second, third):
         go_on(child)
         finish(child)
 
@@ -596,16 +601,18 @@ def test_what_a_killed_process_was_writing_is_read_as_before(folder: Path) -> No
     plain.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_behind_a_killed_process(folder: Path, number: signal.Signals) -> None:
-    before = set(os.listdir("/dev/shm"))
-    child = start(folder, 0, 1, epochs=1, then="wait")
+@pytest.mark.parametrize(
+    "number, then", [(signal.SIGKILL, "run"), (signal.SIGTERM, "wait"), (signal.SIGTERM, "run"), (signal.SIGINT, "run")]
+)
+def test_nothing_is_left_behind_a_killed_process(folder: Path, number: signal.Signals, then: str) -> None:
+    child = start(folder, 0, 1, epochs=1, then=then)
     assert "60 of 60" in line_of(child)
     go_on(child)
+    time.sleep(0.2)
     child.send_signal(number)
-    child.communicate(timeout=30)
+    child.communicate(timeout=200)
     assert child.returncode != 0
-    assert set(os.listdir("/dev/shm")) == before
+    assert not in_shared_memory()
     meeting.tidy()
     assert not os.listdir(meeting._folder())
 
@@ -625,8 +632,8 @@ def test_fork_and_spawn(folder: Path, method: str) -> None:
     results = context.Queue()
     child = context.Process(target=_in_a_child, args=(cached, expected, results))
     child.start()
-    good, said = results.get(timeout=60)
-    child.join(timeout=30)
+    good, said = results.get(timeout=200)
+    child.join(timeout=200)
     assert good and child.exitcode == 0 and "60 of 60 samples" in said
     cached.set_epoch(0)
     assert all(torch.equal(batch.image, image) for batch, image in zip(cached, expected, strict=True))

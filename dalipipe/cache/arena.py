@@ -185,8 +185,9 @@ class HostArena:
                 os.posix_fallocate(self._descriptor, backed, nbytes)
             except OSError:
                 return False
-        with contextlib.suppress(OSError):  # an older kernel: page by page then, when they are written to
-            first = -(-backed // mmap.PAGESIZE) * mmap.PAGESIZE
-            self._mapped.madvise(_POPULATE_WRITE, first, max(backed + nbytes - first, 1))
+        first = -(-backed // mmap.PAGESIZE) * mmap.PAGESIZE
+        if first < backed + nbytes:
+            with contextlib.suppress(OSError):  # an older kernel: page by page then, when they are written to
+                self._mapped.madvise(_POPULATE_WRITE, first, backed + nbytes - first)
         self.head["backed"] = backed + nbytes
         return True
