@@ -375,8 +375,8 @@ void philox(const Array<uint32_t>& counters, uint32_t key0, uint32_t key1, Array
   }
 }
 
-// Four numbers in [0, 1) for each index and each (slot, block) pair: out [indices, pairs, 4]. `variants`: of each index,
-// or one for all.
+// Four numbers in [0, 1) for each index and each (slot, block) pair: out [indices, pairs, 4]. `variants`: of each
+// index, or one for all.
 void uniforms(const Array<int64_t>& indices, const Array<uint32_t>& variants, const Array<uint32_t>& slots,
               const Array<uint32_t>& blocks, uint32_t key0, uint32_t key1, Array<double> out) {
   const int64_t n = indices.size(), pairs = slots.size();
@@ -392,8 +392,8 @@ void uniforms(const Array<int64_t>& indices, const Array<uint32_t>& variants, co
     const uint64_t at = static_cast<uint64_t>(index[i]);
     for (int64_t pair = 0; pair < pairs; ++pair, to += 4) {
       const uint32_t place = slot[pair] | variant[one ? 0 : i] << 16;
-      const Philox4 drawn = philox4x32(
-          {{static_cast<uint32_t>(at), static_cast<uint32_t>(at >> 32), place, block[pair]}}, key0, key1);
+      const Philox4 drawn =
+          philox4x32({{static_cast<uint32_t>(at), static_cast<uint32_t>(at >> 32), place, block[pair]}}, key0, key1);
       for (int w = 0; w < 4; ++w) to[w] = drawn.word[w] * 0x1p-32;
     }
   }
@@ -602,8 +602,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init(&fused_image_params), py::kw_only(), "passes"_a, "starts"_a, "n"_a, "channels"_a, "out_h"_a,
            "out_w"_a, "tables"_a, "table_count"_a, "weights"_a, "weight_count"_a, "erases"_a, "erase_count"_a,
            "scale"_a, "bias"_a, "dtype"_a, "layout"_a, "out"_a);
-  py::class_<Running>(m, "Running").def(
-      "wait", [](Running& running) { running.task.wait(); }, py::call_guard<NoGil>());
+  py::class_<Running>(m, "Running").def("wait", [](Running& running) { running.task.wait(); }, py::call_guard<NoGil>());
   m.def(
       "start_fused_image_cpu",
       [](const FusedImageParams& params, int32_t threads, py::object held) {

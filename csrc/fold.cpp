@@ -63,9 +63,9 @@ struct Pass {
   int64_t resample = 0;
   bool flip[2] = {false, false};  // up-down, left-right
   Matrix matrix = kEye;
-  int64_t warp = -1;            // none yet
+  int64_t warp = -1;               // none yet
   int32_t fill[3] = {-1, -1, -1};  // none yet
-  bool fixed = false;           // pixels may not move any more
+  bool fixed = false;              // pixels may not move any more
   bool colour = false, bounded = true;
   Matrix colour_matrix = kEye, mean_matrix{};
   double offset[3] = {0, 0, 0};
@@ -126,8 +126,7 @@ class Sample {
   // Whether the pass has not gone beyond the operator's stage.
   bool fits(const FoldOp& op, Family family, int64_t row) const {
     switch (family) {
-      case Family::resize:
-        return stage_ == kStart;
+      case Family::resize: return stage_ == kStart;
       case Family::crop:
       case Family::warp:
       case Family::elastic: {
@@ -144,33 +143,22 @@ class Sample {
       }
       case Family::flip:  // moves pixels, changes none: commutes with all that looks at one alone
         return stage_ < kErased && !pass_.fixed;
-      case Family::filter:
-        return stage_ < kFiltered;
-      case Family::stretch:
-        return stage_ < kStretched;
+      case Family::filter: return stage_ < kFiltered;
+      case Family::stretch: return stage_ < kStretched;
       case Family::colour:  // what is clamped in between would be lost
         return stage_ < kColoured || (stage_ == kColoured && pass_.bounded);
-      case Family::hue:
-        return stage_ < kHued;
-      case Family::table:
-        return stage_ <= kTabled;
-      case Family::erase:
-        return stage_ <= kErased;
-      default:
-        return stage_ < kClosed;
+      case Family::hue: return stage_ < kHued;
+      case Family::table: return stage_ <= kTabled;
+      case Family::erase: return stage_ <= kErased;
+      default: return stage_ < kClosed;
     }
   }
 
   void apply(const FoldOp& op, Family family, int64_t row) {
     switch (family) {
-      case Family::resize:
-        stage_ = kResized;
-        return resize(op, row);
-      case Family::crop:
-        stage_ = stage_ == kWarped ? kWarpCropped : kCropped;
-        return crop(op, row);
-      case Family::flip:
-        return flip(of_row<uint8_t>(op, 0, row, 2));
+      case Family::resize: stage_ = kResized; return resize(op, row);
+      case Family::crop: stage_ = stage_ == kWarped ? kWarpCropped : kCropped; return crop(op, row);
+      case Family::flip: return flip(of_row<uint8_t>(op, 0, row, 2));
       case Family::warp:
         stage_ = kWarped;
         std::copy(op.fill, op.fill + 3, pass_.fill);
@@ -185,9 +173,7 @@ class Sample {
         pass_.elastic = &op;
         pass_.elastic_row = row;
         return;
-      case Family::filter:
-        stage_ = kFiltered;
-        return filter(op, row);
+      case Family::filter: stage_ = kFiltered; return filter(op, row);
       case Family::stretch:
         stage_ = kStretched;
         pass_.stored.stretch = op.detail;
@@ -210,9 +196,7 @@ class Sample {
         stage_ = kErased;
         pass_.fixed = true;
         return erase(op, row);
-      default:
-        stage_ = kClosed;
-        return blend(op, row);
+      default: stage_ = kClosed; return blend(op, row);
     }
   }
 
@@ -283,8 +267,8 @@ class Sample {
     for (int c = 0; c < 3; ++c) {
       moved[c] = both[3 * c] * shift[0] + both[3 * c + 1] * shift[1] + both[3 * c + 2] * shift[2] + offset[c];
     }
-    pass_.mean_matrix = sum(product(matrix, pass_.mean_matrix),
-                            product(mean_matrix, sum(pass_.colour_matrix, pass_.mean_matrix)));
+    pass_.mean_matrix =
+        sum(product(matrix, pass_.mean_matrix), product(mean_matrix, sum(pass_.colour_matrix, pass_.mean_matrix)));
     pass_.colour_matrix = product(matrix, pass_.colour_matrix);
     std::copy(moved, moved + 3, pass_.offset);
     pass_.colour = true;

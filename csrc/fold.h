@@ -1,7 +1,8 @@
 // Folding: which of the operators drawn for a sample share a pass over its pixels, and what the passes' parameters are.
 // Works on the host, sample by sample; the passes are what fused_image takes.
 //
-//     crop box → resize → window → flip → warp or displacement → filter → stretch → colour → hue → table → erase → blend
+//     crop box → resize → window → flip → warp or displacement → filter → stretch → colour → hue → table → erase →
+//     blend
 //
 // Operators in this order share a pass; one that comes too late begins the sample's next.
 #pragma once
@@ -34,10 +35,10 @@ enum class BlendStep : int32_t { keep = 0, add = 1, last = 2 };
 // An operator, and what was drawn of it for `count` samples. Mirrored by `dalipipe.native.FOLD_OP`; what the parameters
 // are and mean: `dalipipe.ops.image.families`.
 struct FoldOp {
-  int32_t family;      // a `Family`
-  int32_t detail;      // of a filter: `Filter`; a stretch: `Stretch`; a blend: `BlendStep`
-  int32_t fill[3];     // of a crop, a warp, an elastic
-  int32_t normalised;  // of an erase: its value counts in normalised units
+  int32_t family;        // a `Family`
+  int32_t detail;        // of a filter: `Filter`; a stretch: `Stretch`; a blend: `BlendStep`
+  int32_t fill[3];       // of a crop, a warp, an elastic
+  int32_t normalised;    // of an erase: its value counts in normalised units
   int64_t count, width;  // samples; weights of a filter or boxes of an erase that each has
   uint64_t rows;         // address of int64 [count]: which samples, rising
   // Addresses of [count, …]; 0 where an operator has no such parameter.
@@ -47,8 +48,8 @@ struct FoldOp {
   //   colour: matrix, mean_matrix double [9], offset double [3]     hue: double               table: uint8 [256]
   //   erase: boxes int64 [width, 4], noise uint32 [5]               blend: weight, kept_weight double
   uint64_t params[4];
-  uint64_t depths;         // address of int32 [count], or 0: which of its sample's passes it is in; -1: it moves nothing
-  float value[3], sigma;   // of an erase
+  uint64_t depths;        // address of int32 [count], or 0: which of its sample's passes it is in; -1: it moves nothing
+  float value[3], sigma;  // of an erase
 };
 static_assert(sizeof(FoldOp) == 104, "keep dalipipe.native.FOLD_OP in step");
 
@@ -71,8 +72,8 @@ struct Folded {
   std::vector<uint8_t> tables;    // [tables, 256]
   std::vector<float> weights;
   std::vector<EraseBox> erases;
-  std::vector<uint8_t> scaled;  // [erases]: of last passes, and not in the output's units yet
-  std::vector<int64_t> elastic_at, elastic_size;  // [elastics]: their passes, and [elastics, 2]: px of their outputs
+  std::vector<uint8_t> scaled;                       // [erases]: of last passes, and not in the output's units yet
+  std::vector<int64_t> elastic_at, elastic_size;     // [elastics]: their passes, and [elastics, 2]: px of their outputs
   std::vector<double> elastic_alpha, elastic_sigma;  // [elastics, 2]
   std::vector<uint32_t> elastic_noise;               // [elastics, 5]
 };

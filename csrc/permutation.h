@@ -1,5 +1,5 @@
-// A keyed bijection on [0, n): a Feistel network over the smallest power of two >= n, with cycle walking (Black, Rogaway:
-// "Ciphers with arbitrary finite domains", CT-RSA 2002). `dalipipe.rng.Permutation` makes the round keys.
+// A keyed bijection on [0, n): a Feistel network over the smallest power of two >= n, with cycle walking (Black,
+// Rogaway: "Ciphers with arbitrary finite domains", CT-RSA 2002). `dalipipe.rng.Permutation` makes the round keys.
 #pragma once
 
 #include <cstdint>

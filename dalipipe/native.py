@@ -867,9 +867,7 @@ def permute(n: int, low_bits: int, high_bits: int, round_keys: Sequence[int], po
     """`dalipipe.rng.Permutation`: int64 positions in [0, n) → int64 indices of the same shape."""
     positions = np.ascontiguousarray(positions, np.int64)
     out = np.empty_like(positions)
-    _C.permute(
-        n=n, low_bits=low_bits, high_bits=high_bits, round_keys=list(round_keys), positions=positions, out=out
-    )
+    _C.permute(n=n, low_bits=low_bits, high_bits=high_bits, round_keys=list(round_keys), positions=positions, out=out)
     return out
 
 

@@ -311,7 +311,8 @@ void resize(const ImagePass& s, int32_t channels, const ImageKernels& k, Workspa
       const uint8_t* in[kBlockRows];
       int16_t* out[kBlockPairs];
       for (int32_t r = 0; r < kBlockRows; ++r) {
-        in[r] = stored_pixel(s, channels, input.first + std::min(2 * ready + r, input.count - 1), ws.columns.input.first);
+        in[r] =
+            stored_pixel(s, channels, input.first + std::min(2 * ready + r, input.count - 1), ws.columns.input.first);
         if (narrow) in[r] = static_cast<const uint8_t*>(memcpy(copies + r * window, in[r], row_bytes));
       }
       for (int32_t m = 0; m < kBlockPairs; ++m) out[m] = slot(ready + m);

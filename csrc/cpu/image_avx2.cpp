@@ -162,8 +162,8 @@ DP_TARGET void mirror(const uint8_t* row, int32_t channels, int32_t width, uint8
 
 const ImageKernels* avx2_kernels() {
   static const ImageKernels kernels = {
-      "avx2", kLanes,         2, horizontal, vertical, warp, colour_row, hue_row, scalar_kernels.look_up,
-      mirror, finish, vertical_finish};
+      "avx2", kLanes,         2, horizontal, vertical, warp, colour_row, hue_row, scalar_kernels.look_up, mirror,
+      finish, vertical_finish};
   return __builtin_cpu_supports("avx2") ? &kernels : nullptr;
 }
 

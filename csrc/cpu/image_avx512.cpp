@@ -192,8 +192,8 @@ DP_TARGET void mirror(const uint8_t* row, int32_t channels, int32_t width, uint8
   }
 }
 
-constexpr ImageKernels kKernels = {"avx512",   kLanes,  1,       horizontal, vertical,       warp,
-                                   colour_row, hue_row, look_up, mirror,     finish,         vertical_finish};
+constexpr ImageKernels kKernels = {"avx512",   kLanes,  1,       horizontal, vertical, warp,
+                                   colour_row, hue_row, look_up, mirror,     finish,   vertical_finish};
 
 }  // namespace
 

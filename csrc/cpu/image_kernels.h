@@ -134,7 +134,8 @@ struct ImageKernels {
   void (*look_up)(const uint8_t* table, int32_t channels, int32_t elements, uint8_t* row);
   // A row's pixels in reverse order; nothing else is read or written.
   void (*mirror)(const uint8_t* row, int32_t channels, int32_t width, uint8_t* out);
-  // Normalise, cast, lay out: a row, or several that follow each other. `out` is where channel 0 of the first pixel goes.
+  // Normalise, cast, lay out: a row, or several that follow each other. `out` is where channel 0 of the first pixel
+  // goes.
   void (*finish)(const Finish& f, const uint8_t* row, int32_t width, void* out);
   // `vertical` and `finish` in one, for a row that needs nothing between; null: call both.
   void (*vertical_finish)(const Finish& f, const int16_t* const* pairs, const int16_t* weights, int32_t n,

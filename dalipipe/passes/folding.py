@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -103,7 +102,8 @@ class Folding:
     def finish(self, normalize: image_ops.Normalize | None) -> ImageParams:
         output = None
         if normalize is not None:
-            output = tuple(np.broadcast_to(np.asarray(value, np.float32), 3) for value in normalize.scale_bias)
+            scale, bias = normalize.scale_bias
+            output = np.broadcast_to(scale, 3), np.broadcast_to(bias, 3)
         ops = np.stack(self._ops) if self._ops else np.zeros(0, native.FOLD_OP)
         folded = native.fold(ops, self._size, output)
         elastics = None

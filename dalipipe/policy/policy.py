@@ -160,6 +160,7 @@ class Policy:
         drawn = []
         for leaf in self._leaves:
             op, columns = leaf.op, self._columns[leaf.slot]
+            here: Any
             if op.p >= 1.0 and not leaf.gates:
                 rows, here = everyone, slice(None)  # a slice takes numpy a fraction of the time
             else:

@@ -74,7 +74,8 @@ class ImageTrack:
     def collect(self) -> dict[str, Any]:
         flight = self._in_flight.popleft()
         images = flight.images
-        pictures = self._decoding.collect() if images is None else None
+        if images is None:
+            pictures = self._decoding.collect()
         with self._clock.stage("augment"):
             # The pictures first: on CUDA they are only queued, and the host moves the rest meanwhile.
             return {
