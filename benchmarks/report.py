@@ -245,6 +245,34 @@ def _outcome(goal: float | None, value: float) -> str:
     return "" if goal is None else "met" if value >= goal else "**short**"
 
 
+def small_cpu(load: Load) -> str:
+    """Small pictures in memory beside other ways with them."""
+    result = load("small_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| | images/s | CPU µs an image |", "|---|---:|---:|"]
+    for name, timing in sorted(result["contenders"].items(), key=lambda item: -item[1]["per_s"]):
+        shown = f"**{name}**" if name.startswith("dalipipe") else name
+        lines.append(f"| {shown} | {timing['per_s']:,.0f} | {1e3 * timing['cpu_ms']:,.1f} |")
+    goal = result["goals"]["dalipipe, images/s"]
+    best = max(timing["per_s"] for name, timing in result["contenders"].items() if name.startswith("dalipipe"))
+    factors = "; ".join(f"{name}: {value:,.1f}×" for name, value in result["ratios"].items())
+    rounds = len(next(iter(result["contenders"].values()))["rounds"])
+    absent = "" if result["ffcv"] else " FFCV was absent."
+    return "\n".join(
+        [
+            f"{result['what']}, {result['workers']} workers or threads; {result['images']}.",
+            "",
+            *lines,
+            "",
+            f"{factors[0].upper()}{factors[1:]}. The goal was {goal:,} images/s: "
+            f"{'met' if best >= goal else '**short**'}.",
+            f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own.{absent} "
+            f"{_measured_on(result)}.",
+        ]
+    )
+
+
 def cache_cpu(load: Load) -> str:
     """What keeping samples in memory brings, and what it costs the first epoch."""
     result = load("cache_cpu")
@@ -324,6 +352,7 @@ _FUNCTIONS = (
     pack_cpu,
     transcode_cpu,
     cache_cpu,
+    small_cpu,
     scale,
     policies_cpu,
     operators_cpu,

@@ -24,7 +24,7 @@ class Elastics:
 class ImageParams:
     """The passes of N samples; what the engines take.
 
-    ``passes`` [P] of `IMAGE_PASS`, sample after sample; an engine fills stored pixels and displacements in; ``starts``
+    ``passes`` [P] of `IMAGE_PASS`, sample after sample; an engine fills in what is stored and displacements; ``starts``
     int32 [N+1]; ``box`` int64 [P, 4]: each pass's crop box in the picture that comes in, as y, x, h, w; ``roi`` int64
     [N, 4]: the only part of the stored picture that a sample looks at; ``out_size`` int64 [N, 2]; ``tables`` uint8 [T,
     256]; ``weights`` float32 [K]; ``erases`` [E] of `ERASE_BOX`, ``scaled`` bool [E]: those of last passes that count

@@ -44,7 +44,9 @@ class Masks:
                 errors[row] = error
         if errors:
             raise RowErrors(errors)  # type: ignore[arg-type]
-        passes = params.passes.copy()
+        passes, first = params.passes.copy(), params.starts[:-1]
+        # Whole, where of a picture no more than a region may be stored.
+        passes["origin_y"][first], passes["origin_x"][first] = -params.box[first, 0], -params.box[first, 1]
         displacements.put_into(passes)
         out = self._empty((len(decoded), *params.out_size[0].tolist()), self._dtype(decoded))
         native.move_labels(
