@@ -78,8 +78,15 @@ def _serve(root: str, cache: str, size: int, batch_size: int, workers: int, mode
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import Cutout, NormalizeImage, RandomHorizontalFlip, RandomTranslate
-    from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
+    from ffcv.transforms import (
+        Cutout,
+        NormalizeImage,
+        RandomHorizontalFlip,
+        RandomTranslate,
+        Squeeze,
+        ToTensor,
+        ToTorchImage,
+    )
     from ffcv.writer import DatasetWriter
 
     answers = os.fdopen(os.dup(1), "w")

@@ -122,9 +122,7 @@ def test_small_pictures(pytestconfig: pytest.Config, benchmark: Any, tmp_path: P
         for batch in BATCHES:
             (folder := tmp_path / str(batch)).mkdir()
             contenders[f"FFCV, batches of {batch:,}"] = repeated(
-                ffcv_peer.epochs(
-                    str(tmp_path / "pictures.npy"), folder, CUTOUT, batch, workers, "small", PADDING
-                ),
+                ffcv_peer.epochs(str(tmp_path / "pictures.npy"), folder, CUTOUT, batch, workers, "small", PADDING),
                 5,
             )
     timings = benchmark.pedantic(

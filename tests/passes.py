@@ -193,10 +193,13 @@ class Batch:
 
     def run(self, threads=1, out=None):
         out = self.empty() if out is None else out
-        native.fused_image(
+        self.start(out, threads).wait()
+        return out
+
+    def start(self, out, threads=1):
+        return native.start_fused_image(
             self.passes, self.starts, out, channels=self.channels, layout=self.layout, threads=threads, **self.options
         )
-        return out
 
     def reference(self):
         out = self.empty()

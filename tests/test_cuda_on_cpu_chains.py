@@ -10,7 +10,11 @@ import pytest
 import torch
 from emulation import DTYPES, LAYOUTS, Emulation
 
-from dalipipe import native
+from dalipipe import native, rng
+from dalipipe.ops import image as ops
+from dalipipe.plan import lower
+from dalipipe.policy import Policy
+from dalipipe.schema import Field, Schema
 
 FILTERS = {"sharpen": 1, "separable": 2, "convolve": 3, "gaussian_noise": 4, "salt_pepper": 5, "grid": 6, "jpeg": 7}
 
@@ -280,6 +284,23 @@ def test_launches_do_not_grow_with_the_batch(cuda_on_cpu: Emulation) -> None:
         chains.append(passes)
     check(cuda_on_cpu, maker.batch(chains, out), 0)
     assert cuda_on_cpu.launches() <= 1 + 3 * 6  # weights; a round: resize, copy, warp, filter, stretch, recolour
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
+def test_small_pictures_take_one_launch(cuda_on_cpu: Emulation, dtype: torch.dtype) -> None:
+    """Flip, translation and cutout, as they are folded."""
+    pictures = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
+    policy = Policy([ops.HorizontalFlip(), ops.RandomCrop(32, 4), ops.Cutout(8)])
+    plan = lower(policy, Schema((Field("image", "image", channels=3),)))
+    params = plan.draw(rng.make_key(3, 1), np.arange(70), np.full((70, 2), 32)).params
+    passes = params.passes.copy()
+    passes["data"] = pictures.ctypes.data + pictures.strides[0] * np.arange(70, dtype=np.uint64)
+    passes["row_bytes"], passes["stored_h"], passes["stored_w"] = 96, 32, 32
+    out = [torch.zeros((70, 3, 32, 32), dtype=dtype) for _ in range(2)]
+    for function, to in zip((cuda_on_cpu.fused_image, native.fused_image), out, strict=True):
+        function(passes, params.starts, to, channels=3, scale=[1] * 3, bias=[0] * 3, erases=params.erases)
+    assert cuda_on_cpu.launches() == 1
+    assert torch.equal(*map(bits, out)) and out[0].any()
 
 
 def random_fields(seed: int, largest: int) -> tuple[np.ndarray, list[np.ndarray], torch.Tensor]:

@@ -20,6 +20,7 @@ from passes import (
     DTYPES,
     NEAREST,
     Batch,
+    Random,
     batch_of,
     bits,
     make_sample,
@@ -74,6 +75,41 @@ def test_targets_agree_to_the_bit(seed):
     native.cpu_target()
     for name, result in results.items():
         assert torch.equal(result, results["scalar"]), name
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), largest=st.sampled_from([3, 40, 160]))
+def test_only_moved(name, seed, largest):
+    """Cut, padded, turned and erased, in small pictures and in those that are too large to be finished whole."""
+    with target(name):
+        random = Random(seed, largest)
+        rng = random.rng
+        channels, out_hw = int(rng.choice([1, 3])), tuple(rng.integers(1, largest + 1, 2))
+        dtype, layout = DTYPES[rng.integers(4)], ("nchw", "nhwc")[rng.integers(2)]
+        chains, stored = [], []
+        for _ in range(int(rng.integers(1, 5))):
+            h, w = rng.integers(1, largest + 1, 2)
+            world = rng.integers(0, 256, (h, w, channels), np.uint8)
+            window = tuple(int(v) for v in rng.integers(-8, 9, 2))
+            pad = int(rng.integers(0, 9))
+            sample, kept = make_sample(world, (0, 0, h, w), (h, w), out_hw, window, pad_bytes=pad)
+            sample["flip"], sample["fill"] = rng.integers(4), rng.integers(0, 256, 4)
+            random.erase(sample, dtype != torch.uint8)
+            chains.append(sample)
+            stored.append(kept)
+        normalised = dtype != torch.uint8
+        options = {
+            "scale": np.float32(rng.uniform(1e-4, 0.1, channels) if normalised else np.ones(channels)),
+            "bias": np.float32(rng.normal(0, 2, channels) if normalised else np.zeros(channels)),
+            "tables": np.zeros((0, channels, 256), np.uint8),
+            "weights": np.zeros(0, np.float32),
+            "erases": np.array(random.erases, native.ERASE_BOX),
+        }
+        starts = np.arange(len(chains) + 1, dtype=np.int32)
+        fields = [None] * len(chains)
+        batch = Batch(np.stack(chains), starts, fields, stored, channels, out_hw, dtype, layout, options)
+        assert torch.equal(bits(batch.run()), bits(batch.reference()))
 
 
 def random_sizes(count):
@@ -177,6 +213,52 @@ def test_threads_start_anew_in_a_forked_child():
         batch.run(threads=4, out=out)
         os._exit(0 if np.array_equal(bits(out).numpy(), bits(expected).numpy()) else 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_batch_goes_on_while_its_starter_does_something_else():
+    batches = [random_batch(seed, largest=200, n=8) for seed in range(12)]
+    outs = [batch.empty() for batch in batches]
+    running = [batch.start(out, threads=2) for batch, out in zip(batches, outs, strict=True)]
+    for batch, out, one in zip(batches, outs, running, strict=True):
+        one.wait()
+        one.wait()  # as often as one likes
+        assert torch.equal(bits(out), bits(batch.run()))
+
+
+def test_a_started_batch_holds_what_it_works_on():
+    """Whoever drops it waits for it: nothing it reads or writes is gone before."""
+    for seed in range(20):
+        batch = random_batch(seed, largest=300, n=8)
+        out = batch.empty()
+        batch.start(out, threads=2)  # dropped at once
+        assert torch.equal(bits(out), bits(batch.run()))
+
+
+def test_what_goes_wrong_in_a_started_batch_is_told_by_wait():
+    batch = random_batch(5, n=3)
+    batch.passes["crop_h"] = -1
+    running = batch.start(batch.empty())
+    for _ in range(2):
+        with pytest.raises(ValueError, match="crop_h must be 1 to"):
+            running.wait()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_started_batch_is_the_parents_alone():
+    batch = random_batch(3, largest=300, n=64)
+    out = batch.empty()
+    running = batch.start(out, threads=2)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            running.wait()
+        except RuntimeError as error:
+            del running
+            os._exit(0 if "fork" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    running.wait()
+    assert torch.equal(bits(out), bits(batch.run()))
 
 
 def test_empty_batch():

@@ -435,6 +435,7 @@ def test_probe_agrees_with_pillow_on_photographs(photographs):
         ("ImagePass", native.IMAGE_PASS),
         ("EraseBox", native.ERASE_BOX),
         ("ElasticField", native.ELASTIC_FIELD),
+        ("FoldOp", native.FOLD_OP),
     ],
 )
 def test_dtypes_mirror_the_structs(name, dtype):

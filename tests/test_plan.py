@@ -15,6 +15,7 @@ from dalipipe import rng
 from dalipipe.engines import make_engine
 from dalipipe.engines.base import Output
 from dalipipe.ops import image as ops
+from dalipipe.passes.folding import Folding
 from dalipipe.plan import Plan, lower
 from dalipipe.policy import Node, OneOf, Policy, SomeOf
 from dalipipe.records import Pictures
@@ -264,3 +265,19 @@ def test_every_operator_alone_is_its_reference(case: Case, channels: int) -> Non
         for image in pictures([size] * 4, channels, seed):  # one by one: not every operator makes sizes equal
             native, reference = (run(plan, engine, [image], dtype, seed) for engine in ("native", "reference"))
             assert (native == reference).all(), size
+
+
+@pytest.mark.parametrize("rows", [[1, 0], [0, 2], [-1, 0], [1, 1]])
+def test_rows_that_do_not_rise_within_the_batch_are_refused(rows: list[int]) -> None:
+    drawn = Policy([ops.HorizontalFlip(p=1.0)]).draw(rng.make_key(0, 0), np.arange(2), np.full((2, 2), 9))[0]
+    folding = Folding(np.full((2, 2), 9), channels=3)
+    folding.then(dataclasses.replace(drawn, rows=np.array(rows)))
+    with pytest.raises(ValueError, match="rows must rise"):
+        folding.finish(None)
+
+
+def test_a_parameter_of_another_shape_is_refused() -> None:
+    drawn = Policy([ops.RandomCrop(4)]).draw(rng.make_key(0, 0), np.arange(2), np.full((2, 2), 9))[0]
+    folding = Folding(np.full((2, 2), 9), channels=3)
+    with pytest.raises(ValueError, match=r"shape \(2, 4\), got \(2, 3\)"):
+        folding.then(dataclasses.replace(drawn, params={"box": drawn.params["box"][:, :3]}))
