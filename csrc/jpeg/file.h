@@ -125,6 +125,7 @@ struct TakeLevels {
     levels[kZigzag.place[k + p.advance]] = p.second;
   }
   void token(Token t, int32_t k) { levels[kZigzag.place[k]] = static_cast<int16_t>(value_of(t)); }
+  void last(Token t, uint32_t, int32_t k) { token(t, k); }
 };
 
 }  // namespace dalipipe

@@ -167,10 +167,11 @@ inline Token read_token(BitReader& in, const HuffmanReader& code) {
 }
 
 // The AC tokens of a block. `take.pair(p, i, k)` gets one or two of them, code.pair[i]; k is the place in the zigzag
-// that they follow. `take.token(t, k)` gets one, at place k; that of an end of block lies beyond 63. False: no code, or
-// a run past the block.
+// that they follow. `take.token(t, k)` gets one, at place k; that of an end of block lies beyond 63. `take.last(t, i,
+// k)` gets one at place k and the end of block behind it, code.pair[i] together. False: no code, or a run past the
+// block.
 template <typename Take>
-inline bool read_block(BitReader& in, const HuffmanReader& code, Take& take) {
+inline __attribute__((always_inline)) bool read_block(BitReader& in, const HuffmanReader& code, Take& take) {
   constexpr int32_t kWindows = 56 / HuffmanReader::kWindow;  // that are ready when refilled
   for (int32_t k = 0;;) {
     in.refill();
@@ -192,6 +193,11 @@ inline bool read_block(BitReader& in, const HuffmanReader& code, Take& take) {
       in.refill();
       token = read_token(in, code);
     } else if (pair.first_bits < pair.bits && k + pair.first_advance < 63) {
+      if (pair.advance == pair.first_advance + kEndOfBlock) {
+        take.last(token, next, k + pair.first_advance);
+        in.skip(pair.bits);
+        return true;
+      }
       take.token(token, k + pair.first_advance);
       k += pair.first_advance;
       in.skip(pair.first_bits);
@@ -226,23 +232,36 @@ class BitWriter {
   explicit BitWriter(uint8_t* to) : to_(to) {}
 
   // `more`: what replaces zeros at the end of `bits`.
-  void put(Bits bits, uint32_t more = 0) {
-    const int32_t n = static_cast<int32_t>(bits >> kCount);
-    bits_ = bits_ << n | (bits & ((1ull << kCount) - 1)) | more;
+  void put(Bits bits, uint32_t more) { append(plain(bits) | more, count(bits)); }
+  // Two of them, mostly in one go.
+  void put(Bits a, uint32_t more_a, Bits b, uint32_t more_b) {
+    if (__builtin_expect(count(a) + count(b) > 56, 0)) {
+      put(a, more_a);
+      put(b, more_b);
+    } else {
+      append((plain(a) | more_a) << count(b) | plain(b) | more_b, count(a) + count(b));
+    }
+  }
+  // Fills the last byte up with ones; returns where it ends.
+  uint8_t* finish() {
+    const int32_t fill = -used_ & 7;
+    append((1ull << fill) - 1, fill);
+    return to_;
+  }
+
+ private:
+  static int32_t count(Bits bits) { return static_cast<int32_t>(bits >> kCount); }
+  static uint64_t plain(Bits bits) { return bits & ((1ull << kCount) - 1); }
+  // n: 0 to 56.
+  void append(uint64_t bits, int32_t n) {
+    bits_ = bits_ << n | bits;
     used_ += n;
     const uint64_t bytes = __builtin_bswap64(bits_ << (-used_ & 63));
     std::memcpy(to_, &bytes, 8);
     to_ += used_ >> 3;
     used_ &= 7;
   }
-  // Fills the last byte up with ones; returns where it ends.
-  uint8_t* finish() {
-    const int32_t fill = -used_ & 7;
-    put(make_bits((1u << fill) - 1, fill));
-    return to_;
-  }
 
- private:
   uint8_t* to_;
   uint64_t bits_ = 0;  // the last `used_` of them, 7 at most, are still to be written
   int32_t used_ = 0;

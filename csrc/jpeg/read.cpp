@@ -63,6 +63,7 @@ const HuffmanReader* reader_of(const HuffmanCode& code, bool dc, Workspace& w) {
 struct PassOver {
   void pair(const Pair&, uint32_t, int32_t) {}
   void token(Token, int32_t) {}
+  void last(Token, uint32_t, int32_t) {}
 };
 
 // MCUs [y0, y1) x [x0, x1) that a region's pixels, and the chroma beside them, come from.
