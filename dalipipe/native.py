@@ -475,58 +475,9 @@ def copy_blocks(
     )
 
 
-def fused_image(
-    passes: np.ndarray,
-    starts: np.ndarray,
-    out: torch.Tensor,
-    *,
-    channels: int,
-    scale: npt.ArrayLike,
-    bias: npt.ArrayLike,
-    tables: np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-    erases: np.ndarray | None = None,
-    threads: int = 1,
-    layout: str = "nchw",
-    stream: int | None = None,
-) -> None:
-    """Takes N ragged images through a pass or more each, into one batch.
-
-    On the device that holds `out`; csrc/ops.h says what a pass does, and in which order. On CUDA the work is queued on
-    the stream, and `passes["data"]` and `["displacement"]` are device addresses.
-
-    Args:
-        passes: `IMAGE_PASS` [P], sample after sample; stored pixels are uint8, HWC.
-        starts: int32 [N+1]: sample i has passes starts[i] to starts[i+1]; at least one.
-        out: contiguous; [N,C,H,W] for "nchw", [N,H,W,C] for "nhwc"; float32, float16, bfloat16 or uint8.
-        channels: C; 1 or 3, the same for stored pixels and output.
-        scale, bias: float32 [C]; out = scale * v + bias, v in 0..255. uint8 output needs 1 and 0.
-        tables: uint8 [T,C,256], which passes name.
-        weights: float32 [K], of the passes' filters.
-        erases: `ERASE_BOX` [E], which passes name.
-        threads: how many work at a time; on the CPU.
-        layout: "nchw" or "nhwc".
-        stream: a cudaStream_t; None: torch's current one. On CUDA.
-
-    Raises:
-        ValueError: anything the operator cannot do, naming the sample, its pass and what came.
-
-    Source: the resize equals torch's `interpolate(antialias=True)` of uint8, to the bit.
-    """
-    start_fused_image(
-        passes,
-        starts,
-        out,
-        channels=channels,
-        scale=scale,
-        bias=bias,
-        tables=tables,
-        weights=weights,
-        erases=erases,
-        threads=threads,
-        layout=layout,
-        stream=stream,
-    ).wait()
+def fused_image(passes: np.ndarray, starts: np.ndarray, out: torch.Tensor, **options: Any) -> None:
+    """`start_fused_image`, waited for."""
+    start_fused_image(passes, starts, out, **options).wait()
 
 
 class Running:
@@ -557,11 +508,30 @@ def start_fused_image(
     stream: int | None = None,
     keep: Any = None,
 ) -> Running:
-    """`fused_image`, which goes on while the caller does something else. ``keep``: what owns the memory that the passes
-    point to; on the host it is held until that is done.
+    """Takes N ragged images through a pass or more each, into one batch, while the caller does something else.
+
+    On the device that holds `out`; csrc/ops.h says what a pass does, and in which order. On CUDA the work is queued on
+    the stream, and `passes["data"]` and `["displacement"]` are device addresses.
+
+    Args:
+        passes: `IMAGE_PASS` [P], sample after sample; stored pixels are uint8, HWC.
+        starts: int32 [N+1]: sample i has passes starts[i] to starts[i+1]; at least one.
+        out: contiguous; [N,C,H,W] for "nchw", [N,H,W,C] for "nhwc"; float32, float16, bfloat16 or uint8.
+        channels: C; 1 or 3, the same for stored pixels and output.
+        scale, bias: float32 [C]; out = scale * v + bias, v in 0..255. uint8 output needs 1 and 0.
+        tables: uint8 [T,C,256], which passes name.
+        weights: float32 [K], of the passes' filters.
+        erases: `ERASE_BOX` [E], which passes name.
+        threads: how many work at a time; on the CPU.
+        layout: "nchw" or "nhwc".
+        stream: a cudaStream_t; None: torch's current one. On CUDA.
+        keep: what owns the memory that the passes point to; on the host it is held until they have run.
 
     Raises:
-        ValueError: as `fused_image`; some of it from ``wait``.
+        ValueError: anything the operator cannot do, naming the sample, its pass and what came; on the host from
+            ``wait``.
+
+    Source: the resize equals torch's `interpolate(antialias=True)` of uint8, to the bit.
     """
     n = len(starts) - 1
     _check_threads("fused_image", threads)
