@@ -80,9 +80,10 @@ struct Mcus {
   }
 };
 
-// Reads MCUs [begin, end) of a segment, those wanted into the planes.
-const char* read_segment(const JpegFile& file, const JpegKernels& kernels, BitReader in, int64_t begin, int64_t end,
-                         const Mcus& wanted, Workspace& w, bool whole) {
+// Reads MCUs [begin, end) of a segment, those wanted into the planes. Made twice, as tile.cpp's loops are.
+inline __attribute__((always_inline)) const char* read_segment_inline(const JpegFile& file, const JpegKernels& kernels,
+                                                                      BitReader in, int64_t begin, int64_t end,
+                                                                      const Mcus& wanted, Workspace& w, bool whole) {
   alignas(32) int16_t levels[96] = {};  // of a block, and what is written beside it
   TakeLevels take{levels};
   PassOver pass_over;
@@ -116,6 +117,23 @@ const char* read_segment(const JpegFile& file, const JpegKernels& kernels, BitRe
   }
   return whole && !in.ended() ? kDamaged : nullptr;
 }
+
+using ReadSegment = const char*(const JpegFile&, const JpegKernels&, BitReader, int64_t, int64_t, const Mcus&,
+                                Workspace&, bool);
+const char* read_segment_plain(const JpegFile& file, const JpegKernels& kernels, BitReader in, int64_t begin,
+                               int64_t end, const Mcus& wanted, Workspace& w, bool whole) {
+  return read_segment_inline(file, kernels, in, begin, end, wanted, w, whole);
+}
+#if defined(__x86_64__)
+__attribute__((target("bmi2")))
+const char* read_segment_bmi2(const JpegFile& file, const JpegKernels& kernels, BitReader in, int64_t begin,
+                              int64_t end, const Mcus& wanted, Workspace& w, bool whole) {
+  return read_segment_inline(file, kernels, in, begin, end, wanted, w, whole);
+}
+ReadSegment* const read_segment = __builtin_cpu_supports("bmi2") ? read_segment_bmi2 : read_segment_plain;
+#else
+ReadSegment* const read_segment = read_segment_plain;
+#endif
 
 // The chroma of component c in row y of the picture, from the wanted MCUs' first column on.
 const uint8_t* chroma_row(const JpegFile& file, const JpegKernels& kernels, int32_t c, int32_t y, const Mcus& wanted,
