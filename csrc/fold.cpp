@@ -126,7 +126,12 @@ class Sample {
   // Whether the pass has not gone beyond the operator's stage.
   bool fits(const FoldOp& op, Family family, int64_t row) const {
     switch (family) {
-      case Family::resize: return stage_ == kStart;
+      case Family::resize: {
+        // The window's flip comes after it. Of a filter that is the same, but for a level where weights are rounded;
+        // the nearest pixels of a picture that is turned are others.
+        const bool nearest = *of_row<int64_t>(op, 2, row, 1) == static_cast<int64_t>(Resample::nearest);
+        return stage_ == kStart && !(nearest && (pass_.flip[0] || pass_.flip[1]));
+      }
       case Family::crop:
       case Family::warp:
       case Family::elastic: {

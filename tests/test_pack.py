@@ -355,6 +355,27 @@ def test_any_policy_split_anywhere_is_the_policy(tmp_path_factory: pytest.TempPa
     shutil.rmtree(out)
 
 
+@pytest.mark.parametrize(
+    ("front", "rest"),
+    [
+        ([ops.Brightness((1.3, 1.3))], [ops.Contrast((0.7, 0.7))]),  # a rounding between them
+        ([ops.Resize((20, 30))], [ops.HorizontalFlip(p=1.0), ops.Resize((11, 17), interpolation="nearest")]),
+        ([ops.Rotate((20, 20))], [ops.Posterize((3, 3)), ops.Rotate((-20, -20))]),
+        ([ops.RandomCrop(24), ops.GaussianBlur(5)], [ops.Sharpness((2.0, 2.0)), ops.Brightness((0.9, 0.9))]),
+    ],
+    ids=lambda nodes: "+".join(type(node).__name__ for node in nodes),
+)
+def test_passes_end_where_pictures_are_stored(tmp_path: Path, front: list[Any], rest: list[Any]) -> None:
+    source = dalipipe.Arrays(np.random.default_rng(1).integers(0, 256, (6, 37, 50, 3), dtype=np.uint8))
+    policy = dalipipe.Policy([*front, *rest], stored_after=len(front))
+    dalipipe.pack(source, tmp_path / "out", policy=policy, split_at=len(front), seed=5)
+    assert_same(batches(Packed(tmp_path / "out"), 1, policy), batches(source, 1, policy))
+    lines = dalipipe.DataLoader(source, 6, policy=policy, device="cpu").plan.explain(4, (37, 50)).splitlines()
+    place = next(number for number, line in enumerate(lines) if "as if they had been stored" in line)
+    assert [line.split("(")[0].strip() for line in lines[2:place]] == [type(op).__name__ for op in front]
+    assert [line.split("(")[0].strip() for line in lines[place + 1 :]] == [type(op).__name__ for op in rest]
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_geometry_needs_no_place_to_be_stored(folder: Path, tmp_path: Path, n: int) -> None:
     """Crops, resizes and flips fold without a rounding more: the policy as it is, online, gives the same bits."""

@@ -162,6 +162,9 @@ def run(
         (ops.RandomErasing(value=(1, 2, 3)), ops.RandomErasing(value=99), ops.Resize((13, 13)), ops.Invert()),
         (ops.RandomResizedCrop(24), ops.Translate(0.3, 0.3, fill=40), ops.HorizontalFlip(), ops.CenterCrop(20)),
         (ops.RandomResizedCrop(24), ops.Rotate(30, p=0.5), ops.HorizontalFlip(), ops.RandomCrop(20)),
+        # The nearest pixels of a picture that is turned are not those of the picture, turned.
+        (ops.HorizontalFlip(), ops.VerticalFlip(), ops.Resize((17, 21), interpolation="nearest")),
+        (ops.VerticalFlip(), ops.RandomResizedCrop((19, 23), interpolation="nearest"), ops.HorizontalFlip()),
         # What a warp pushes out of the picture stays out where a crop makes it larger again.
         (ops.Resize((30, 40)), ops.Rotate((20, 40)), ops.RandomCrop(24, padding=8)),
         (ops.Resize((30, 40)), ops.Rotate((20, 40), fill=99), ops.HorizontalFlip(), ops.Pad(9, fill=99)),

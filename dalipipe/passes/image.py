@@ -61,11 +61,11 @@ class ImageFold:
         return folding.finish(self.normalize)
 
     def _steps(self) -> Iterator[tuple[int, bool]]:
-        """The positions, and whether all that is before one is as stored."""
+        """The positions, and whether the picture is as if stored between one and that before it."""
         before = 0
         for position in self.positions:
             yield position, before < self.stored_leaves <= position
-            before = position + 1
+            before = position
 
     def explain(self, drawn: Sequence[Drawn], size: np.ndarray) -> list[str]:
         """What became of these samples: how many passes they took, then a line per operator."""
