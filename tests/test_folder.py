@@ -85,6 +85,12 @@ def test_names_are_a_sequence_of_str(plain: list[str], prefix: str, data: st.Dat
     assert pickle.loads(pickle.dumps(names)) == names
 
 
+@pytest.mark.parametrize("step", [2**63, -(2**63) - 1, 2**200, 3, -2])
+def test_names_take_steps_of_any_size(step: int) -> None:
+    for plain in ([], ["a"], ["a", "b", "c", "d"]):
+        assert Names.of(plain)[::step] == plain[::step]
+
+
 def test_names_walk_beyond_a_chunk_and_keep_bytes_that_are_no_text() -> None:
     plain = [f"{i}" for i in range(10_000)] + [os.fsdecode(b"\xff\xfe.jpg")]
     names = Names.of(plain)

@@ -43,7 +43,7 @@ class Names(Sequence[str]):
         if isinstance(index, slice):
             first, end, step = index.indices(len(self))
             if step != 1:
-                return self.take(np.arange(first, end, step))
+                return self.take(np.array(range(first, end, step), np.int64))  # a step may be of any size
             if first >= end:
                 return []
             text = os.fsdecode(self.arena[self.starts[first] : self.starts[end] - 1].tobytes())
