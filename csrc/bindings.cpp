@@ -11,6 +11,7 @@
 #include "cpu/pool.h"
 #include "fold.h"
 #include "io.h"
+#include "jpeg/strip.h"
 #include "jpeg/tiles.h"
 #include "labels.h"
 #include "mix.h"
@@ -95,6 +96,12 @@ py::dict struct_layouts() {
     py::dict layout(""_a = sizeof(Struct));
     AT(bytes), AT(y), AT(x), AT(height), AT(width), AT(tiles), AT(of_tiles);
     layouts["Cut"] = layout;
+  }
+  {
+    using Struct = JpegShape;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(height), AT(width), AT(components), AT(across), AT(down), AT(tile), AT(row), AT(column), AT(rows), AT(columns);
+    layouts["JpegShape"] = layout;
   }
   {
     using Struct = Feature;
@@ -222,6 +229,54 @@ py::list read_regions(const Array<uint8_t>& arena, const Array<int64_t>& starts,
     read_jpegs(arena.data(), at, region, n, threads, to.data(), why_not.data());
   }
   return reasons(why_not);
+}
+
+// `regions`: none, or one a file.
+std::unique_ptr<StripBatch> strip(const Array<uint8_t>& arena, const Array<int64_t>& starts,
+                                  const Array<int32_t>& regions, int32_t threads) {
+  const py::ssize_t n = check_starts("strip_jpegs", arena, starts);
+  const Region* region = regions.size() == 0 ? nullptr : check_regions("strip_jpegs", regions, n);
+  const int64_t* at = starts.data();
+  NoGil nogil;
+  return std::make_unique<StripBatch>(arena.data(), at, region, n, threads);
+}
+
+// JpegShape [n], as bytes.
+py::array_t<uint8_t> shapes(const StripBatch& batch) {
+  py::array_t<uint8_t> out(static_cast<py::ssize_t>(batch.files().size() * sizeof(JpegShape)));
+  uint8_t* to = out.mutable_data();
+  for (const Stripping& file : batch.files()) {
+    std::memcpy(to, &file.head.shape, sizeof(JpegShape));
+    to += sizeof(JpegShape);
+  }
+  return out;
+}
+
+py::array_t<int64_t> stripped_bytes(const StripBatch& batch) {
+  std::vector<int64_t> bytes;
+  for (const Stripping& file : batch.files()) bytes.push_back(file.why_not ? 0 : file.bytes);
+  return as_array(bytes);
+}
+
+// (row, whether it is a file of tiles, why not) of those that cannot be stripped.
+py::list refused(const StripBatch& batch) {
+  py::list out;
+  for (size_t i = 0; i < batch.files().size(); ++i) {
+    const Stripping& file = batch.files()[i];
+    if (file.why_not) out.append(py::make_tuple(i, file.tiled, file.why_not));
+  }
+  return out;
+}
+
+void write_stripped_all(const StripBatch& batch, const Array<uint64_t>& to, int32_t threads) {
+  if (to.size() != static_cast<py::ssize_t>(batch.files().size())) {
+    throw std::invalid_argument("Stripped.write: sizes differ");
+  }
+  const uint64_t* addresses = to.data();
+  std::vector<uint8_t*> places(batch.files().size());
+  for (size_t i = 0; i < places.size(); ++i) places[i] = reinterpret_cast<uint8_t*>(addresses[i]);
+  NoGil nogil;
+  batch.write(places.data(), threads);
 }
 
 // None, or (byte, what is wrong there).
@@ -511,6 +566,12 @@ struct Running {
   Task task;
 };
 
+// Addresses as dalipipe.native has checked them.
+DecodeTilesParams decode_tiles_params(uintptr_t jpegs, uintptr_t shapes, uintptr_t regions, uintptr_t out, int32_t n) {
+  return {reinterpret_cast<const uint64_t*>(jpegs), reinterpret_cast<const JpegShape*>(shapes),
+          reinterpret_cast<const Region*>(regions), reinterpret_cast<const uint64_t*>(out), n};
+}
+
 #ifdef DALIPIPE_WITH_CUDA
 void run_fused_image_cuda(const FusedImageParams& p, uintptr_t scratch, size_t scratch_bytes, uintptr_t pinned,
                           size_t pinned_bytes, uintptr_t stream) {
@@ -540,6 +601,30 @@ PYBIND11_MODULE(_C, m) {
         "out"_a.noconvert(), "cuts"_a, "threads"_a);
   m.def("read_jpegs", &read_regions, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(),
         "regions"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
+
+  py::class_<StripBatch>(m, "StripBatch")
+      .def(py::init(&strip), py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(), "regions"_a.noconvert(),
+           "threads"_a, py::keep_alive<1, 2>())
+      .def_property_readonly("shapes", &shapes)
+      .def_property_readonly("nbytes", &stripped_bytes)
+      .def_property_readonly("refused", &refused)
+      .def("write", &write_stripped_all, py::kw_only(), "to"_a.noconvert(), "threads"_a);
+  py::class_<DecodeTilesParams>(m, "DecodeTilesParams")
+      .def(py::init(&decode_tiles_params), py::kw_only(), "jpegs"_a, "shapes"_a, "regions"_a, "out"_a, "n"_a);
+  m.def("check_decode_tiles", &check_decode_tiles, py::kw_only(), "params"_a);
+#ifdef DALIPIPE_WITH_CUDA
+  m.def("decode_tiles_upload_bytes", &decode_tiles_upload_bytes, py::kw_only(), "n"_a);
+  m.def("decode_tiles_scratch_bytes", &decode_tiles_scratch_bytes, py::kw_only(), "params"_a);
+  m.def(
+      "decode_tiles_cuda",
+      [](const DecodeTilesParams& p, uintptr_t upload, uintptr_t pinned, size_t upload_bytes, uintptr_t scratch,
+         size_t scratch_bytes, uintptr_t stream) {
+        decode_tiles_cuda(p, reinterpret_cast<void*>(upload), reinterpret_cast<void*>(pinned), upload_bytes,
+                          reinterpret_cast<void*>(scratch), scratch_bytes, reinterpret_cast<void*>(stream));
+      },
+      py::kw_only(), "params"_a, "upload"_a, "pinned"_a, "upload_bytes"_a, "scratch"_a, "scratch_bytes"_a, "stream"_a,
+      py::call_guard<NoGil>());
+#endif
 
   py::class_<ShardScanner>(m, "ShardScanner")
       .def_property_readonly("wanted", &ShardScanner::wanted)

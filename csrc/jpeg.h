@@ -51,16 +51,29 @@ DP_HD int32_t jpeg_double_across(int32_t near, int32_t far, int32_t x) {  // x: 
 // Doubled one way only; i: the column or row of the picture.
 DP_HD int32_t jpeg_double(int32_t near, int32_t far, int32_t i) { return (3 * near + far + 1 + (i & 1)) >> 2; }
 
-// Pixel (x, y) out of a chroma plane [h, w] (rows `stride` bytes apart).
-DP_HD int32_t jpeg_chroma(const uint8_t* plane, int32_t stride, int32_t h, int32_t w, int32_t y, int32_t x) {
-  const int32_t near_y = y / 2, near_x = x / 2;
-  const uint8_t* near = plane + static_cast<int64_t>(near_y) * stride;
-  if (w <= kJpegPlainWidth) return near[near_x];
+// What pixel (x, y) has of a chroma plane [h, w] (rows `stride` bytes apart) that is halved across, down or both. Of
+// the plane only the sample under the pixel and those beside it are looked at.
+DP_HD int32_t jpeg_chroma(const uint8_t* plane, int64_t stride, int32_t h, int32_t w, bool across, bool down, int32_t y,
+                          int32_t x) {
+  const int32_t near_y = down ? y / 2 : y, near_x = across ? x / 2 : x;
+  const uint8_t* near = plane + near_y * stride;
+  if (across && w <= kJpegPlainWidth) return near[near_x];
   int32_t far_y = y & 1 ? near_y + 1 : near_y - 1, far_x = x & 1 ? near_x + 1 : near_x - 1;
   far_y = far_y < 0 ? 0 : far_y < h ? far_y : h - 1;
   far_x = far_x < 0 ? 0 : far_x < w ? far_x : w - 1;
-  const uint8_t* far = plane + static_cast<int64_t>(far_y) * stride;
+  const uint8_t* far = plane + far_y * stride;
+  if (!across) return down ? jpeg_double(near[near_x], far[near_x], y) : near[near_x];
+  if (!down) return jpeg_double(near[near_x], near[far_x], x);
   return jpeg_double_across(jpeg_double_down(near[near_x], far[near_x]), jpeg_double_down(near[far_x], far[far_x]), x);
+}
+
+// The place, 8 * row + column, of coefficient k of the zigzag (T.81, figure A.6).
+DP_HD constexpr int32_t jpeg_zigzag(int32_t k) {
+  const bool lower = k > 35;  // the block's lower right half is its upper left one, turned
+  int32_t along = lower ? 63 - k : k, diagonal = 0;
+  while (along > diagonal) along -= ++diagonal;
+  const int32_t row = diagonal & 1 ? along : diagonal - along, place = 7 * row + diagonal;
+  return lower ? 63 - place : place;
 }
 
 // --- Quantisers: the examples of T.81's annex K, scaled by quality as the IJG do

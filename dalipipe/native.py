@@ -119,13 +119,18 @@ IMAGE_FLAGS = {
 #: What a cut left of a JPEG file of tiles; mirrors `Cut` in csrc/jpeg/tiles.h. Sizes in px; `of_tiles` 0: no tiles.
 CUT = np.dtype([("bytes", np.int64), *_int32s("y x height width tiles of_tiles")])
 
+#: What is known of a stripped JPEG without looking into it; mirrors `JpegShape` in csrc/jpeg/stripped.h. ``across``,
+#: ``down``: blocks of luma in an MCU; ``tile``: MCUs of a tile; ``row``, ``column``, ``rows``, ``columns``: which of the
+#: picture's tiles there are.
+JPEG_SHAPE = np.dtype(_int32s("height width components across down tile row column rows columns"))
+
 #: Where a feature of a tf.train.Example lies; mirrors `Feature` in csrc/shards.h. Places and sizes in bytes.
 FEATURE = np.dtype([(name, np.int64) for name in ("kind", "count", "list", "list_bytes", "first", "first_bytes")])
 
 #: `FEATURE["kind"]` → name.
 FEATURE_KINDS = ("absent", "bytes", "floats", "ints")
 
-_STRUCTS = {"passes": "IMAGE_PASS", "erases": "ERASE_BOX", "fields": "ELASTIC_FIELD"}
+_STRUCTS = {"passes": "IMAGE_PASS", "erases": "ERASE_BOX", "fields": "ELASTIC_FIELD", "shapes": "JPEG_SHAPE"}
 _OUT_DTYPES = {"torch.uint8": 0, "torch.float16": 1, "torch.bfloat16": 2, "torch.float32": 3}  # `DType` of csrc/ops.h
 
 MAX_FILE_BYTES = 2**31 - 1  # what decoders take; a larger file among images is a mistake
@@ -304,6 +309,113 @@ def read_jpegs(
     starts, regions = np.ascontiguousarray(starts, np.int64), np.ascontiguousarray(regions, np.int32)
     address = np.ascontiguousarray(address, np.uint64)
     return list(_C.read_jpegs(arena=arena, starts=starts, regions=regions, out=address, threads=threads))
+
+
+class Stripped:
+    """N files of JPEG tiles, to be written as stripped JPEGs: what a device decodes, a thread a tile (csrc/jpeg).
+
+    Args:
+        arena, starts: as for `tile_jpegs`; the arena is held.
+        regions: [N, 4] as y, x, h, w, px: only the tiles that they need; None: all of them.
+        threads: how many work at a time.
+    """
+
+    def __init__(
+        self, arena: np.ndarray, starts: np.ndarray, regions: npt.ArrayLike | None, *, threads: int = 1
+    ) -> None:
+        _check_threads("Stripped", threads)
+        starts = np.ascontiguousarray(starts, np.int64)
+        regions = np.zeros(0, np.int32) if regions is None else np.ascontiguousarray(regions, np.int32)
+        self._batch = _C.StripBatch(arena=arena, starts=starts, regions=regions, threads=threads)
+        self.shapes: np.ndarray = self._batch.shapes.view(JPEG_SHAPE)
+        """`JPEG_SHAPE` [N]."""
+        self.nbytes: np.ndarray = self._batch.nbytes
+        """int64 [N]: what `write` takes at most; 0: it cannot be stripped."""
+        self.refused: list[tuple[int, bool, str]] = self._batch.refused
+        """(row, whether it is a file of tiles, why not) of those that cannot."""
+
+    def write(self, address: np.ndarray, *, threads: int = 1) -> None:
+        """To host memory, ``address`` uint64 [N], multiples of 4; 0: the row is passed over."""
+        _check_threads("Stripped.write", threads)
+        address = np.ascontiguousarray(address, np.uint64)
+        self._batch.write(to=address, threads=threads)
+
+
+def rgb_row_bytes(width: np.ndarray) -> np.ndarray:
+    """int64: from one row of RGB to the next where `decode_tiles` has written pictures of so many px a row."""
+    return (np.asarray(width, np.int64) + 3) // 4 * 12
+
+
+def decode_tiles_upload_bytes(n: int) -> int:
+    """Bytes at the head of the upload of `decode_tiles`, for n pictures; a multiple of 16."""
+    return int(_C.decode_tiles_upload_bytes(n=n))
+
+
+def decode_tiles(
+    jpegs: np.ndarray,
+    shapes: np.ndarray,
+    regions: np.ndarray,
+    out: np.ndarray,
+    *,
+    upload: torch.Tensor,
+    pinned: torch.Tensor,
+    stream: int,
+) -> None:
+    """Decodes a region of each of N stripped JPEGs on a CUDA device, as `read_jpegs` does of their files, to the bit.
+
+    Queued on the stream. When that has come to its end, the first N int32 of ``pinned`` are 1 for what is damaged, of
+    whose pixels nothing is said, and 0 for the others.
+
+    Args:
+        jpegs: uint64 [N]: where on the device they lie, multiples of 16.
+        shapes: `JPEG_SHAPE` [N].
+        regions: int32 [N, 4] as y, x, h, w, px.
+        out: uint64 [N]: where on the device pixels go, multiples of 4: uint8 [h, w, 3], rows `rgb_row_bytes` apart.
+        upload: uint8, on the device: `decode_tiles_upload_bytes`, and behind them what else is to be uploaded.
+        pinned: uint8, of the same size, pinned: what that is. Must not be touched until the stream has passed.
+        stream: a cudaStream_t.
+
+    Raises:
+        ValueError: naming the picture, what was expected and what came.
+
+    Source: ITU-T T.81; libjpeg-turbo's islow IDCT, fancy upsampling and colour conversion.
+    """
+    params = decode_tiles_params(jpegs, shapes, regions, out)
+    if not upload.is_cuda or upload.numel() != pinned.numel():
+        raise ValueError(
+            f"decode_tiles: upload must be on a CUDA device, of the {pinned.numel()} bytes of pinned, got "
+            f"{upload.numel()} on {upload.device}"
+        )
+    import torch
+
+    with torch.cuda.stream(torch.cuda.ExternalStream(stream, upload.device)):
+        scratch = torch.empty(_C.decode_tiles_scratch_bytes(params=params), dtype=torch.uint8, device=upload.device)
+        _C.decode_tiles_cuda(
+            params=params,
+            upload=upload.data_ptr(),
+            pinned=pinned.data_ptr(),
+            upload_bytes=upload.numel(),
+            scratch=scratch.data_ptr(),
+            scratch_bytes=scratch.numel(),
+            stream=stream,
+        )
+
+
+def decode_tiles_params(jpegs: np.ndarray, shapes: np.ndarray, regions: np.ndarray, out: np.ndarray) -> Any:
+    """The arguments of `decode_tiles`, checked; they must stay as long as what comes back."""
+    n = len(shapes)
+    addresses = [
+        _check_array(name, array, dtype, shape, "decode_tiles")
+        for name, array, dtype, shape in (
+            ("jpegs", jpegs, np.uint64, (n,)),
+            ("shapes", shapes, JPEG_SHAPE, (n,)),
+            ("regions", regions, np.int32, (n, 4)),
+            ("out", out, np.uint64, (n,)),
+        )
+    ]
+    params = _C.DecodeTilesParams(**dict(zip(("jpegs", "shapes", "regions", "out"), addresses, strict=True)), n=n)
+    _C.check_decode_tiles(params=params)
+    return params
 
 
 class ShardScanner:
@@ -846,14 +958,16 @@ def _check_threads(what: str, threads: int) -> None:
         raise ValueError(f"{what}: threads must be at least 1, got {threads}")
 
 
-def _check_array(name: str, array: np.ndarray | None, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> int:
+def _check_array(
+    name: str, array: np.ndarray | None, dtype: npt.DTypeLike, shape: tuple[int, ...], what: str = "fused_image"
+) -> int:
     """The address of an array that is as it must be; 0 for None."""
     if array is None:
         return 0
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-        what = _STRUCTS.get(name) or np.dtype(dtype).name
+        kind = _STRUCTS.get(name) or np.dtype(dtype).name
         raise ValueError(
-            f"fused_image: {name} must be contiguous {what} {shape}, got {array.dtype} {array.shape}"
+            f"{what}: {name} must be contiguous {kind} {shape}, got {array.dtype} {array.shape}"
             + ("" if array.flags.c_contiguous else " with strides")
         )
     return int(array.ctypes.data)

@@ -139,6 +139,26 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """N stripped JPEGs of tiles (csrc/jpeg/stripped.h) by address, on one device.
+
+    ``address`` uint64 [N]; ``shape`` `native.JPEG_SHAPE` [N]. ``owner`` keeps the memory alive.
+    """
+
+    address: np.ndarray
+    shape: np.ndarray
+    owner: Any
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+    @property
+    def size_px(self) -> np.ndarray:
+        """int32 [N, 2]: height and width of the whole pictures."""
+        return np.stack([self.shape["height"], self.shape["width"]], axis=1)
+
+
+@dataclass(frozen=True)
 class PartlyEncoded:
     """N pictures of which some are pixels already, ``pictures``, and the others ``encoded``.
 

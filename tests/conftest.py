@@ -87,6 +87,15 @@ def jpeg_folder(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """csrc/cuda compiled for the host."""
-    from emulation import compile_for_host
+    from emulation import Emulation, compile_for_host
 
-    return compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu"))
+    return Emulation(compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu")))
+
+
+@pytest.fixture(scope="session")
+def host_queue(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """csrc/cuda's JPEG decoder compiled for the host, as a decoder's device."""
+    from emulation import HostQueue, compile_for_host
+
+    others = [*(f"jpeg/{name}.cpp" for name in ("file", "huffman", "strip", "cut")), "cpu/pool.cpp"]
+    return HostQueue(compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu"), "jpeg", *others))

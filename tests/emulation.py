@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from dalipipe import native
+
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 LAYOUTS = ("nchw", "nhwc")
@@ -83,14 +85,74 @@ def _raise(message: bytes) -> None:
         raise ValueError(message.decode())
 
 
-def compile_for_host(folder: Path) -> Emulation:
-    """Or a skip where there is no compiler."""
+class DecodeTilesParams(ctypes.Structure):
+    """`DecodeTilesParams` of csrc/jpeg/stripped.h."""
+
+    _fields_ = [*[(name, ctypes.c_void_p) for name in ("jpegs", "shapes", "regions", "out")], ("n", ctypes.c_int32)]
+
+
+class HostQueue:
+    """A `Queue` of dalipipe.decoders.device whose device is the host."""
+
+    on_cuda = False
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        self._decode_tiles, self._upload_bytes, self._launches = loaded.decode_tiles, loaded.upload_bytes, loaded.launches
+        self._decode_tiles.restype, self._upload_bytes.restype = ctypes.c_char_p, ctypes.c_int64
+        self.uploaded_bytes = 0
+        self.scratch_bytes = 0  # 0: as much as is wanted
+
+    def empty(self, nbytes: int) -> torch.Tensor:  # garbage, as on a device
+        memory = torch.full((nbytes + 15,), 0x7F, dtype=torch.uint8)
+        return memory[-memory.data_ptr() % 16 :][:nbytes]
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        return self.empty(nbytes)
+
+    def upload_bytes(self, n: int) -> int:
+        return int(self._upload_bytes(ctypes.c_int32(n)))
+
+    def decode_tiles(
+        self,
+        jpegs: np.ndarray,
+        shapes: np.ndarray,
+        regions: np.ndarray,
+        out: np.ndarray,
+        *,
+        upload: torch.Tensor,
+        pinned: torch.Tensor,
+    ) -> None:
+        native.decode_tiles_params(jpegs, shapes, regions, out)
+        arrays = (jpegs, shapes, regions, out)
+        params = DecodeTilesParams(*(array.ctypes.data for array in arrays), len(shapes))
+        where = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (upload, pinned)]
+        sizes = [ctypes.c_int64(size) for size in (upload.numel(), self.scratch_bytes)]
+        _raise(self._decode_tiles(ctypes.byref(params), *where, *sizes))
+        self.uploaded_bytes += upload.numel()
+
+    def mark(self) -> Any:
+        return lambda: None
+
+    def lend(self, memory: torch.Tensor) -> None:
+        pass
+
+    def upload(self, pictures: Any, threads: int) -> Any:
+        raise AssertionError("what is on the host is where it should be")
+
+    def launches(self) -> int:
+        """How many kernels the last call started."""
+        return int(self._launches())
+
+
+def compile_for_host(folder: Path, name: str = "fused_image", *others: str) -> Path:
+    """tests/cuda_on_cpu/``name``.cpp, and ``others`` of csrc, as a library; or a skip where there is no compiler."""
     compiler = next(filter(shutil.which, (os.environ.get("CXX", "c++").split()[0], "g++", "clang++")), None)
     if compiler is None:
         pytest.skip("needs a C++ compiler")
-    library = folder / "fused_image.so"
+    library = folder / f"{name}.so"
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared"]
     include = [f"-I{ROOT / 'tests/cuda_on_cpu'}", f"-I{ROOT / 'csrc'}"]
-    source = ROOT / "tests/cuda_on_cpu/fused_image.cpp"
-    subprocess.run([compiler, *flags, *include, str(source), "-o", str(library)], check=True, timeout=200)
-    return Emulation(library)
+    sources = [str(ROOT / f"tests/cuda_on_cpu/{name}.cpp"), *(str(ROOT / "csrc" / other) for other in others)]
+    subprocess.run([compiler, *flags, *include, *sources, "-lpthread", "-o", str(library)], check=True, timeout=200)
+    return library

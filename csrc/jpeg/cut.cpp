@@ -13,21 +13,19 @@ const char* TileGrid::read() {
   if (file.progressive || file.scan.count != file.components) return "it has several scans";
   const int32_t restart = file.scan.restart;
   if (restart == 0 || file.mcus_x % restart != 0) return "its restarts make no grid";
-  if (!file.segments(segments)) return file.wrong();
-  if (file.next_scan()) return "it has several scans";
-  if (file.wrong()) return file.wrong();
   rows = file.mcus_y;
   columns = file.mcus_x / restart;
   height = file.mcu_height;
   width = restart * file.mcu_width;
-  return nullptr;
+  if (!file.segments(segments)) return file.wrong();
+  if (file.next_scan()) return "it has several scans";
+  return file.wrong();
 }
 
 Cut cut_jpeg(const uint8_t* data, size_t size, const Region& r, uint8_t* out) {
   TileGrid grid(data, size);
   const JpegFile& file = grid.file;
-  const bool inside =
-      !grid.read() && r.y >= 0 && r.x >= 0 && r.h > 0 && r.w > 0 && r.h <= file.height - r.y && r.w <= file.width - r.x;
+  const bool inside = !grid.read() && is_inside(r, file.height, file.width);
   Cut cut{static_cast<int64_t>(size), 0, 0, file.height, file.width, 0, 0};
   if (!inside) {
     std::memcpy(out, data, size);

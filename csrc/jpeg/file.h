@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "jpeg.h"
 #include "jpeg/huffman.h"
 
 namespace dalipipe {
@@ -47,6 +48,11 @@ class JpegFile {
   // many or too few of them.
   bool segments(std::vector<JpegPart>& out);
   const char* wrong() const { return wrong_; }  // null: nothing
+  // Whether three components are red, green and blue, as libjpeg has it.
+  bool is_rgb() const {
+    const bool named = component[0].id == 'R' && component[1].id == 'G' && component[2].id == 'B';
+    return components == 3 && !jfif && (adobe_transform == 0 || (adobe_transform < 0 && named));
+  }
 
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
@@ -93,25 +99,7 @@ class JpegFile {
 struct Zigzag {
   uint8_t place[192];
   constexpr Zigzag() : place() {
-    for (int32_t k = 0; k < 192; ++k) place[k] = 64;
-    int32_t row = 0, column = 0;
-    for (int32_t k = 0; k < 64; ++k) {
-      place[k] = static_cast<uint8_t>(8 * row + column);
-      const bool up = (row + column) % 2 == 0;
-      if (up && column == 7) {
-        ++row;
-      } else if (up && row == 0) {
-        ++column;
-      } else if (up) {
-        --row, ++column;
-      } else if (row == 7) {
-        ++column;
-      } else if (column == 0) {
-        ++row;
-      } else {
-        ++row, --column;
-      }
-    }
+    for (int32_t k = 0; k < 192; ++k) place[k] = static_cast<uint8_t>(k < 64 ? jpeg_zigzag(k) : 64);
   }
 };
 inline constexpr Zigzag kZigzag{};

@@ -5,7 +5,18 @@
 
 namespace dalipipe {
 
+bool is_sound(const HuffmanCode& code, bool dc) {
+  int32_t next = 0;
+  for (int32_t length = 1; length <= 16; ++length) {
+    next = 2 * next + code.counts[length];
+    if (next > 1 << length) return false;
+  }
+  return std::all_of(code.symbols, code.symbols + code.total,
+                     [&](int32_t symbol) { return dc ? symbol <= kMostDcSize : (symbol & 15) <= kMostAcSize; });
+}
+
 bool HuffmanReader::make(const HuffmanCode& code, bool for_dc, int32_t for_set) {
+  if (!is_sound(code, for_dc)) return false;
   dc = for_dc;
   set = for_set;
   std::fill_n(entry, 1 << kWindow, kMore);
@@ -13,12 +24,10 @@ bool HuffmanReader::make(const HuffmanCode& code, bool for_dc, int32_t for_set) 
   int32_t next = 0, place = 0;  // the next code, and the place of its symbol
   for (int32_t length = 1; length <= 16; ++length) {
     next <<= 1;
-    if (next + code.counts[length] > 1 << length) return false;
     offset[length] = place - next;
     for (int32_t i = 0; i < code.counts[length]; ++i, ++next, ++place) {
       const int32_t symbol = code.symbols[place];
       const int32_t size = dc ? symbol : symbol & 15;
-      if (size > (dc ? kMostDcSize : kMostAcSize)) return false;
       if (length > kWindow) continue;
       const int32_t advance = advance_of_code(symbol, dc), room = kWindow - length;
       int32_t* const at = entry + (next << room);

@@ -72,6 +72,9 @@ struct HuffmanCode {
   }
 };
 
+// Whether it can be: not too many codes of any length, nor symbols of more bits than baseline files have.
+bool is_sound(const HuffmanCode& code, bool dc);
+
 // One or two AC tokens that the next bits tell, as reading goes on from them.
 struct Pair {
   uint8_t bits, first_bits;        // that they take, and that the first one takes; the same: there is but one
@@ -94,7 +97,7 @@ struct HuffmanReader {
   bool dc;
   int32_t set;
 
-  // False where the code cannot be: too many codes of some length, or symbols of more bits than baseline files have.
+  // False where the code is not sound.
   bool make(const HuffmanCode& code, bool dc, int32_t set = 0);
 };
 

@@ -66,24 +66,10 @@ struct PassOver {
   void last(Token, uint32_t, int32_t) {}
 };
 
-// MCUs [y0, y1) x [x0, x1) that a region's pixels, and the chroma beside them, come from.
-struct Mcus {
-  int32_t y0, y1, x0, x1;
-
-  Mcus(const JpegFile& file, const Region& r) {
-    const int32_t beside_y = file.components > 1 && file.component[0].down > 1;
-    const int32_t beside_x = file.components > 1 && file.component[0].across > 1;
-    y0 = std::max(r.y - beside_y, 0) / file.mcu_height;
-    x0 = std::max(r.x - beside_x, 0) / file.mcu_width;
-    y1 = (std::min(r.y + r.h + beside_y, file.height) + file.mcu_height - 1) / file.mcu_height;
-    x1 = (std::min(r.x + r.w + beside_x, file.width) + file.mcu_width - 1) / file.mcu_width;
-  }
-};
-
 // Reads MCUs [begin, end) of a segment, those wanted into the planes. Made twice, as tile.cpp's loops are.
 inline __attribute__((always_inline)) const char* read_segment_inline(const JpegFile& file, const JpegKernels& kernels,
                                                                       BitReader in, int64_t begin, int64_t end,
-                                                                      const Mcus& wanted, Workspace& w, bool whole) {
+                                                                      const McuBox& wanted, Workspace& w, bool whole) {
   alignas(32) int16_t levels[96] = {};  // of a block, and what is written beside it
   TakeLevels take{levels};
   PassOver pass_over;
@@ -118,16 +104,16 @@ inline __attribute__((always_inline)) const char* read_segment_inline(const Jpeg
   return whole && !in.ended() ? kDamaged : nullptr;
 }
 
-using ReadSegment = const char*(const JpegFile&, const JpegKernels&, BitReader, int64_t, int64_t, const Mcus&,
+using ReadSegment = const char*(const JpegFile&, const JpegKernels&, BitReader, int64_t, int64_t, const McuBox&,
                                 Workspace&, bool);
 const char* read_segment_plain(const JpegFile& file, const JpegKernels& kernels, BitReader in, int64_t begin,
-                               int64_t end, const Mcus& wanted, Workspace& w, bool whole) {
+                               int64_t end, const McuBox& wanted, Workspace& w, bool whole) {
   return read_segment_inline(file, kernels, in, begin, end, wanted, w, whole);
 }
 #if defined(__x86_64__)
 __attribute__((target("bmi2")))
 const char* read_segment_bmi2(const JpegFile& file, const JpegKernels& kernels, BitReader in, int64_t begin,
-                              int64_t end, const Mcus& wanted, Workspace& w, bool whole) {
+                              int64_t end, const McuBox& wanted, Workspace& w, bool whole) {
   return read_segment_inline(file, kernels, in, begin, end, wanted, w, whole);
 }
 ReadSegment* const read_segment = __builtin_cpu_supports("bmi2") ? read_segment_bmi2 : read_segment_plain;
@@ -136,7 +122,7 @@ ReadSegment* const read_segment = read_segment_plain;
 #endif
 
 // The chroma of component c in row y of the picture, from the wanted MCUs' first column on.
-const uint8_t* chroma_row(const JpegFile& file, const JpegKernels& kernels, int32_t c, int32_t y, const Mcus& wanted,
+const uint8_t* chroma_row(const JpegFile& file, const JpegKernels& kernels, int32_t c, int32_t y, const McuBox& wanted,
                           Workspace& w) {
   const JpegComponent& component = file.component[c];
   const bool across = file.component[0].across > 1, down = file.component[0].down > 1;
@@ -172,14 +158,8 @@ const char* read_jpeg(const uint8_t* data, size_t size, const Region& r, uint8_t
   if (!file.next_scan()) return file.wrong() ? file.wrong() : "it has no picture";
   if (file.progressive) return "progressive coding";
   if (file.scan.count != file.components) return "components in scans of their own";
-  // What three components mean, as libjpeg has it.
-  const bool named = file.component[0].id == 'R' && file.component[1].id == 'G' && file.component[2].id == 'B';
-  if (file.components == 3 && !file.jfif && (file.adobe_transform == 0 || (file.adobe_transform < 0 && named))) {
-    return "components that are RGB";
-  }
-  if (r.y < 0 || r.x < 0 || r.h < 1 || r.w < 1 || r.h > file.height - r.y || r.w > file.width - r.x) {
-    return "a region outside the picture";
-  }
+  if (file.is_rgb()) return "components that are RGB";
+  if (!is_inside(r, file.height, file.width)) return "a region outside the picture";
   ++w.pictures;
   for (int32_t c = 0; c < file.components; ++c) {
     const HuffmanCode &dc = file.dc[file.component[c].dc], &ac = file.ac[file.component[c].ac];
@@ -195,7 +175,7 @@ const char* read_jpeg(const uint8_t* data, size_t size, const Region& r, uint8_t
   if (!file.segments(w.segments)) return file.wrong();
 
   const JpegKernels& kernels = jpeg_kernels();
-  const Mcus wanted(file, r);
+  const McuBox wanted = mcus_under(r, file.height, file.width, file.component[0].down, file.component[0].across);
   for (int32_t c = 0; c < file.components; ++c) {
     const JpegComponent& component = file.component[c];
     Plane& plane = w.planes[c];

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "jpeg/file.h"
+#include "jpeg/region.h"
 
 namespace dalipipe {
 
@@ -27,13 +28,8 @@ struct TileGrid {
   std::vector<JpegPart> segments;  // row by row
 
   TileGrid(const uint8_t* data, size_t size) : file(data, size) {}
-  // Null: it is one. Else why it is none.
+  // Null: it is one. Else why it is none; where there are rows and columns nonetheless, it is a damaged one.
   const char* read();
-};
-
-// A region of a picture: px.
-struct Region {
-  int32_t y, x, h, w;
 };
 
 // What a cut left of a file. Mirrored, field by field, by `dalipipe.native.CUT`.
