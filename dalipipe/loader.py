@@ -93,12 +93,13 @@ class DataLoader(TorchDataLoader):
         quarantine: a file that gets a line of JSON for each bad sample: index, where, cause, when.
         on_unsupported: what to do with a step of the data set's ``transform`` that cannot be converted: ``"raise"``, or
         let it run in ``"python"``, picture by picture, which costs time.
-        decoder: ``"auto"``, ``"native"`` (baseline JPEGs, on the host), ``"dali"`` or ``"pillow"``. engine: ``"auto"``,
+        decoder: ``"auto"``, ``"native"`` (dalipipe's own: on the host of baseline JPEGs, on a CUDA device of JPEGs in
+        tiles, as `dalipipe pack` writes them; others go to DALI), ``"dali"`` or ``"pillow"``. engine: ``"auto"``,
         ``"native"`` or ``"reference"``.
         cache: keep samples in memory, so that they are not read and decoded again: in ``"ram"``, which the processes
         of this node share, or on the ``"device"``, where batches are made (of a CPU, that is the same). What comes
         first stays; what does not fit is read as before. Kept are whole pictures, decoded, where all of them will
-        fit, else files. It holds for data sets whose samples stay as they are. cache_bytes: how much memory that may
+        fit, else files; on a CUDA device files only if they are JPEGs in tiles, which it decodes by itself. It holds for data sets whose samples stay as they are. cache_bytes: how much memory that may
         take on this node or device, ``8 << 30`` or ``"8GiB"``; ``None``: half of what is available on this node, or a
         quarter of what is free on the device, when the first epoch begins. `explain` tells what is kept.
         pin_memory, persistent_workers, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken for
@@ -431,7 +432,7 @@ class DataLoader(TorchDataLoader):
             # Steps in Python work on the host, whatever comes after them.
             staged = isinstance(self._plan, StagedPlan) and self._plan.stages
             device = torch.device("cpu") if staged else self.device
-            decoder = decoders.decoder_of(self._decoder_name, device)
+            decoder = decoders.decoder_of(self._decoder_name)
             self._cache = SampleCache(self._cache_settings, self._source, field.name, decoder, device)
         return self._cache
 

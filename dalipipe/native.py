@@ -120,8 +120,8 @@ IMAGE_FLAGS = {
 CUT = np.dtype([("bytes", np.int64), *_int32s("y x height width tiles of_tiles")])
 
 #: What is known of a stripped JPEG without looking into it; mirrors `JpegShape` in csrc/jpeg/stripped.h. ``across``,
-#: ``down``: blocks of luma in an MCU; ``tile``: MCUs of a tile; ``row``, ``column``, ``rows``, ``columns``: which of the
-#: picture's tiles there are.
+#: ``down``: blocks of luma in an MCU; ``tile``: MCUs of a tile; ``row`` to ``columns``: which of the picture's tiles
+#: there are.
 JPEG_SHAPE = np.dtype(_int32s("height width components across down tile row column rows columns"))
 
 #: Where a feature of a tf.train.Example lies; mirrors `Feature` in csrc/shards.h. Places and sizes in bytes.
@@ -329,8 +329,8 @@ class Stripped:
         self._batch = _C.StripBatch(arena=arena, starts=starts, regions=regions, threads=threads)
         self.shapes: np.ndarray = self._batch.shapes.view(JPEG_SHAPE)
         """`JPEG_SHAPE` [N]."""
-        self.nbytes: np.ndarray = self._batch.nbytes
-        """int64 [N]: what `write` takes at most; 0: it cannot be stripped."""
+        self.nbytes: np.ndarray = (self._batch.nbytes + 15) // 16 * 16
+        """int64 [N]: what `write` takes at most, multiples of 16; 0: it cannot be stripped."""
         self.refused: list[tuple[int, bool, str]] = self._batch.refused
         """(row, whether it is a file of tiles, why not) of those that cannot."""
 
@@ -355,7 +355,7 @@ def decode_tiles(
     jpegs: np.ndarray,
     shapes: np.ndarray,
     regions: np.ndarray,
-    out: np.ndarray,
+    out: np.ndarray | None,
     *,
     upload: torch.Tensor,
     pinned: torch.Tensor,
@@ -371,6 +371,7 @@ def decode_tiles(
         shapes: `JPEG_SHAPE` [N].
         regions: int32 [N, 4] as y, x, h, w, px.
         out: uint64 [N]: where on the device pixels go, multiples of 4: uint8 [h, w, 3], rows `rgb_row_bytes` apart.
+            None: nowhere; the regions are only looked through for damage.
         upload: uint8, on the device: `decode_tiles_upload_bytes`, and behind them what else is to be uploaded.
         pinned: uint8, of the same size, pinned: what that is. Must not be touched until the stream has passed.
         stream: a cudaStream_t.
@@ -401,7 +402,7 @@ def decode_tiles(
         )
 
 
-def decode_tiles_params(jpegs: np.ndarray, shapes: np.ndarray, regions: np.ndarray, out: np.ndarray) -> Any:
+def decode_tiles_params(jpegs: np.ndarray, shapes: np.ndarray, regions: np.ndarray, out: np.ndarray | None) -> Any:
     """The arguments of `decode_tiles`, checked; they must stay as long as what comes back."""
     n = len(shapes)
     addresses = [

@@ -160,20 +160,20 @@ class Tiles:
 
 @dataclass(frozen=True)
 class PartlyEncoded:
-    """N pictures of which some are pixels already, ``pictures``, and the others ``encoded``.
+    """N pictures of which some are ``kept``, as pixels or as stripped JPEGs, and the others are ``encoded`` files.
 
-    ``at``: int64, the rows of the encoded ones, rising; the other rows are those of ``pictures``, which is ``None``
-    where there are none. ``take`` is given the encoded ones decoded, so they are decoded whole, and not only where a
-    crop lies; ``None``: nobody wants them.
+    ``at``: int64, the rows of the encoded ones, rising; the other rows are those kept; ``None``: there are none.
+    ``take`` is given the encoded ones decoded, so they are decoded whole, and not only where a crop lies; ``None``:
+    nobody wants them.
     """
 
-    pictures: Pictures | None
+    kept: Pictures | Tiles | None
     encoded: Encoded
     at: np.ndarray
     take: Callable[[Pictures], None] | None
 
     def __len__(self) -> int:
-        return len(self.encoded) + (0 if self.pictures is None else len(self.pictures))
+        return len(self.encoded) + (0 if self.kept is None else len(self.kept))
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ class HostQueue:
 
     def __init__(self, library: Path) -> None:
         loaded = ctypes.CDLL(str(library))
-        self._decode_tiles, self._upload_bytes, self._launches = loaded.decode_tiles, loaded.upload_bytes, loaded.launches
+        self._decode_tiles, self._upload_bytes = loaded.decode_tiles, loaded.upload_bytes
+        self._launches = loaded.launches
         self._decode_tiles.restype, self._upload_bytes.restype = ctypes.c_char_p, ctypes.c_int64
         self.uploaded_bytes = 0
         self.scratch_bytes = 0  # 0: as much as is wanted
@@ -118,18 +119,21 @@ class HostQueue:
         jpegs: np.ndarray,
         shapes: np.ndarray,
         regions: np.ndarray,
-        out: np.ndarray,
+        out: np.ndarray | None,
         *,
         upload: torch.Tensor,
         pinned: torch.Tensor,
     ) -> None:
         native.decode_tiles_params(jpegs, shapes, regions, out)
         arrays = (jpegs, shapes, regions, out)
-        params = DecodeTilesParams(*(array.ctypes.data for array in arrays), len(shapes))
+        params = DecodeTilesParams(*(a if a is None else a.ctypes.data for a in arrays), len(shapes))
         where = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (upload, pinned)]
         sizes = [ctypes.c_int64(size) for size in (upload.numel(), self.scratch_bytes)]
         _raise(self._decode_tiles(ctypes.byref(params), *where, *sizes))
         self.uploaded_bytes += upload.numel()
+
+    def copy(self, pinned: torch.Tensor, address: int) -> None:
+        ctypes.memmove(address, pinned.data_ptr(), pinned.numel())
 
     def mark(self) -> Any:
         return lambda: None

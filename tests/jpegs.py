@@ -9,9 +9,26 @@ from typing import Any
 
 import numpy as np
 from conftest import picture
+from hypothesis import strategies as st
 from PIL import Image
 
+from dalipipe import native
+
 SAMPLINGS = ("4:4:4", "4:2:2", "4:2:0", "4:4:0", "grey")
+SIZES = [
+    (1, 1),
+    (2, 3),
+    (7, 9),
+    (8, 8),
+    (16, 16),
+    (17, 15),
+    (31, 33),
+    (5, 200),
+    (200, 5),
+    (48, 64),
+    (64, 67),
+    (100, 300),
+]
 
 
 def jpeg(height: int, width: int, seed: int = 0, sampling: str = "4:2:0", **options: Any) -> bytes:
@@ -63,3 +80,32 @@ def segments(data: bytes) -> list[tuple[int, bytes]]:
         if marker == 0xDA:
             return found
         at += 2 + length
+
+
+def tile(*files: bytes, **options: object) -> list[tuple[bytes | None, str | None]]:
+    return native.tile_jpegs(*arena(files), **options)  # type: ignore[arg-type]
+
+
+def tiled(file: bytes, **options: object) -> bytes:
+    ((made, reason),) = tile(file, **options)
+    assert made is not None, reason
+    return made
+
+
+@st.composite
+def files_of_jpeg(draw: st.DrawFn, *, progressive: bool = True) -> bytes:
+    options: dict[str, object] = {"quality": draw(st.integers(1, 100)), "sampling": draw(st.sampled_from(SAMPLINGS))}
+    if progressive:
+        options["progressive"] = draw(st.booleans())
+    options["optimize"] = draw(st.booleans())
+    if draw(st.booleans()):
+        options[draw(st.sampled_from(["restart_marker_blocks", "restart_marker_rows"]))] = draw(st.integers(1, 9))
+    size = draw(st.tuples(st.integers(1, 90), st.integers(1, 150)))
+    return jpeg(*size, draw(st.integers(0, 99)), **options)  # type: ignore[arg-type]
+
+
+@st.composite
+def regions(draw: st.DrawFn, file: bytes) -> tuple[int, int, int, int]:
+    height, width = struct.unpack_from(">HH", file, frame(file) + 5)
+    y, x = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+    return y, x, draw(st.integers(1, height - y)), draw(st.integers(1, width - x))

@@ -17,7 +17,7 @@ FLOORS = {
     0: ("native",),
     1: ("schema", "records", "rng", "buffers", "quantiles", "sizes"),
     2: ("orders", "policy", "storage", "faults", "transfers"),
-    3: ("sampler", "ops", "sources"),
+    3: ("sampler", "ops", "sources", "queues"),
     4: ("passes", "recipes", "conversion", "policy_files", "cache"),
     5: ("plan",),
     6: ("decoders", "engines", "stages"),

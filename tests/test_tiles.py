@@ -12,37 +12,12 @@ import pytest
 from conftest import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jpegs import SAMPLINGS, arena, decode, frame, jpeg, segments
+from jpegs import SAMPLINGS, SIZES, arena, decode, files_of_jpeg, frame, jpeg, regions, segments, tile, tiled
 from PIL import Image
 
 import dalipipe
 from dalipipe import native
 from dalipipe.ops.image import HorizontalFlip, Normalize, RandomResizedCrop
-
-SIZES = [
-    (1, 1),
-    (2, 3),
-    (7, 9),
-    (8, 8),
-    (16, 16),
-    (17, 15),
-    (31, 33),
-    (5, 200),
-    (200, 5),
-    (48, 64),
-    (64, 67),
-    (100, 300),
-]
-
-
-def tile(*files: bytes, **options: object) -> list[tuple[bytes | None, str | None]]:
-    return native.tile_jpegs(*arena(files), **options)  # type: ignore[arg-type]
-
-
-def tiled(file: bytes, **options: object) -> bytes:
-    ((made, reason),) = tile(file, **options)
-    assert made is not None, reason
-    return made
 
 
 def read(file: bytes, region: tuple[int, int, int, int]) -> np.ndarray:
@@ -67,25 +42,6 @@ def grid(file: bytes) -> tuple[int, int]:
     return restart, -(-width // (8 * (sampling >> 4) if components > 1 else 8))
 
 
-@st.composite
-def jpegs(draw: st.DrawFn, *, progressive: bool = True) -> bytes:
-    options: dict[str, object] = {"quality": draw(st.integers(1, 100)), "sampling": draw(st.sampled_from(SAMPLINGS))}
-    if progressive:
-        options["progressive"] = draw(st.booleans())
-    options["optimize"] = draw(st.booleans())
-    if draw(st.booleans()):
-        options[draw(st.sampled_from(["restart_marker_blocks", "restart_marker_rows"]))] = draw(st.integers(1, 9))
-    size = draw(st.tuples(st.integers(1, 90), st.integers(1, 150)))
-    return jpeg(*size, draw(st.integers(0, 99)), **options)  # type: ignore[arg-type]
-
-
-@st.composite
-def regions(draw: st.DrawFn, file: bytes) -> tuple[int, int, int, int]:
-    height, width = struct.unpack_from(">HH", file, frame(file) + 5)
-    y, x = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
-    return y, x, draw(st.integers(1, height - y)), draw(st.integers(1, width - x))
-
-
 # --- transcoding ---------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +61,7 @@ def test_pixels_are_the_same(sampling: str, progressive: bool) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(jpegs())
+@given(files_of_jpeg())
 def test_any_file_keeps_its_pixels_and_is_tiled_once(file: bytes) -> None:
     made = tiled(file)
     np.testing.assert_array_equal(decode(made), decode(file))
@@ -209,7 +165,7 @@ def test_other_kinds_are_left_alone() -> None:
 @given(st.data())
 def test_damaged_files_are_refused_or_lose_nothing(data: st.DataObject) -> None:
     """A flipped bit anywhere: what is accepted has the pixels that libjpeg finds in the damaged file."""
-    file = bytearray(data.draw(jpegs()))
+    file = bytearray(data.draw(files_of_jpeg()))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(2, len(file) - 1))
         file[at] ^= 1 << data.draw(st.integers(0, 7))
@@ -252,7 +208,7 @@ def test_layout() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_the_region_is_the_same_in_what_is_left(data: st.DataObject) -> None:
-    file = tiled(data.draw(jpegs()), tile_px=data.draw(st.sampled_from([8, 16, 64])))
+    file = tiled(data.draw(files_of_jpeg()), tile_px=data.draw(st.sampled_from([8, 16, 64])))
     region = y, x, h, w = data.draw(regions(file))
     whole = decode(file)
     left, what = cut(file, region)
@@ -312,7 +268,7 @@ def test_decodes_as_libjpeg_does(target: str, sampling: str) -> None:
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_decodes_any_region(data: st.DataObject) -> None:
-    file = data.draw(jpegs(progressive=False))
+    file = data.draw(files_of_jpeg(progressive=False))
     region = y, x, h, w = data.draw(regions(file))
     expected = decode(file)[y : y + h, x : x + w]
     np.testing.assert_array_equal(read(file, region), expected)

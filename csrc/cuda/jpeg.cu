@@ -19,7 +19,7 @@ constexpr int32_t kQuads = 4 * kThreads;        // of four pixels that a block c
 constexpr int64_t kScratch = int64_t{1} << 30;  // bytes that a batch may have without another thought
 
 struct Job {
-  uint64_t jpeg, out;
+  uint64_t jpeg, out;  // out 0: only damage is looked for
   Region region;
   McuBox mcus;
   int64_t levels, planes;  // where they begin in scratch, in bytes
@@ -131,12 +131,11 @@ __global__ void __launch_bounds__(kTileThreads, 8) read_kernel(const __grid_cons
     __syncthreads();
     if (thread < count) {
       const int32_t i = tile_of[thread], x = column_of(i) * shape.tile;
-      const int32_t mcus_x = (shape.width + 8 * shape.across - 1) / (8 * shape.across);
-      const int32_t end = x + shape.tile < mcus_x ? x + shape.tile : mcus_x;
-      const int32_t read_end = end < job.mcus.x1 ? end : job.mcus.x1, kept = x > job.mcus.x0 ? x : job.mcus.x0;
+      const int32_t end = x + shape.tile, read_end = end < job.mcus.x1 ? end : job.mcus.x1;
+      const int32_t kept = !job.out ? read_end : x > job.mcus.x0 ? x : job.mcus.x0;
       const int32_t each = mcu_blocks(shape);
-      const TileBlocks blocks{luma_blocks(shape), each,           dc, ac, (read_end - x) * each,
-                              (kept - x) * each,  read_end == end};
+      const TileBlocks blocks{luma_blocks(shape), each, dc, ac, (read_end - x) * each, (kept - x) * each,
+                              read_end == end};
       const int64_t mcu =
           static_cast<int64_t>(row_of(i) - job.mcus.y0) * (job.mcus.x1 - job.mcus.x0) + kept - job.mcus.x0;
       int16_t* levels = reinterpret_cast<int16_t*>(b.scratch + job.levels) + mcu * each * 64;
@@ -284,17 +283,17 @@ class Plan {
     for (int32_t i = 0; i < p.n; ++i) {
       const JpegShape& s = p.shapes[i];
       const McuBox mcus = mcus_under(p.regions[i], s.height, s.width, s.down, s.across);
-      const int64_t blocks = blocks_of(s, mcus), levels = blocks * 64 * 2, planes = blocks * 64;
+      const int64_t blocks = p.out ? blocks_of(s, mcus) : 0, levels = blocks * 64 * 2, planes = blocks * 64;
       if (groups.empty() || groups.back().bytes + levels + planes > scratch) groups.push_back({i, 0, 0, 0});
       Group& group = groups.back();
       // Planes count from the end of the group's levels on.
-      jobs.push_back({p.jpegs[i], p.out[i], p.regions[i], mcus, group.levels_bytes, group.bytes - group.levels_bytes});
+      jobs.push_back({p.jpegs[i], p.out ? p.out[i] : 0, p.regions[i], mcus, group.levels_bytes, group.bytes - group.levels_bytes});
       ++group.count;
       group.levels_bytes += levels;
       group.bytes += levels + planes;
       scratch_bytes = std::max(scratch_bytes, group.bytes);
       const int64_t work[kKernels] = {up(area_of(tiles_under(s, mcus)), kTileThreads), up(blocks, kMostBlocks),
-                                      up(quads_of(p.regions[i]), kQuads)};
+                                      p.out ? up(quads_of(p.regions[i]), kQuads) : 0};
       for (int32_t k = 0; k < kKernels; ++k) chunks[k].push_back(chunks[k].back() + work[k]);
     }
     for (const Group& group : groups) {
@@ -328,7 +327,7 @@ void decode_tiles_cuda(const DecodeTilesParams& p, void* upload, void* pinned, s
   const Sections at(p.n);
   check_room("decode_tiles", "the upload", at.bytes, upload_bytes, upload);
   check_room("decode_tiles", "pinned memory", at.bytes, upload_bytes, pinned);
-  check_room("decode_tiles", "scratch", plan.scratch_bytes, scratch_bytes, scratch);
+  if (plan.scratch_bytes > 0) check_room("decode_tiles", "scratch", plan.scratch_bytes, scratch_bytes, scratch);
   uint8_t* const host = static_cast<uint8_t*>(pinned);
   uint8_t* const device = static_cast<uint8_t*>(upload);
   std::fill_n(host, at.jobs, 0);
@@ -346,7 +345,7 @@ void decode_tiles_cuda(const DecodeTilesParams& p, void* upload, void* pinned, s
     b.count = group.count;
     b.damaged = reinterpret_cast<int32_t*>(device);
     b.scratch = static_cast<uint8_t*>(scratch);
-    DP_CUDA(cudaMemsetAsync(scratch, 0, static_cast<size_t>(group.levels_bytes), queue));
+    if (p.out) DP_CUDA(cudaMemsetAsync(scratch, 0, static_cast<size_t>(group.levels_bytes), queue));
     const auto start = [&](Kernel k, auto kernel, int32_t threads) {
       b.chunks = reinterpret_cast<const int64_t*>(device + at.chunks[k]);
       const int64_t work = plan.chunks[k][group.first + group.count] - plan.chunks[k][group.first];

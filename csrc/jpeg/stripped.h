@@ -206,7 +206,7 @@ struct DecodeTilesParams {
   const uint64_t* jpegs;    // [n] addresses of `StrippedJpeg`, multiples of 16; device
   const JpegShape* shapes;  // [n] theirs; host
   const Region* regions;    // [n]; host
-  const uint64_t* out;      // [n] addresses, multiples of 4; device
+  const uint64_t* out;      // [n] addresses, multiples of 4; device; null: only damage is looked for
   int32_t n;
 };
 

@@ -1,4 +1,4 @@
-"""Pictures in a CUDA device's memory."""
+"""Pictures in a CUDA device's memory, as pixels or as stripped JPEGs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from dalipipe.cache.arena import CHUNK_BYTES
+from dalipipe.native import Stripped
+from dalipipe.queues import queue_of
 from dalipipe.records import Pictures
 from dalipipe.transfers import as_tensor, on_cuda
 
@@ -42,6 +44,29 @@ class DeviceMemory:
                 place = on_cuda(to, (h, w, pictures.channels), self.owner)
                 place.copy_(as_tensor(pictures, row), non_blocking=True)
             torch.cuda.current_stream().synchronize()  # other lanes read on streams of their own
+
+    def write_tiles(self, files: Stripped, rows: np.ndarray, address: np.ndarray, *, threads: int) -> np.ndarray:
+        queue, n = queue_of(self._device), len(rows)
+        nbytes = files.nbytes[rows]
+        starts = np.cumsum(nbytes) - nbytes
+        staged = queue.pinned(int(nbytes.sum()))
+        to = np.zeros(len(files.nbytes), np.uint64)
+        to[rows] = staged.data_ptr() + starts
+        files.write(to, threads=threads)
+        # What was claimed together lies together, but for the end of a chunk.
+        first = np.flatnonzero(np.concatenate([[True], address[1:] != address[:-1] + nbytes[:-1]]))
+        for begin, end in zip(first.tolist(), [*first[1:].tolist(), n], strict=True):
+            size = int(nbytes[begin:end].sum())
+            queue.copy(staged[starts[begin] : starts[begin] + size], int(address[begin]))
+        # All of it is looked through once, as the file it came from will not be at hand when a crop meets damage.
+        shapes = files.shapes[rows]
+        whole = np.zeros((n, 4), np.int32)
+        whole[:, 2], whole[:, 3] = shapes["height"], shapes["width"]
+        size = queue.upload_bytes(n)
+        uploaded, pinned = queue.empty(size), queue.pinned(size)
+        queue.decode_tiles(address.astype(np.uint64), shapes, whole, None, upload=uploaded, pinned=pinned)
+        queue.mark()()
+        return pinned[: 4 * n].numpy().view(np.int32) == 0
 
     def _add_chunk(self, least: int) -> bool:
         size = min(max(CHUNK_BYTES, least), self.capacity - self._chunks_bytes)

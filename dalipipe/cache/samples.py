@@ -19,7 +19,7 @@ from dalipipe.cache import store as stores
 from dalipipe.cache.layout import Column, Layout, UnlikeError, join
 from dalipipe.cache.settings import CacheSettings
 from dalipipe.cache.store import Store, Wanted
-from dalipipe.records import Encoded, PartlyEncoded, Pictures
+from dalipipe.records import Encoded, PartlyEncoded, Pictures, Tiles
 from dalipipe.sizes import format_bytes
 from dalipipe.sources.base import Source, digest
 from dalipipe.transfers import upload
@@ -61,7 +61,8 @@ class SampleCache:
     """Samples of a source, kept as far as memory goes; opened when first read from.
 
     ``picture``: the field that the policy applies to, and for which all this is done. ``decoder``: what decodes it, by
-    name; ``device``: what its pixels come out on.
+    name; ``device``: what its pixels come out on. On a CUDA device, JPEGs of tiles whose pixels are too many are kept
+    stripped, where the native decoder is to decode them.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class SampleCache:
         if len(missing) < n:
             entries = entries[there]
             columns = store.rest_of(entries, allocate=allocate, threads=threads)
-            columns[self._picture] = store.picture_of(entries, allocate=allocate, threads=threads)
+            columns[self._picture] = store.picture_of(rows[there], entries, allocate=allocate, threads=threads)
             if not len(missing):
                 return Reading(columns, {})
         records = source.read(rows[missing], threads=threads, allocate=allocate)
@@ -123,9 +124,9 @@ class SampleCache:
                 columns[name] = join(n, columns[name], missing, column, allocate=allocate, threads=threads)
         read, pictures = columns[self._picture], kept.get(self._picture)
         store = reading._store
-        if isinstance(read, Encoded) and (isinstance(pictures, Pictures) or (store is not None and store.decoded)):
-            take = None if store is None else reading.take
-            columns[self._picture] = PartlyEncoded(pictures, read, missing, take)
+        decoded = store is not None and store.decoded
+        if isinstance(read, Encoded) and (isinstance(pictures, Pictures | Tiles) or decoded):
+            columns[self._picture] = PartlyEncoded(pictures, read, missing, reading.take if decoded else None)
         elif pictures is not None:
             if isinstance(read, Pictures) and isinstance(pictures, Pictures) and pictures.on_cuda:
                 read = upload(read, self._device, threads=threads)
@@ -223,6 +224,7 @@ class SampleCache:
             total,
             settings.nbytes,
             float(pixels.mean()) * layout.channels * total if len(pixels) else None,
+            isinstance(column, Encoded) and self._decoder == "native" and _are_tiles(column, good, threads),
         )
 
 
@@ -234,6 +236,10 @@ def _sizes(files: Encoded, threads: int) -> np.ndarray:
     """int64 [n, 2]; 0 where the header is of a kind that is not read natively."""
     headers = native.probe_images(files.arena, files.starts, threads=threads)
     return np.stack([headers["height"], headers["width"]], axis=1).astype(np.int64).clip(0)
+
+
+def _are_tiles(files: Encoded, rows: np.ndarray, threads: int) -> bool:
+    return bool(native.Stripped(files.arena, files.starts, None, threads=threads).nbytes[rows].all())
 
 
 def _content(columns: Mapping[str, Column], row: int) -> bytes:

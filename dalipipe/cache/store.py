@@ -17,8 +17,8 @@ from dalipipe.cache import meeting
 from dalipipe.cache.arena import HEAD_BYTES, HostArena
 from dalipipe.cache.available import available_bytes
 from dalipipe.cache.layout import Layout, gather
-from dalipipe.native import copy_blocks
-from dalipipe.records import Encoded, Pictures
+from dalipipe.native import JPEG_SHAPE, Stripped, copy_blocks
+from dalipipe.records import Encoded, Pictures, Tiles
 from dalipipe.transfers import copy_pictures, download
 
 _BEING_WRITTEN, _THERE = 1, 2
@@ -38,6 +38,12 @@ class PictureMemory(Protocol):
         """Pixels to addresses; they are there when this returns."""
         ...
 
+    def write_tiles(self, files: Stripped, rows: np.ndarray, address: np.ndarray, *, threads: int) -> np.ndarray:
+        """Stripped JPEGs ``rows`` int64 [m] to addresses, where they are when this returns. bool [m]: which are
+        sound.
+        """
+        ...
+
     @property
     def owner(self) -> Any:
         """What keeps the memory."""
@@ -53,7 +59,8 @@ class PictureMemory(Protocol):
 @dataclass(frozen=True)
 class Wanted:
     """``name``: of the data set, and of how it is kept; ``rows``: of the index; ``nbytes``: ``None``: a share of what
-    there is; ``decoded_bytes``: an estimate of all pictures', ``None``: unknown.
+    there is; ``decoded_bytes``: an estimate of all pictures', ``None``: unknown; ``tiles``: whether files of them can
+    be kept stripped.
     """
 
     name: str
@@ -61,6 +68,7 @@ class Wanted:
     rows: int
     nbytes: int | None
     decoded_bytes: float | None
+    tiles: bool = False
 
 
 class Store:
@@ -77,6 +85,8 @@ class Store:
         entry = wanted.layout.entry
         self._first = HEAD_BYTES + wanted.rows * entry.itemsize
         self._index = arena.memory[HEAD_BYTES : self._first].view(entry)
+        # Of stripped JPEGs; they are in no other process's store.
+        self._shapes = None if pictures is None or self.decoded else np.zeros(wanted.rows, JPEG_SHAPE)
         self._fence = threading.Lock()
 
     @property
@@ -115,9 +125,15 @@ class Store:
             pass
         return self._index[rows], there
 
-    def picture_of(self, entries: np.ndarray, *, allocate: Any, threads: int) -> Pictures | Encoded:
-        """Of entries [n] that are there: pixels, where they lie, or copies of the files."""
+    def picture_of(
+        self, rows: np.ndarray, entries: np.ndarray, *, allocate: Any, threads: int
+    ) -> Pictures | Tiles | Encoded:
+        """Of entries [n] that are there, of rows int64 [n]: pixels or stripped JPEGs, where they lie, or copies of the
+        files.
+        """
         size, channels = entries["size"].copy(), self.layout.channels
+        if self._pictures is not None and self._shapes is not None:
+            return Tiles(entries["at"].astype(np.uint64), self._shapes[rows], self._pictures.owner)
         if self._pictures is not None:
             return Pictures.dense(
                 entries["at"].astype(np.uint64), size, None, channels, self._pictures.owner, on_cuda=True
@@ -135,7 +151,8 @@ class Store:
     def put(self, rows: np.ndarray, columns: dict[str, Any], *, threads: int) -> None:
         """Keeps samples ``rows`` int64 [n], as many as fit; those that are there already stay.
 
-        ``columns``: what was read, the picture as pixels where they are kept (`decoded`).
+        ``columns``: what was read, the picture as pixels where they are kept (`decoded`). Files that are to be kept
+        stripped, but cannot be, are left out.
         """
         layout, column = self.layout, columns[self.layout.picture]
         try:
@@ -147,6 +164,11 @@ class Store:
         else:
             entries["nbytes"] = np.diff(column.starts)
         first = np.sort(np.unique(rows, return_index=True)[1])  # of a sample that comes twice
+        if self._shapes is not None:
+            assert isinstance(column, Encoded)
+            column = Stripped(column.arena, column.starts, None, threads=threads)
+            entries["nbytes"] = column.nbytes
+            first = first[column.nbytes[first] > 0]
         index = self._index
         with self._arena.exclusive():
             if self._arena.closed:  # while this batch was under way
@@ -167,31 +189,40 @@ class Store:
             index["state"][rows[new]] = _BEING_WRITTEN
         if not len(new):
             return
-        self._write_pictures(column, new, entries["at"][new], threads)
+        sound = self._write_pictures(column, rows, new, entries["at"][new], threads)
         layout.write_rest(columns, new, self._arena.address(entries["rest"][new]), pickled, threads=threads)
         entries["state"] = _BEING_WRITTEN
         index[rows[new]] = entries[new]
         with self._arena.exclusive():  # no write before it is seen after it
-            index["state"][rows[new]] = _THERE
-            self._arena.head["kept"] += len(new)
+            index["state"][rows[new[sound]]] = _THERE
+            self._arena.head["kept"] += int(sound.sum())
 
-    def _write_pictures(self, column: Pictures | Encoded, rows: np.ndarray, at: np.ndarray, threads: int) -> None:
-        if isinstance(column, Encoded):
-            nbytes = np.diff(column.starts)[rows]
+    def _write_pictures(
+        self, column: Pictures | Encoded | Stripped, rows: np.ndarray, new: np.ndarray, at: np.ndarray, threads: int
+    ) -> np.ndarray:
+        """``new`` int64 [m] of the column to their places; bool [m]: which of them may be used."""
+        sound = np.ones(len(new), bool)
+        if isinstance(column, Stripped):
+            assert self._pictures is not None and self._shapes is not None
+            self._shapes[rows[new]] = column.shapes[new]
+            sound = self._pictures.write_tiles(column, new, at, threads=threads)
+        elif isinstance(column, Encoded):
+            nbytes = np.diff(column.starts)[new]
             copy_blocks(
-                column.arena.ctypes.data + column.starts[rows],
+                column.arena.ctypes.data + column.starts[new],
                 self._arena.address(at),
                 rows=np.ones_like(nbytes),
                 row_bytes=nbytes,
                 threads=threads,
             )
         elif self._pictures is not None:
-            self._pictures.write(column.of(rows), at)
+            self._pictures.write(column.of(new), at)
         else:
-            pictures = column.of(rows)
+            pictures = column.of(new)
             if pictures.on_cuda:
                 pictures = download(pictures)
             copy_pictures(pictures, self._arena.address(at), threads=threads)
+        return sound
 
     def close(self) -> None:
         if self.shared:
@@ -273,7 +304,9 @@ def open_in_ram(wanted: Wanted) -> Store:
 def open_on_device(wanted: Wanted, pictures: PictureMemory) -> Store:
     """Pictures on the device, all else in this process's own memory. Raises ``OSError``."""
     arena = _new_arena(wanted, shared=False, only_rest=True)
-    arena.head["decoded"] = 1
+    estimate = wanted.decoded_bytes
+    fits = estimate is not None and estimate * _ESTIMATE <= pictures.capacity
+    arena.head["decoded"] = fits or not wanted.tiles
     return Store(wanted, arena, pictures)
 
 

@@ -15,23 +15,29 @@ if TYPE_CHECKING:
 NAMES = ("auto", "dali", "native", "pillow")
 
 
-def decoder_of(name: str, device: torch.device) -> str:
-    """What ``name`` means for a device: one of the others for ``"auto"``. Raises ``ValueError`` as `make_decoder`."""
+def decoder_of(name: str) -> str:
+    """What ``name`` means: one of the others for ``"auto"``. Raises ``ValueError`` where it is no decoder's."""
     if name not in NAMES:
         raise ValueError(f"decoder must be one of {', '.join(NAMES)}, got {name!r}")
-    on_host = device.type == "cpu"
-    if name == "native" and not on_host:
-        raise ValueError(f'decoder="native" decodes on the host, not on {device}: give "auto" or "dali"')
-    return name if name != "auto" else "native" if on_host else "dali"
+    return "native" if name == "auto" else name
+
+
+def describe_decoder(name: str, device: torch.device) -> str:
+    """What decodes what, for people."""
+    name = decoder_of(name)
+    if name != "native":
+        return name
+    own = "baseline JPEGs" if device.type == "cpu" else "JPEGs in tiles, on the device"
+    return f"native ({own}; others by dali)"
 
 
 def make_decoder(name: str, device: torch.device, *, batch_size: int, threads: int, depth: int) -> Decoder:
-    """``"dali"`` decodes on the device; ``"native"``, dalipipe's own decoder, baseline JPEGs on the host, and leaves
-    the rest to DALI; ``"pillow"`` on the host with Pillow. ``"auto"`` is native for the host, DALI for a CUDA device.
+    """``"dali"`` decodes on the device, ``"pillow"`` on the host. ``"native"``, which ``"auto"`` means, is dalipipe's
+    own decoder, on the host of baseline JPEGs, on a CUDA device of JPEGs in tiles; all others it leaves to DALI.
 
-    Raises ``ValueError`` for another name or device, `MissingDaliError` where DALI is needed and not installed.
+    Raises ``ValueError`` for another name, `MissingDaliError` where DALI is needed and not installed.
     """
-    name = decoder_of(name, device)
+    name = decoder_of(name)
     if name == "pillow":
         from dalipipe.decoders.pillow import PillowDecoder
 
@@ -45,6 +51,11 @@ def make_decoder(name: str, device: torch.device, *, batch_size: int, threads: i
 
     if name == "dali":
         return dali()
+    if device.type == "cuda":
+        from dalipipe.decoders.device import DeviceDecoder
+        from dalipipe.queues import queue_of
+
+        return DeviceDecoder(queue_of(device), dali, threads=threads)
     from dalipipe.decoders.native import NativeDecoder
 
     return NativeDecoder(dali, threads=threads)

@@ -1,7 +1,7 @@
 """Decoding on a CUDA device with dalipipe's own decoder: JPEGs of tiles, a thread for each tile.
 
-Only the tiles under a region, and those beside it that its chroma needs, are uploaded, a batch's in one copy; or all lie
-there already (`records.Tiles`). Pixels are libjpeg-turbo's to the bit, as on the host.
+Only the tiles under a region, and those beside it that its chroma needs, are uploaded, a batch's in one copy; or all
+lie there already (`records.Tiles`). Pixels are libjpeg-turbo's to the bit, as on the host.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,86 +18,8 @@ import torch
 from dalipipe import native
 from dalipipe.decoders.base import DecodeError, Decoder
 from dalipipe.decoders.pillow import decode_rgb
+from dalipipe.queues import Queue
 from dalipipe.records import Encoded, Pictures, Tiles
-from dalipipe.transfers import upload
-
-_ALIGNED = 16  # bytes: where a JPEG may begin
-
-
-class Queue(Protocol):
-    """A device, and what has been queued on it, which is done in order."""
-
-    on_cuda: bool
-
-    def empty(self, nbytes: int) -> torch.Tensor:
-        """uint8 [nbytes] on the device."""
-        ...
-
-    def pinned(self, nbytes: int) -> torch.Tensor:
-        """uint8 [nbytes] on the host, which the device copies from and to."""
-        ...
-
-    def upload_bytes(self, n: int) -> int:
-        """`native.decode_tiles_upload_bytes`."""
-        ...
-
-    def decode_tiles(
-        self,
-        jpegs: np.ndarray,
-        shapes: np.ndarray,
-        regions: np.ndarray,
-        out: np.ndarray,
-        *,
-        upload: torch.Tensor,
-        pinned: torch.Tensor,
-    ) -> None:
-        """Queues `native.decode_tiles`."""
-        ...
-
-    def mark(self) -> Callable[[], Any]:
-        """What waits until all that has been queued so far is done."""
-        ...
-
-    def lend(self, memory: torch.Tensor) -> None:
-        """``memory`` is about to be read on the stream that is current here."""
-        ...
-
-    def upload(self, pictures: Pictures, threads: int) -> Pictures:
-        """Host pictures → the device, on the stream that is current here."""
-        ...
-
-
-class CudaQueue:
-    """A `Queue` on a stream of its own."""
-
-    on_cuda = True
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)
-
-    def empty(self, nbytes: int) -> torch.Tensor:
-        with torch.cuda.stream(self._stream):
-            return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
-
-    def pinned(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
-
-    def upload_bytes(self, n: int) -> int:
-        return native.decode_tiles_upload_bytes(n)
-
-    def decode_tiles(self, *args: Any, **options: Any) -> None:
-        native.decode_tiles(*args, **options, stream=self._stream.cuda_stream)
-
-    def mark(self) -> Callable[[], Any]:
-        event = torch.cuda.Event()
-        event.record(self._stream)
-        return event.synchronize
-
-    def lend(self, memory: torch.Tensor) -> None:
-        memory.record_stream(torch.cuda.current_stream(self._device))
-
-    def upload(self, pictures: Pictures, threads: int) -> Pictures:
-        return upload(pictures, self._device, threads=threads)
 
 
 @dataclass
@@ -127,7 +49,7 @@ class TileDecoder:
 
     def submit_stripped(self, stripped: native.Stripped, rows: np.ndarray, roi: np.ndarray) -> None:
         """``rows`` int64 [N ≥ 1] of files in host memory, such as can be stripped, and their regions int64 [N, 4]."""
-        nbytes = -(-stripped.nbytes[rows] // _ALIGNED) * _ALIGNED
+        nbytes = stripped.nbytes[rows]
         starts = self._queue.upload_bytes(len(rows)) + np.cumsum(nbytes) - nbytes
 
         def write(pinned: torch.Tensor) -> None:
@@ -171,7 +93,7 @@ class TileDecoder:
             address = address + np.uint64(uploaded.data_ptr())
         sizes = regions[:, 2:].copy()
         row_bytes = native.rgb_row_bytes(sizes[:, 1])
-        nbytes = -(-sizes[:, 0] * row_bytes // _ALIGNED) * _ALIGNED
+        nbytes = sizes[:, 0] * row_bytes
         pixels = queue.empty(int(nbytes.sum()))
         out = (pixels.data_ptr() + np.cumsum(nbytes) - nbytes).astype(np.uint64)
         queue.decode_tiles(address, tiles.shape, regions, out, upload=uploaded, pinned=pinned)

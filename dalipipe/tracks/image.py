@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dalipipe.decoders import decoder_of
+from dalipipe.decoders import describe_decoder
 from dalipipe.decoders.base import inspect
 from dalipipe.decoders.tiles import kept_shares
 from dalipipe.engines import make_engine
@@ -177,7 +177,7 @@ def explain_images(
         headers, errors = inspect(column, threads=config.threads)
         rows = rows[~np.isin(rows, list(errors))]
         sizes = np.stack([headers["height"], headers["width"]], axis=1).astype(np.int64)[rows]
-        lines = [f"{name!r}: files, decoded by {decoder_of(config.decoder, config.output.device)}"]
+        lines = [f"{name!r}: files, decoded by {describe_decoder(config.decoder, config.output.device)}"]
     if not len(rows):
         return [*lines, f"    none of the {len(indices)} pictures looked at is good"]
     if isinstance(column, Encoded) and isinstance(plan, Plan):
