@@ -99,9 +99,10 @@ class DataLoader(TorchDataLoader):
         cache: keep samples in memory, so that they are not read and decoded again: in ``"ram"``, which the processes
         of this node share, or on the ``"device"``, where batches are made (of a CPU, that is the same). What comes
         first stays; what does not fit is read as before. Kept are whole pictures, decoded, where all of them will
-        fit, else files; on a CUDA device files only if they are JPEGs in tiles, which it decodes by itself. It holds for data sets whose samples stay as they are. cache_bytes: how much memory that may
-        take on this node or device, ``8 << 30`` or ``"8GiB"``; ``None``: half of what is available on this node, or a
-        quarter of what is free on the device, when the first epoch begins. `explain` tells what is kept.
+        fit, else files; on a CUDA device files only where they are JPEGs in tiles, which it decodes by itself. It
+        holds for data sets whose samples stay as they are. cache_bytes: how much memory that may take on this node or
+        device, ``8 << 30`` or ``"8GiB"``; ``None``: half of what is available on this node, or a quarter of what is
+        free on the device, when the first epoch begins. `explain` tells what is kept.
         pin_memory, persistent_workers, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken for
         compatibility; there are no worker processes for them to matter to.
 
