@@ -11,6 +11,7 @@
 #include "cpu/pool.h"
 #include "fold.h"
 #include "io.h"
+#include "jpeg/ones.h"
 #include "jpeg/strip.h"
 #include "jpeg/tiles.h"
 #include "labels.h"
@@ -229,6 +230,20 @@ py::list read_regions(const Array<uint8_t>& arena, const Array<int64_t>& starts,
     read_jpegs(arena.data(), at, region, n, threads, to.data(), why_not.data());
   }
   return reasons(why_not);
+}
+
+py::bytes unstuffed(const py::bytes& data, int32_t level) {
+  const std::string from = data;
+  std::string to(from.size(), 0);
+  const uint8_t* begin = reinterpret_cast<const uint8_t*>(from.data());
+  uint8_t* out = reinterpret_cast<uint8_t*>(to.data());
+  return py::bytes(to.data(), copy_unstuffed(begin, begin + from.size(), out, level) - out);
+}
+
+int64_t marker_in(const py::bytes& data, int32_t level) {
+  const std::string from = data;
+  const uint8_t* begin = reinterpret_cast<const uint8_t*>(from.data());
+  return find_marker(begin, begin + from.size(), level) - begin;
 }
 
 // `regions`: none, or one a file.
@@ -602,6 +617,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("read_jpegs", &read_regions, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(),
         "regions"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
 
+  m.def("unstuffed", &unstuffed, py::kw_only(), "data"_a, "level"_a);
+  m.def("marker_in", &marker_in, py::kw_only(), "data"_a, "level"_a);
   py::class_<StripBatch>(m, "StripBatch")
       .def(py::init(&strip), py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(), "regions"_a.noconvert(),
            "threads"_a, py::keep_alive<1, 2>())

@@ -6,6 +6,7 @@
 
 #include "cpu/pool.h"
 #include "io.h"
+#include "jpeg/ones.h"
 
 namespace dalipipe {
 namespace {
@@ -74,12 +75,11 @@ void read_tiff(const Bytes& in, ImageHeader& header, bool exif) {
 void read_jpeg_scans(const Bytes& in, size_t scan, ImageHeader& header) {
   size_t at = scan;
   while (scan > 0 && in.has(at, 2)) {
-    const void* next = std::memchr(in.data + at, 0xFF, in.size - at - 1);
-    if (!next) break;
-    at = static_cast<const uint8_t*>(next) - in.data + 1;
+    at = find_marker(in.data + at, in.data + in.size) - in.data + 1;
+    if (at >= in.size) break;
     const uint32_t marker = in.data[at];
-    if (marker == 0xD9) return;                                                    // the end
-    if (marker == 0x00 || marker == 0xFF || (marker >= 0xD0 && marker <= 0xD7)) {  // stuffed, fill, restart
+    if (marker == 0xD9) return;                                  // the end
+    if (marker == 0xFF || (marker >= 0xD0 && marker <= 0xD7)) {  // fill, restart
       at += marker != 0xFF;
     } else if (marker == 0xC4 || marker == 0xCC || (marker >= 0xDA && marker <= 0xDD) || marker == 0xFE ||
                (marker >= 0xE0 && marker <= 0xEF)) {  // a segment before the next scan

@@ -311,6 +311,18 @@ def read_jpegs(
     return list(_C.read_jpegs(arena=arena, starts=starts, regions=regions, out=address, threads=threads))
 
 
+def unstuffed(data: bytes, *, level: int = 2) -> bytes:
+    """JPEG data without the zero behind each byte of ones, as `Stripped` writes them. ``level``: of instructions, at
+    most: 0: any processor's, 1: AVX2, 2: AVX-512; the result is the same.
+    """
+    return bytes(_C.unstuffed(data=data, level=level))
+
+
+def marker_in(data: bytes, *, level: int = 2) -> int:
+    """Where in JPEG data the first marker is, or a byte of ones at the end; their length where there is none."""
+    return int(_C.marker_in(data=data, level=level))
+
+
 class Stripped:
     """N files of JPEG tiles, to be written as stripped JPEGs: what a device decodes, a thread a tile (csrc/jpeg).
 

@@ -97,5 +97,5 @@ def host_queue(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """csrc/cuda's JPEG decoder compiled for the host, as a decoder's device."""
     from emulation import HostQueue, compile_for_host
 
-    others = [*(f"jpeg/{name}.cpp" for name in ("file", "huffman", "strip", "cut")), "cpu/pool.cpp"]
+    others = [*(f"jpeg/{name}.cpp" for name in ("file", "huffman", "strip", "cut", "ones")), "cpu/pool.cpp"]
     return HostQueue(compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu"), "jpeg", *others))

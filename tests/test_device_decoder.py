@@ -230,6 +230,17 @@ def test_unsound_codes_are_refused() -> None:
         assert native.Stripped(*arena([bytes(file)]), None).refused == [(0, True, "its Huffman codes are malformed")]
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([0, 0xFF, 1, 0xD0, 7]) | st.integers(0, 255), max_size=300), st.integers(0, 200))
+def test_stuffed_zeros_and_markers(values: list[int], plain: int) -> None:
+    """With all instructions, at every distance from what they take at a time."""
+    data = bytes(range(1, 251))[:plain] + bytes(values)
+    markers = [i for i, byte in enumerate(data) if byte == 0xFF and data[i + 1 : i + 2] != b"\0"]
+    for level in (0, 1, 2):
+        assert native.unstuffed(data, level=level) == data.replace(b"\xff\0", b"\xff")
+        assert native.marker_in(data, level=level) == (markers[0] if markers else len(data))
+
+
 # --- what is uploaded, and what is started ----------------------------------------------------------------------------
 
 

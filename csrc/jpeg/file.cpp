@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "jpeg/ones.h"
+
 namespace dalipipe {
 namespace {
 
@@ -208,15 +210,10 @@ bool JpegFile::segments(std::vector<JpegPart>& out) {
   const int64_t mcus = static_cast<int64_t>(scan_mcus_x()) * scan_mcus_y();
   const int64_t expected = scan.restart == 0 ? 1 : (mcus + scan.restart - 1) / scan.restart;
   out.clear();
+  out.reserve(static_cast<size_t>(std::min<int64_t>(expected, 1 << 16)));
   size_t begin = scan.data, at = begin;
   for (;;) {
-    const void* found = at < size_ ? std::memchr(data_ + at, 0xFF, size_ - at) : nullptr;
-    if (!found) return fail("it ends early");
-    at = static_cast<size_t>(static_cast<const uint8_t*>(found) - data_);
-    if (at + 1 < size_ && u8(at + 1) == 0) {  // a stuffed zero
-      at += 2;
-      continue;
-    }
+    at = static_cast<size_t>(find_marker(data_ + at, data_ + size_) - data_);
     size_t marker = at + 1;
     while (marker < size_ && u8(marker) == 0xFF) ++marker;
     if (marker >= size_) return fail("it ends early");

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cpu/pool.h"
+#include "jpeg/ones.h"
 #include "jpeg/tiles.h"
 
 namespace dalipipe {
@@ -20,18 +21,6 @@ uint8_t place_of(const HuffmanCode& code, std::vector<StatedCode>& codes, size_t
   while (i < codes.size() && std::memcmp(&codes[i], &stated, sizeof stated) != 0) ++i;
   if (i == codes.size()) codes.push_back(stated);
   return static_cast<uint8_t>(i);
-}
-
-// Leaves out the zero behind each byte of ones; returns where the copy ends.
-uint8_t* copy_unstuffed(const uint8_t* from, const uint8_t* end, uint8_t* to) {
-  while (from < end) {
-    const void* ones = std::memchr(from, 0xFF, static_cast<size_t>(end - from));
-    const uint8_t* next = ones ? static_cast<const uint8_t*>(ones) + 1 : end;
-    std::memcpy(to, from, static_cast<size_t>(next - from));
-    to += next - from;
-    from = ones && next < end && *next == 0 ? next + 1 : next;
-  }
-  return to;
 }
 
 }  // namespace
