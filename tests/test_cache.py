@@ -29,7 +29,7 @@ import torch
 from conftest import picture
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from jpegs import jpeg
+from jpegs import jpeg, tiled
 from PIL import Image
 
 import dalipipe
@@ -820,6 +820,69 @@ def test_the_way_of_a_device(folder: Path, device_on_host: None, decoded: Decode
     arrays = dalipipe.Arrays(np.stack([picture(30, 40, i) for i in range(200)]), np.arange(200))
     said = check(arrays, cache_bytes, batch=30, cache="device")
     assert ("200 of 200" in said) == (cache_bytes is None)
+
+
+@pytest.fixture
+def tiles(folder: Path) -> Path:
+    """The folder with its JPEGs as tiles, without the PNGs among them."""
+    for path in folder.rglob("*"):
+        if path.suffix == ".png":
+            path.unlink()
+        elif path.is_file():
+            path.write_bytes(tiled(path.read_bytes()))
+    return folder
+
+
+@pytest.fixture
+def queue_on_host(device_on_host: None, host_queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (device_memory, decoding):
+        monkeypatch.setattr(module, "queue_of", lambda device: host_queue)
+
+
+def test_tiles_are_kept_stripped_where_pixels_do_not_fit(
+    tiles: Path, queue_on_host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, counted = dalipipe.ImageFolder(tiles), Decoded(monkeypatch)
+    for policy in POLICIES.values():
+        said = check(source, "400KB", cache="device", policy=policy)
+        assert re.search(r"cache: device, encoded, 54 of 54 samples, \d+ KiB of 391 KiB", said), said
+    assert "cache: device, decoded, 54 of 54" in check(source, cache="device")
+    monkeypatch.setattr(device_memory, "CHUNK_BYTES", 20_000)
+    assert re.search(r"encoded, [1-4]\d of 54", check(source, "80KB", cache="device", epochs=4))
+    counted.pictures = 0
+    cached = loader(source, "device", cache_bytes="400KB")
+    for _ in range(3):
+        list(cached)
+    cached.close()
+    assert counted.pictures == 54  # those of the first epoch
+
+
+def test_what_is_no_sound_file_of_tiles_is_read_each_time(
+    tiles: Path, queue_on_host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage below a crop might be met by the next; and what is no tiles is none."""
+    paths = sorted(path for path in tiles.rglob("*.jpg"))
+    monkeypatch.setattr(samples, "_LOOKED_AT", 2)  # so that none of these is seen beforehand
+    damaged = bytearray(paths[20].read_bytes())
+    begin = damaged.index(b"\xff\xda") + 14
+    damaged[begin : begin + 30] = bytes(30)
+    paths[20].write_bytes(damaged)
+    paths[25].write_bytes(jpeg(60, 70))
+    said = check(dalipipe.ImageFolder(tiles), "400KB", cache="device", on_error="substitute", max_bad=0.5)
+    assert re.search(r"encoded, 5[0-2] of 54", said), said
+
+
+def test_other_decoders_keep_pixels(tiles: Path, queue_on_host: None) -> None:
+    source = dalipipe.ImageFolder(tiles)
+    for decoder in ("pillow", "dali"):
+        assert "decoded, " in check(source, "400KB", cache="device", decoder=decoder, epochs=2)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("cache_bytes", ["400KB", "80KB"])
+def test_tiles_on_cuda(tiles: Path, cache_bytes: str) -> None:
+    said = check(dalipipe.ImageFolder(tiles), cache_bytes, cache="device", device="cuda")
+    assert ("encoded, 54 of 54" in said) == (cache_bytes == "400KB"), said
 
 
 @pytest.mark.cuda

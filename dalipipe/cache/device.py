@@ -7,7 +7,7 @@ import torch
 
 from dalipipe.cache.arena import CHUNK_BYTES
 from dalipipe.native import Stripped
-from dalipipe.queues import queue_of
+from dalipipe.queues import Queue, queue_of
 from dalipipe.records import Pictures
 from dalipipe.transfers import as_tensor, on_cuda
 
@@ -26,6 +26,7 @@ class DeviceMemory:
         self.owner: list[torch.Tensor] = []
         self.used_bytes = self._chunks_bytes = 0
         self._free_from = self._free_to = 0  # in the last chunk, as addresses
+        self._queue: Queue | None = None
 
     def claim(self, nbytes: np.ndarray) -> np.ndarray:
         addresses = []
@@ -46,7 +47,9 @@ class DeviceMemory:
             torch.cuda.current_stream().synchronize()  # other lanes read on streams of their own
 
     def write_tiles(self, files: Stripped, rows: np.ndarray, address: np.ndarray, *, threads: int) -> np.ndarray:
-        queue, n = queue_of(self._device), len(rows)
+        if self._queue is None:
+            self._queue = queue_of(self._device)
+        queue, n = self._queue, len(rows)
         nbytes = files.nbytes[rows]
         starts = np.cumsum(nbytes) - nbytes
         staged = queue.pinned(int(nbytes.sum()))
@@ -76,6 +79,7 @@ class DeviceMemory:
             chunk = torch.empty(size, dtype=torch.uint8, device=self._device)
         except torch.cuda.OutOfMemoryError:
             return False
+        torch.cuda.current_stream(self._device).synchronize()  # who had it before may be at work there
         self.owner.append(chunk)
         self._chunks_bytes += size
         self._free_from, self._free_to = chunk.data_ptr(), chunk.data_ptr() + size
