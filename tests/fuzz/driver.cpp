@@ -36,7 +36,8 @@ struct Target {
 const Target targets[] = {{"passes", fuzz_passes}};
 #else
 const Target targets[] = {{"probe", fuzz_probe},     {"tar", fuzz_tar},   {"tfrecord", fuzz_tfrecord},
-                          {"example", fuzz_example}, {"jpeg", fuzz_jpeg}, {"overrun", overrun}};
+                          {"example", fuzz_example}, {"jpeg", fuzz_jpeg}, {"device", fuzz_device},
+                          {"overrun", overrun}};
 #endif
 
 using Blob = std::vector<uint8_t>;

@@ -27,4 +27,5 @@ void fuzz_tar(const uint8_t* data, size_t size);       // the index of tar shard
 void fuzz_tfrecord(const uint8_t* data, size_t size);  // the index of TFRecord files
 void fuzz_example(const uint8_t* data, size_t size);   // tf.train.Example messages
 void fuzz_jpeg(const uint8_t* data, size_t size);      // JPEGs transcoded, cut and decoded
+void fuzz_device(const uint8_t* data, size_t size);    // JPEGs decoded by the CUDA kernels, compiled for the host
 void fuzz_passes(const uint8_t* data, size_t size);    // batches of pictures, labels and pairs

@@ -28,7 +28,7 @@ CRASH = "fuzz-crash.bin"  # where the driver leaves the input that was too much
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = "-std=c++17 -g -O1 -ffp-contract=off -fno-sanitize-recover=all -fno-omit-frame-pointer".split()
 FLAGS += ["-fsanitize=address,undefined,float-cast-overflow"]
-FILES = [ROOT / "tests" / "fuzz" / f"{name}.cpp" for name in ("probe", "shards", "jpeg")]
+FILES = [ROOT / "tests" / "fuzz" / f"{name}.cpp" for name in ("probe", "shards", "jpeg", "device")]
 FILES += [ROOT / "csrc" / name for name in ("probe.cpp", "shards.cpp", "tfrecord.cpp", "cpu/pool.cpp")]
 FILES += sorted((ROOT / "csrc/jpeg").glob("*.cpp"))
 PASSES = [ROOT / "tests/fuzz/passes.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
@@ -37,7 +37,12 @@ PASSES = [ROOT / "tests/fuzz/passes.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cp
 def build(folder: Path, sources: Sequence[Path] = FILES) -> Path:
     """Compiles the targets of files, or those of ``PASSES``, which take longer, into one program in `folder`. Raises
     ``CalledProcessError`` with what the compiler said."""
-    command = [*shlex.split(os.environ.get("CXX", "g++")), *FLAGS, f"-I{ROOT / 'csrc'}"]
+    command = [
+        *shlex.split(os.environ.get("CXX", "g++")),
+        *FLAGS,
+        f"-I{ROOT / 'csrc'}",
+        f"-I{ROOT / 'tests/cuda_on_cpu'}",
+    ]
     sources = [ROOT / "tests/fuzz/driver.cpp", *sources]
     command += ["-DFUZZ_PASSES"] if PASSES[0] in sources else []
     objects = [folder / f"{i}.o" for i in range(len(sources))]
@@ -102,6 +107,22 @@ def jpegs() -> list[bytes]:
                     + b"\x12"
                     + data[at + 12 :]
                 )
+    return files
+
+
+def grids() -> list[bytes]:
+    """Small JPEGs of tiles: a restart at each MCU, or each row of them."""
+    files = []
+    for i, sampling in enumerate(("4:4:4", "4:2:2", "4:2:0", "grey")):
+        for options in ({"restart_marker_blocks": 1}, {"restart_marker_rows": 1}):
+            pixels = np.random.default_rng(i).normal(128, 50, (45, 70, 3)).clip(0, 255).astype(np.uint8)
+            out = io.BytesIO()
+            image = Image.fromarray(pixels)
+            if sampling == "grey":
+                image.convert("L").save(out, "JPEG", optimize=True, **options)
+            else:
+                image.save(out, "JPEG", optimize=True, subsampling=sampling, **options)
+            files.append(out.getvalue())
     return files
 
 
@@ -179,6 +200,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "tfrecord": tfrecords,
     "example": examples,
     "jpeg": jpegs,
+    "device": grids,
     "passes": passes,
 }
 
