@@ -109,3 +109,48 @@ def regions(draw: st.DrawFn, file: bytes) -> tuple[int, int, int, int]:
     height, width = struct.unpack_from(">HH", file, frame(file) + 5)
     y, x = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
     return y, x, draw(st.integers(1, height - y)), draw(st.integers(1, width - x))
+
+
+# Of JPEGs written token by token: a DC size or an AC symbol, and the value's bits.
+Token = tuple[int, int]
+_AC = [*range(256)]
+_AC.remove(0xFF)
+_AC = sorted(symbol for symbol in _AC if symbol & 15 <= 10)  # those that a baseline file may have
+
+
+def from_tokens(tiles: Sequence[Sequence[Token]], width: int, tail: Sequence[str]) -> bytes:
+    """A grey JPEG, ``width`` blocks of 8x8 px to a tile, tiles one below the other: in each the DC token of a block and
+    its AC tokens, then those of the next. Bits of ``tail`` end each tile, filled up with ones.
+
+    AC codes are of eight bits, but for symbols above 0x80, of sixteen.
+    """
+    short, long = [s for s in _AC if s <= 0x80], [s for s in _AC if s > 0x80]
+    codes = {symbol: f"{i:08b}" for i, symbol in enumerate(short)}
+    codes |= {symbol: f"{(len(short) << 8) + i:016b}" for i, symbol in enumerate(long)}
+    out = bytearray(b"\xff\xd8")
+
+    def segment(marker: int, body: bytes) -> None:
+        out.extend([0xFF, marker])
+        out.extend(struct.pack(">H", len(body) + 2) + body)
+
+    segment(0xDB, bytes([0, *range(1, 65)]))
+    segment(0xC0, struct.pack(">BHHB3B", 8, 8 * len(tiles), 8 * width, 1, 1, 0x11, 0))
+    segment(0xC4, bytes([0x00, 0, 0, 0, 12, *[0] * 12, *range(12)]))
+    segment(0xC4, bytes([0x10, *[0] * 7, len(short), *[0] * 7, len(long), *short, *long]))
+    segment(0xDD, struct.pack(">H", width))
+    segment(0xDA, bytes([1, 1, 0, 0, 63, 0]))
+    for number, (tokens, end) in enumerate(zip(tiles, tail, strict=True)):
+        bits, left = "", 0
+        for symbol, value in tokens:
+            is_dc = left == 0
+            size = symbol if is_dc else symbol & 15
+            bits += f"{symbol:04b}" if is_dc else codes[symbol]
+            bits += f"{value & (1 << size) - 1:0{size}b}" if size else ""
+            advance = 1 if is_dc else (symbol >> 4) + 1 if size else 16 if symbol == 0xF0 else 64
+            left = 63 if is_dc else max(left - advance, 0)
+        bits += end
+        bits += "1" * (-len(bits) % 8)
+        data = int(bits or "0", 2).to_bytes(len(bits) // 8, "big")
+        out += data.replace(b"\xff", b"\xff\0")
+        out += bytes([0xFF, 0xD0 + number % 8 if number + 1 < len(tiles) else 0xD9])
+    return bytes(out)

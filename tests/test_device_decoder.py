@@ -14,7 +14,7 @@ import torch
 from conftest import picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jpegs import SAMPLINGS, SIZES, arena, decode, files_of_jpeg, jpeg, regions, tile, tiled
+from jpegs import SAMPLINGS, SIZES, Token, arena, decode, files_of_jpeg, from_tokens, jpeg, regions, tile, tiled
 from PIL import Image
 
 import dalipipe
@@ -195,6 +195,57 @@ def test_damage_is_seen_as_on_the_host(queue: Any) -> None:
             if reason is None:
                 np.testing.assert_array_equal(found, wanted)
     assert min(verdicts.values()) > 100, verdicts
+
+
+def tokens_of_tile(random: np.random.Generator, blocks: int) -> list[Token]:
+    """Such as mostly make sense, and often come near what is just allowed."""
+    tokens: list[Token] = []
+    dc = 0
+    for _ in range(blocks):
+        aim = int(random.choice([0, 5, 2047, -2047, 2048, -2048], p=[0.3, 0.3, 0.15, 0.15, 0.05, 0.05]))
+        size = min(abs(aim - dc).bit_length(), 11)
+        value = aim - dc if abs(aim - dc) < 2048 else int(np.sign(aim - dc)) * 2047
+        tokens.append((size, value if value >= 0 else value - 1))
+        dc += value
+        k = 0
+        while k < 63:
+            if random.random() < 0.2:  # the end, as it should be written or by another symbol without a value
+                tokens.append((int(random.choice([0x00, 0x00, 0x00, 0x30, 0xE0])), 0))
+                break
+            past = random.random() < 0.03
+            run = int(random.integers(0, 16)) if random.random() < 0.8 else 62 - k + past
+            if run > 15 or random.random() < 0.1:
+                tokens.append((0xF0, 0))
+                k += 16
+            elif k + run + 1 <= 63 + past:
+                size = int(random.integers(1, 11))
+                tokens.append((run << 4 | size, int(random.integers(1 << size))))
+                k += run + 1
+    return tokens
+
+
+def test_the_edges_of_what_is_allowed(queue: Any) -> None:
+    """Sums of 11 bits, runs to the last coefficient and one beyond, ends that are too early or too late by little."""
+    random = np.random.default_rng(5)
+    verdicts = {True: 0, False: 0}
+    for _ in range(30):
+        files, roi = [], []
+        for _ in range(16):
+            width, rows = (int(n) for n in random.integers(1, 4, 2))
+            tail = [str(random.choice(["", "1", "1" * 7, "1" * 8, "0" * 9], p=[0.7, 0.1, 0.1, 0.05, 0.05]))] * rows
+            files.append(from_tokens([tokens_of_tile(random, width) for _ in range(rows)], width, tail))
+            roi.append(
+                (0, 0, 8 * rows, 8 * width) if random.random() < 0.5 else any_region(random, 8 * rows, 8 * width)
+            )
+        expected, reasons = on_host(files, roi)
+        got, damaged = by_tiles(queue, files, roi)
+        for row, (reason, wanted, found) in enumerate(zip(reasons, expected, got, strict=True)):
+            assert reason in (None, "its data are damaged")
+            assert (row in damaged) == (reason is not None), (row, reason)
+            verdicts[reason is None] += 1
+            if reason is None:
+                np.testing.assert_array_equal(found, wanted)
+    assert min(verdicts.values()) > 60, verdicts
 
 
 def test_damaged_tiles_get_a_second_look(queue: Any) -> None:

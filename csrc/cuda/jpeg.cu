@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(kThreads, 4) transform_kernel(const __grid_con
 }
 
 // A thread for every four pixels of a row.
-__global__ void __launch_bounds__(kThreads, 4) colour_kernel(const __grid_constant__ Batch b) {
+__global__ void __launch_bounds__(kThreads, 3) colour_kernel(const __grid_constant__ Batch b) {
   each_chunk(b, [&](const Job& job, int32_t, int64_t chunk) {
     const JpegShape& shape = jpeg_of(job).shape;
     const Region& r = job.region;
