@@ -73,7 +73,8 @@ class CudaQueue:
             return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
 
     def pinned(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+        with torch.cuda.device(self._device):  # in another thread it would be the first device's
+            return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
 
     def upload_bytes(self, n: int) -> int:
         return native.decode_tiles_upload_bytes(n)

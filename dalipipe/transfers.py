@@ -47,15 +47,16 @@ def download(pictures: Pictures) -> Pictures:
 
 
 def as_tensor(pictures: Pictures, row: int) -> torch.Tensor:
-    """One picture where it is, uint8 [H, W, C]; of one on a device, rows must be dense."""
+    """One picture where it is, uint8 [H, W, C]."""
     if not pictures.on_cuda:
         return torch.from_numpy(np.array(pictures[row]))
-    h, w = pictures.size_px[row].tolist()
-    return on_cuda(int(pictures.address[row]), (h, w, pictures.channels), pictures.owner)
+    (h, w), c = pictures.size_px[row].tolist(), pictures.channels
+    strides = (int(pictures.row_bytes[row]), c, 1)
+    return on_cuda(int(pictures.address[row]), (h, w, c), pictures.owner, strides)
 
 
-def on_cuda(address: int, shape: tuple[int, ...], owner: Any) -> torch.Tensor:
-    """A view of uint8 in the current device's memory, which ``owner`` keeps."""
-    interface = {"data": (address, False), "shape": shape, "typestr": "|u1", "version": 3, "strides": None}
+def on_cuda(address: int, shape: tuple[int, ...], owner: Any, strides: tuple[int, ...] | None = None) -> torch.Tensor:
+    """A view of uint8 in the current device's memory, which ``owner`` keeps; ``strides``: ``None``: it is dense."""
+    interface = {"data": (address, False), "shape": shape, "typestr": "|u1", "version": 3, "strides": strides}
     view = type("_View", (), {"__cuda_array_interface__": interface, "owner": owner})()
     return torch.as_tensor(view, device="cuda")
