@@ -51,19 +51,15 @@ DP_HD int32_t jpeg_double_across(int32_t near, int32_t far, int32_t x) {  // x: 
 // Doubled one way only; i: the column or row of the picture.
 DP_HD int32_t jpeg_double(int32_t near, int32_t far, int32_t i) { return (3 * near + far + 1 + (i & 1)) >> 2; }
 
-// What pixel (x, y) has of a chroma plane [h, w] (rows `stride` bytes apart) that is halved across, down or both. Of
-// the plane only the sample under the pixel and those beside it are looked at.
-DP_HD int32_t jpeg_chroma(const uint8_t* plane, int64_t stride, int32_t h, int32_t w, bool across, bool down, int32_t y,
-                          int32_t x) {
-  const int32_t near_y = down ? y / 2 : y, near_x = across ? x / 2 : x;
-  const uint8_t* near = plane + near_y * stride;
-  if (across && w <= kJpegPlainWidth) return near[near_x];
+// Pixel (x, y) out of a chroma plane [h, w] (rows `stride` bytes apart).
+DP_HD int32_t jpeg_chroma(const uint8_t* plane, int32_t stride, int32_t h, int32_t w, int32_t y, int32_t x) {
+  const int32_t near_y = y / 2, near_x = x / 2;
+  const uint8_t* near = plane + static_cast<int64_t>(near_y) * stride;
+  if (w <= kJpegPlainWidth) return near[near_x];
   int32_t far_y = y & 1 ? near_y + 1 : near_y - 1, far_x = x & 1 ? near_x + 1 : near_x - 1;
   far_y = far_y < 0 ? 0 : far_y < h ? far_y : h - 1;
   far_x = far_x < 0 ? 0 : far_x < w ? far_x : w - 1;
-  const uint8_t* far = plane + far_y * stride;
-  if (!across) return down ? jpeg_double(near[near_x], far[near_x], y) : near[near_x];
-  if (!down) return jpeg_double(near[near_x], near[far_x], x);
+  const uint8_t* far = plane + static_cast<int64_t>(far_y) * stride;
   return jpeg_double_across(jpeg_double_down(near[near_x], far[near_x]), jpeg_double_down(near[far_x], far[far_x]), x);
 }
 

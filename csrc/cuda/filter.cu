@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(kThreads, 3) jpeg_pixels_kernel(const __grid_c
         return;
       }
       const auto chroma = [&](int64_t plane) {
-        return jpeg_chroma(luma + plane, planes.chroma_stride, planes.chroma_h, planes.chroma_w, true, true, y, x);
+        return jpeg_chroma(luma + plane, planes.chroma_stride, planes.chroma_h, planes.chroma_w, y, x);
       };
       const int32_t blue = chroma(planes.blue), red = chroma(planes.red);
       px[0] = jpeg_r(light, red);

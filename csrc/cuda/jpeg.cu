@@ -134,8 +134,8 @@ __global__ void __launch_bounds__(kTileThreads, 8) read_kernel(const __grid_cons
       const int32_t end = x + shape.tile, read_end = end < job.mcus.x1 ? end : job.mcus.x1;
       const int32_t kept = !job.out ? read_end : x > job.mcus.x0 ? x : job.mcus.x0;
       const int32_t each = mcu_blocks(shape);
-      const TileBlocks blocks{luma_blocks(shape), each, dc, ac, (read_end - x) * each, (kept - x) * each,
-                              read_end == end};
+      const TileBlocks blocks{luma_blocks(shape), each,           dc, ac, (read_end - x) * each,
+                              (kept - x) * each,  read_end == end};
       const int64_t mcu =
           static_cast<int64_t>(row_of(i) - job.mcus.y0) * (job.mcus.x1 - job.mcus.x0) + kept - job.mcus.x0;
       int16_t* levels = reinterpret_cast<int16_t*>(b.scratch + job.levels) + mcu * each * 64;
@@ -145,35 +145,44 @@ __global__ void __launch_bounds__(kTileThreads, 8) read_kernel(const __grid_cons
   });
 }
 
+// Eight numbers that go through memory together.
+struct alignas(16) Levels {
+  int16_t v[8];
+};
+struct alignas(8) Bytes {
+  uint8_t v[8];
+};
+
 // Eight threads a block: each dequantises eight levels, then transforms a column, then a row.
 __global__ void __launch_bounds__(kThreads, 4) transform_kernel(const __grid_constant__ Batch b) {
   constexpr int32_t kRow = 9, kBlock = 8 * kRow;  // with gaps, so that threads do not meet in the banks of memory
   __shared__ int32_t values[kBlocks * kBlock];
-  __shared__ uint8_t places[64];
   const int32_t thread = static_cast<int32_t>(threadIdx.x), part = thread % 8;
   int32_t* const mine = values + thread / 8 * kBlock;
-  if (thread < 64) places[thread] = static_cast<uint8_t>(jpeg_zigzag(thread));
-  __syncthreads();
+  int32_t places[8];  // of this thread's levels
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    const int32_t place = jpeg_zigzag(8 * part + k);
+    places[k] = place / 8 * kRow + place % 8;
+  }
   each_chunk(b, [&](const Job& job, int32_t, int64_t chunk) {
     const StrippedJpeg& jpeg = jpeg_of(job);
     const JpegShape& shape = jpeg.shape;
-    const int32_t each = mcu_blocks(shape), luma = luma_blocks(shape);
+    const int32_t each = mcu_blocks(shape), luma = luma_blocks(shape), wide = job.mcus.x1 - job.mcus.x0;
     const int64_t blocks = blocks_of(shape, job.mcus), most = (chunk + 1) * kMostBlocks;
     const int64_t end = blocks < most ? blocks : most;
 #pragma unroll 1
     for (int64_t first = chunk * kMostBlocks; first < end; first += kBlocks) {
       const int64_t i = first + thread / 8;
       const bool any = i < end;
-      const int64_t mcu = i / each;
-      const int32_t block = static_cast<int32_t>(i % each), component = block < luma ? 0 : block - luma + 1;
+      const int32_t mcu = static_cast<int32_t>(i / each), block = static_cast<int32_t>(i % each);
+      const int32_t component = block < luma ? 0 : block - luma + 1;
       int32_t v[8];
       if (any) {
-        const int16_t* levels = reinterpret_cast<const int16_t*>(b.scratch + job.levels) + i * 64 + 8 * part;
+        const Levels levels = reinterpret_cast<const Levels*>(b.scratch + job.levels)[i * 8 + part];
+        const Bytes quantisers = reinterpret_cast<const Bytes*>(jpeg.quantisers[component])[part];
 #pragma unroll
-        for (int k = 0; k < 8; ++k) {
-          const int32_t place = places[8 * part + k];
-          mine[place / 8 * kRow + place % 8] = jpeg_dequantised(levels[k], jpeg.quantisers[component][8 * part + k]);
-        }
+        for (int k = 0; k < 8; ++k) mine[places[k]] = jpeg_dequantised(levels.v[k], quantisers.v[k]);
       }
       __syncthreads();
       if (any) {
@@ -188,61 +197,100 @@ __global__ void __launch_bounds__(kThreads, 4) transform_kernel(const __grid_con
 #pragma unroll
         for (int k = 0; k < 8; ++k) v[k] = mine[part * kRow + k];
         jpeg_idct_row(v);
-        const Plane plane = plane_of(shape, job.mcus, component);
-        const int32_t wide = job.mcus.x1 - job.mcus.x0, across = component == 0 ? shape.across : 1;
-        const int32_t down = component == 0 ? shape.down : 1, within = component == 0 ? block : 0;
-        const int64_t y = (mcu / wide * down + within / across) * 8 + part;
-        const int64_t x = (mcu % wide * across + within % across) * 8;
-        uint32_t samples[2] = {0, 0};
+        Bytes samples;
 #pragma unroll
-        for (int k = 0; k < 8; ++k) samples[k / 4] |= static_cast<uint32_t>(jpeg_sample(v[k])) << (8 * (k % 4));
-        uint32_t* out = reinterpret_cast<uint32_t*>(b.scratch + job.planes + plane.at + y * plane.stride() + x);
-        out[0] = samples[0];
-        out[1] = samples[1];
+        for (int k = 0; k < 8; ++k) samples.v[k] = jpeg_sample(v[k]);
+        const Plane plane = plane_of(shape, job.mcus, component);
+        const int32_t across = component == 0 ? shape.across : 1, down = component == 0 ? shape.down : 1;
+        const int32_t within = component == 0 ? block : 0;
+        const int64_t y = (static_cast<int64_t>(mcu / wide) * down + within / across) * 8 + part;
+        const int64_t x = static_cast<int64_t>(mcu % wide) * across + within % across;
+        reinterpret_cast<Bytes*>(b.scratch + job.planes + plane.at + y * plane.stride())[x] = samples;
       }
       __syncthreads();  // the values are free again
     }
   });
 }
 
+// A plane of chroma as if it were whole.
+struct Chroma {
+  int64_t stride;
+  int32_t h, w;         // that count
+  int32_t first, last;  // columns there are
+  bool across, down;    // whether it is halved so
+};
+
+// What pixels (y, x) to (y, x + 3) have of it, whose sample (0, 0) would be `at`: each sample about them is read once.
+__device__ __forceinline__ void chroma_of_four(const uint8_t* at, const Chroma& s, int32_t y, int32_t x,
+                                               int32_t (&out)[4]) {
+  const bool plain = s.across && s.w <= kJpegPlainWidth;
+  const int32_t near_y = s.down ? y / 2 : y, beside = y & 1 ? near_y + 1 : near_y - 1;
+  const uint8_t* near = at + near_y * s.stride;
+  const uint8_t* far = at + (beside < 0 ? 0 : beside < s.h ? beside : s.h - 1) * s.stride;
+  const int32_t left = s.across ? (x + 1) / 2 - 1 : x;
+  int32_t columns[4];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const int32_t column = left + k < s.first ? s.first : left + k < s.last ? left + k : s.last;
+    columns[k] = near[column];
+    if (!s.down || plain) continue;
+    columns[k] = s.across ? jpeg_double_down(columns[k], far[column]) : jpeg_double(columns[k], far[column], y);
+  }
+  const bool odd = x & 1;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const int32_t mine = odd ? columns[(k + 1) / 2] : columns[k / 2 + 1];
+    const int32_t next = odd ? columns[k % 2 == 0 ? k / 2 + 1 : k / 2] : columns[k % 2 == 0 ? k / 2 : k / 2 + 2];
+    out[k] = !s.across ? columns[k]
+             : plain   ? mine
+             : s.down  ? jpeg_double_across(mine, next, x + k)
+                       : jpeg_double(mine, next, x + k);
+  }
+}
+
 // A thread for every four pixels of a row.
-__global__ void __launch_bounds__(kThreads, 3) colour_kernel(const __grid_constant__ Batch b) {
+__global__ void __launch_bounds__(kThreads, 4) colour_kernel(const __grid_constant__ Batch b) {
   each_chunk(b, [&](const Job& job, int32_t, int64_t chunk) {
     const JpegShape& shape = jpeg_of(job).shape;
     const Region& r = job.region;
-    const bool across = shape.across > 1, down = shape.down > 1;
     const int32_t quads = (r.w + 3) / 4;
-    const int32_t chroma_h = (shape.height + shape.down - 1) / shape.down;
-    const int32_t chroma_w = (shape.width + shape.across - 1) / shape.across;
-    // The planes as if they were whole: where their sample (0, 0) would be.
-    const uint8_t* whole[3];
-#pragma unroll
-    for (int c = 0; c < 3; ++c) {
+    // The planes as if they were whole.
+    const auto whole = [&](int32_t c) {
       const Plane plane = plane_of(shape, job.mcus, c);
-      const int64_t top = 8 * job.mcus.y0 * static_cast<int64_t>(c == 0 ? shape.down : 1);
-      const int64_t left = 8 * job.mcus.x0 * static_cast<int64_t>(c == 0 ? shape.across : 1);
-      whole[c] = b.scratch + job.planes + plane.at - top * plane.stride() - left;
-    }
+      const int64_t top = 8 * int64_t{job.mcus.y0} * (c == 0 ? shape.down : 1);
+      const int64_t left = 8 * int64_t{job.mcus.x0} * (c == 0 ? shape.across : 1);
+      return b.scratch + job.planes + plane.at - top * plane.stride() - left;
+    };
+    const uint8_t* const luma = whole(0);
+    const uint8_t* const blue = whole(1);
+    const uint8_t* const red = whole(2);
     const int64_t luma_stride = plane_of(shape, job.mcus, 0).stride();
-    const int64_t chroma_stride = plane_of(shape, job.mcus, 1).stride();
-    const int64_t end = quads_of(r);
-    for (int64_t i = chunk * kQuads + threadIdx.x; i < (chunk + 1) * kQuads && i < end; i += kThreads) {
-      const int32_t row = static_cast<int32_t>(i / quads), quad = static_cast<int32_t>(i % quads), y = r.y + row;
+    Chroma chroma{plane_of(shape, job.mcus, 1).stride(),
+                  (shape.height + shape.down - 1) / shape.down,
+                  (shape.width + shape.across - 1) / shape.across,
+                  8 * job.mcus.x0,
+                  8 * job.mcus.x1 - 1,
+                  shape.across > 1,
+                  shape.down > 1};
+    if (chroma.last >= chroma.w) chroma.last = chroma.w - 1;
+    const int64_t all = quads_of(r), most = (chunk + 1) * kQuads, end = all < most ? all : most;
+#pragma unroll 1
+    for (int64_t i = chunk * kQuads + threadIdx.x; i < end; i += kThreads) {
+      const int32_t row = static_cast<int32_t>(i / quads), quad = static_cast<int32_t>(i % quads);
+      const int32_t y = r.y + row, x = r.x + 4 * quad, last = r.x + r.w - 1;
+      int32_t blues[4] = {}, reds[4] = {};
+      if (shape.components > 1) {
+        chroma_of_four(blue, chroma, y, x, blues);
+        chroma_of_four(red, chroma, y, x, reds);
+      }
       uint32_t words[3] = {0, 0, 0};
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const int32_t inside = 4 * quad + k < r.w ? 4 * quad + k : r.w - 1, x = r.x + inside;
-        const int32_t light = whole[0][y * luma_stride + x];
-        uint32_t px[3];
-        if (shape.components == 1) {
-          px[0] = px[1] = px[2] = static_cast<uint32_t>(light);
-        } else {
-          const int32_t blue = jpeg_chroma(whole[1], chroma_stride, chroma_h, chroma_w, across, down, y, x);
-          const int32_t red = jpeg_chroma(whole[2], chroma_stride, chroma_h, chroma_w, across, down, y, x);
-          px[0] = jpeg_r(light, red);
-          px[1] = jpeg_g(light, blue, red);
-          px[2] = jpeg_b(light, blue);
-        }
+      for (int k = 0; k < 4; ++k) {  // in a row's last four, some may be beyond it
+        const int32_t light = luma[y * luma_stride + (x + k < last ? x + k : last)];
+        const bool grey = shape.components == 1;
+        const uint32_t px[3] = {grey ? static_cast<uint8_t>(light) : jpeg_r(light, reds[k]),
+                                grey ? static_cast<uint8_t>(light) : jpeg_g(light, blues[k], reds[k]),
+                                grey ? static_cast<uint8_t>(light) : jpeg_b(light, blues[k])};
 #pragma unroll
         for (int c = 0; c < 3; ++c) words[(3 * k + c) / 4] |= px[c] << (8 * ((3 * k + c) % 4));
       }
@@ -287,7 +335,8 @@ class Plan {
       if (groups.empty() || groups.back().bytes + levels + planes > scratch) groups.push_back({i, 0, 0, 0});
       Group& group = groups.back();
       // Planes count from the end of the group's levels on.
-      jobs.push_back({p.jpegs[i], p.out ? p.out[i] : 0, p.regions[i], mcus, group.levels_bytes, group.bytes - group.levels_bytes});
+      jobs.push_back(
+          {p.jpegs[i], p.out ? p.out[i] : 0, p.regions[i], mcus, group.levels_bytes, group.bytes - group.levels_bytes});
       ++group.count;
       group.levels_bytes += levels;
       group.bytes += levels + planes;

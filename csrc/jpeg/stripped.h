@@ -35,9 +35,9 @@ constexpr int32_t kMostCodes = 6;  // a picture's
 
 struct StrippedJpeg {
   JpegShape shape;
+  uint8_t quantisers[3][64];  // in the order of the zigzag
   int32_t codes;              // how many there are
   uint8_t dc[3], ac[3];       // which are the components'; a code is for DC or for AC alone
-  uint8_t quantisers[3][64];  // in the order of the zigzag
 };
 static_assert(sizeof(StrippedJpeg) == 244 && sizeof(StatedCode) == 272, "multiples of 4: nothing lies between them");
 
