@@ -1,0 +1,96 @@
+"""The native core, seen from Python; nothing else imports `dalipipe._C`.
+
+Arguments are checked here, by name; what arrives in C++ is pointers and sizes. Native code works without the GIL.
+"""
+
+from dalipipe.native.core import build_info, cpu_target, struct_layouts
+from dalipipe.native.draws import fold, permute, philox, uniforms
+from dalipipe.native.files import MAX_FILE_BYTES, checksums, copy_blocks, crc32c, pack_ranges, probe_images, read_files
+from dalipipe.native.images import Running, elastic, fused_image, mix, move_labels, start_fused_image
+from dalipipe.native.jpegs import (
+    Stripped,
+    cut_jpegs,
+    decode_tiles,
+    decode_tiles_params,
+    decode_tiles_upload_bytes,
+    marker_in,
+    read_jpegs,
+    rgb_row_bytes,
+    tile_jpegs,
+    unstuffed,
+)
+from dalipipe.native.shards import (
+    ShardScanner,
+    feature_bytes,
+    feature_numbers,
+    list_features,
+    parse_integers,
+    read_examples,
+)
+from dalipipe.native.structs import (
+    CUT,
+    ELASTIC_FIELD,
+    ERASE_BOX,
+    FEATURE,
+    FEATURE_KINDS,
+    FOLD_OP,
+    IMAGE_FLAGS,
+    IMAGE_HEADER,
+    IMAGE_KINDS,
+    IMAGE_PASS,
+    JPEG_SHAPE,
+    LABEL_MAP,
+    MIX_PAIR,
+)
+
+__all__ = [
+    "CUT",
+    "ELASTIC_FIELD",
+    "ERASE_BOX",
+    "FEATURE",
+    "FEATURE_KINDS",
+    "FOLD_OP",
+    "IMAGE_FLAGS",
+    "IMAGE_HEADER",
+    "IMAGE_KINDS",
+    "IMAGE_PASS",
+    "JPEG_SHAPE",
+    "LABEL_MAP",
+    "MAX_FILE_BYTES",
+    "MIX_PAIR",
+    "Running",
+    "ShardScanner",
+    "Stripped",
+    "build_info",
+    "checksums",
+    "copy_blocks",
+    "cpu_target",
+    "crc32c",
+    "cut_jpegs",
+    "decode_tiles",
+    "decode_tiles_params",
+    "decode_tiles_upload_bytes",
+    "elastic",
+    "feature_bytes",
+    "feature_numbers",
+    "fold",
+    "fused_image",
+    "list_features",
+    "marker_in",
+    "mix",
+    "move_labels",
+    "pack_ranges",
+    "parse_integers",
+    "permute",
+    "philox",
+    "probe_images",
+    "read_examples",
+    "read_files",
+    "read_jpegs",
+    "rgb_row_bytes",
+    "start_fused_image",
+    "struct_layouts",
+    "tile_jpegs",
+    "uniforms",
+    "unstuffed",
+]

@@ -1,0 +1,122 @@
+"""The structs that native code and Python share, as numpy dtypes, and the names of what is in them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def _int32s(names: str) -> list[tuple[str, type]]:
+    return [(name, np.int32) for name in names.split()]
+
+
+#: One pass over one sample's pixels; mirrors `ImagePass` in csrc/ops.h, where each field is explained.
+IMAGE_PASS = np.dtype(
+    [
+        ("data", np.uint64),
+        ("row_bytes", np.int64),
+        *_int32s("stored_h stored_w origin_y origin_x crop_h crop_w resized_h resized_w window_y window_x"),
+        *_int32s("canvas_h canvas_w out_h out_w resample flip warp"),
+        ("matrix", np.float32, 9),
+        ("displacement", np.uint64),
+        ("fill", np.uint8, 4),
+        *_int32s("filter filter_h filter_w"),
+        ("filter_weights", np.int64),
+        ("filter_values", np.float32, 12),
+        ("noise", np.uint32, 5),
+        *_int32s("stretch colour"),
+        ("colour_matrix", np.float32, (3, 3)),
+        ("colour_mean_matrix", np.float32, (3, 3)),
+        ("colour_offset", np.float32, 3),
+        ("hue", np.float32),
+        *_int32s("table first_erase erases from_kept keep blend"),
+        ("weight", np.float32),
+        ("kept_weight", np.float32),
+    ],
+    align=True,
+)
+
+
+#: A box set to a colour, or to noise about it; mirrors `EraseBox` in csrc/ops.h.
+ERASE_BOX = np.dtype(
+    [*_int32s("y x h w"), ("values", np.float32, 3), ("sigma", np.float32, 3), ("noise", np.uint32, 5)], align=True
+)
+
+
+#: The displacement of an elastic warp; mirrors `ElasticField` in csrc/ops.h.
+ELASTIC_FIELD = np.dtype(
+    [
+        ("out", np.uint64),
+        ("weights", np.uint64),
+        *_int32s("h w"),
+        ("taps", np.int32, 2),
+        ("scale", np.float32, 2),
+        ("noise", np.uint32, 5),
+        ("unused", np.int32),
+    ],
+    align=True,
+)
+
+
+#: An operator to fold, and what was drawn of it; mirrors `FoldOp` in csrc/fold.h.
+FOLD_OP = np.dtype(
+    [
+        *_int32s("family detail"),
+        ("fill", np.int32, 3),
+        *_int32s("normalised"),
+        ("count", np.int64),
+        ("width", np.int64),
+        ("rows", np.uint64),
+        ("params", np.uint64, 4),
+        ("depths", np.uint64),
+        ("value", np.float32, 3),
+        ("sigma", np.float32),
+    ],
+    align=True,
+)
+
+
+#: A label map; mirrors `LabelMap` in csrc/labels.h.
+LABEL_MAP = np.dtype([("data", np.uint64), ("row_bytes", np.int64), *_int32s("h w bytes unused")], align=True)
+
+
+#: Two samples that take something of each other; mirrors `MixPair` in csrc/mix.h.
+MIX_PAIR = np.dtype([("rows", np.int32, 2), ("weights", np.float32, 2), ("boxes", np.int32, (2, 4))])
+
+
+#: What an image file's header says; mirrors `ImageHeader` in csrc/io.h. Sizes in px, before orientation; 0: not found.
+IMAGE_HEADER = np.dtype(
+    [(name, np.int32) for name in ("kind", "height", "width", "channels", "bits", "orientation")]
+    + [("flags", np.uint32)]
+)
+
+
+#: `IMAGE_HEADER["kind"]` → name.
+IMAGE_KINDS = ("unknown", "jpeg", "png", "webp", "bmp", "gif", "tiff", "pnm")
+
+
+#: Name → bit of `IMAGE_HEADER["flags"]`; csrc/io.h says what each means.
+IMAGE_FLAGS = {
+    name: 1 << bit
+    for bit, name in enumerate(
+        "progressive truncated animated alpha palette cmyk adobe ycck rgb lossless arithmetic hierarchical "
+        "damaged restarts unusual".split()
+    )
+}
+
+
+#: What a cut left of a JPEG file of tiles; mirrors `Cut` in csrc/jpeg/tiles.h. Sizes in px; `of_tiles` 0: no tiles.
+CUT = np.dtype([("bytes", np.int64), *_int32s("y x height width tiles of_tiles")])
+
+
+#: What is known of a stripped JPEG without looking into it; mirrors `JpegShape` in csrc/jpeg/stripped.h. ``across``,
+#: ``down``: blocks of luma in an MCU; ``tile``: MCUs of a tile; ``row`` to ``columns``: which of the picture's tiles
+#: there are.
+JPEG_SHAPE = np.dtype(_int32s("height width components across down tile row column rows columns"))
+
+
+#: Where a feature of a tf.train.Example lies; mirrors `Feature` in csrc/shards.h. Places and sizes in bytes.
+FEATURE = np.dtype([(name, np.int64) for name in ("kind", "count", "list", "list_bytes", "first", "first_bytes")])
+
+
+#: `FEATURE["kind"]` → name.
+FEATURE_KINDS = ("absent", "bytes", "floats", "ints")
