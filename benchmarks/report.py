@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/operators.md", "docs/scale.md")
+PAGES = ("README.md", "docs/decoding.md", "docs/operators.md", "docs/scale.md")
 
 RECIPE_GOAL = 3.0
 LIBRARIES = ("torchvision", "kornia", "albumentations")
@@ -293,6 +293,29 @@ def cache_cpu(load: Load) -> str:
             *lines,
             "",
             f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own. {_measured_on(result)}.",
+        ]
+    )
+
+
+def host_cpu(load: Load) -> str:
+    """What the host can feed a device with."""
+    result = load("host_cpu")
+    if result is None:
+        return "Not measured yet."
+    goal = result["goal"]
+    lines = ["| pictures come | images/s | CPU µs an image |", "|---|---:|---:|"]
+    for name, timing in result["contenders"].items():
+        lines.append(f"| {name} | {timing['per_s']:,.0f} | {1e3 * timing['cpu_ms']:.1f} |")
+    rounds = len(next(iter(result["contenders"].values()))["rounds"])
+    return "\n".join(
+        [
+            "What the host's part allows, all that a GPU would wait for; its own work, and the driver's calls that "
+            f"start it, are left out. {result['what']}, {result['workers']} threads; {result['images']}.",
+            "",
+            *lines,
+            "",
+            f"The goal is {goal['per_s']:,} images/s with a GPU and {goal['cores']} cores: no more than "
+            f"{1e3 * goal['cpu_ms']:.0f} µs an image. Medians of {rounds} interleaved rounds. {_measured_on(result)}.",
         ]
     )
 

@@ -151,6 +151,12 @@ def train(
     on_error: Annotated[
         str, typer.Option(help="A picture that cannot be read: raise an error, or substitute another for it.")
     ] = "raise",
+    cache: Annotated[
+        str | None, typer.Option(help="Keep the pictures to train on in memory: ram or device.", show_default="neither")
+    ] = None,
+    cache_bytes: Annotated[
+        str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -187,6 +193,8 @@ def train(
             save_every=save_every,
             timeout_s=timeout,
             on_error=on_error,
+            cache=cache,
+            cache_bytes=cache_bytes,
         )
         _fit(*open_folders(data, val_fraction=val_fraction), job)
 
@@ -604,6 +612,8 @@ class _Job:
     save_every: int | None = None
     timeout_s: float = 300
     on_error: Any = "raise"
+    cache: Any = None
+    cache_bytes: str | None = None
     eval_policy: str | None = None
 
     @property
@@ -657,7 +667,16 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     if job.on_error != "raise":
         job.out.mkdir(parents=True, exist_ok=True)
         options["quarantine"] = job.bad_samples
-    train_loader = DataLoader(train, shuffle=True, drop_last=True, policy=recipe, on_error=job.on_error, **options)
+    train_loader = DataLoader(
+        train,
+        shuffle=True,
+        drop_last=True,
+        policy=recipe,
+        on_error=job.on_error,
+        cache=job.cache,
+        cache_bytes=job.cache_bytes,
+        **options,
+    )
     val_loader = DataLoader(
         val,
         shards="exact",

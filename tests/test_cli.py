@@ -273,6 +273,23 @@ def test_a_rotten_picture_can_be_stood_in_for(halves: Path, tmp_path: Path) -> N
     assert call(*arguments, "ignore").exit_code == 2
 
 
+def test_pictures_are_kept(halves: Path, tmp_path: Path) -> None:
+    arguments = ("train", halves, "--epochs", "2", "--size", "32", "--batch-size", "8")
+    assert call(*arguments, "--out", tmp_path / "plain").exit_code == 0
+    kept = call(*arguments, "--out", tmp_path / "kept", "--cache", "ram", "--cache-bytes", "64MiB")
+    assert kept.exit_code == 0, kept.output
+    losses = [
+        [
+            row["loss"]
+            for row in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+            if "loss" in row
+        ]
+        for name in ("plain", "kept")
+    ]
+    assert losses[0] and losses[0] == losses[1]
+    assert call(*arguments, "--out", tmp_path / "no", "--cache", "disk").exit_code == 2
+
+
 def test_traceback_on_request(tmp_path: Path) -> None:
     shown = call("--traceback", "train", tmp_path / "absent")
     assert isinstance(shown.exception, FileNotFoundError)
