@@ -25,6 +25,7 @@ from dalipipe.decoders.pillow import PillowDecoder
 from dalipipe.ops.image import HorizontalFlip, Normalize, RandomResizedCrop
 from dalipipe.records import Encoded, Pictures, Tiles
 from dalipipe.transfers import as_tensor
+from examples import run_example
 
 Region = tuple[int, int, int, int]
 
@@ -469,3 +470,14 @@ def test_who_decodes_what() -> None:
     assert decoders.describe_decoder("auto", cuda) == "native (JPEGs in tiles, on the device; others by dali)"
     assert decoders.describe_decoder("native", cpu) == "native (baseline JPEGs; others by dali)"
     assert decoders.describe_decoder("dali", cuda) == "dali"
+
+
+def test_the_example(
+    jpeg_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (jpeg_folder(24), "--pack", tmp_path / "pack", "--batch-size", 8, "--size", 32, "--epochs", 2)
+    for _ in range(2):  # the pack is there the second time
+        run_example("packed_on_gpu.py", *arguments, monkeypatch=monkeypatch)
+        said = capsys.readouterr().out
+        assert "epoch 2: " in said and "4 of 4 are in tiles" in said
+        assert "24 of 24 samples" in said
