@@ -249,8 +249,8 @@ int64_t marker_in(const py::bytes& data, int32_t level) {
 // `regions`: none, or one a file.
 std::unique_ptr<StripBatch> strip(const Array<uint8_t>& arena, const Array<int64_t>& starts,
                                   const Array<int32_t>& regions, int32_t threads) {
-  const py::ssize_t n = check_starts("strip_jpegs", arena, starts);
-  const Region* region = regions.size() == 0 ? nullptr : check_regions("strip_jpegs", regions, n);
+  const py::ssize_t n = check_starts("Stripped", arena, starts);
+  const Region* region = regions.size() == 0 ? nullptr : check_regions("Stripped", regions, n);
   const int64_t* at = starts.data();
   NoGil nogil;
   return std::make_unique<StripBatch>(arena.data(), at, region, n, threads);

@@ -117,7 +117,7 @@ void check_decode_tiles(const DecodeTilesParams& p) {
     const bool grid = s.tile >= 1 && s.row >= 0 && s.column >= 0 && s.rows >= 1 && s.columns >= 1;
     if (s.height < 1 || s.width < 1 || s.height > 65535 || s.width > 65535 || !sampled || !grid ||
         (s.components != 3 && (s.components != 1 || luma_blocks(s) != 1))) {
-      fail("its shape is none that `strip_jpegs` gives");
+      fail("its shape is none that `Stripped` gives");
     }
     const auto text = [](int32_t y, int32_t x, int32_t h, int32_t w) {
       return std::to_string(h) + "x" + std::to_string(w) + " px at (" + std::to_string(y) + ", " + std::to_string(x) +

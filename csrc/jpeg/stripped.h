@@ -25,7 +25,7 @@ struct JpegShape {
 };
 static_assert(sizeof(JpegShape) == 40, "keep dalipipe.native.JPEG_SHAPE in step");
 
-// A code as a DHT segment states it; sound, as `HuffmanReader::make` has it.
+// A code as a DHT segment states it; `is_sound`.
 struct StatedCode {
   uint8_t counts[16];  // [l - 1]: codes of l bits
   uint8_t symbols[256];
