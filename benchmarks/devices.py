@@ -52,10 +52,11 @@ class Device:
         """Microseconds that a call of ``work`` keeps the device busy, by the name of what it runs there: kernels
         alone, as a profiler sees them. Empty where it sees none.
         """
-        from torch.profiler import ProfilerActivity, profile
+        from torch.profiler import ProfilerActivity, profile, supported_activities
 
         work()
-        activity = ProfilerActivity.CPU if self.dry_run else ProfilerActivity.CUDA
+        seen = ProfilerActivity.CUDA in supported_activities()
+        activity = ProfilerActivity.CUDA if seen else ProfilerActivity.CPU
         with profile(activities=[activity]) as recorded:
             for _ in range(repeats):
                 work()
