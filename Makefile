@@ -3,6 +3,7 @@
 #   make demo     fine-tune a model on real images through dalipipe       make lint   style and types, as checked in
 #   make test     the fast tests           make test-slow   the others    make format brings code into that style
 #   make bench    measure                  make fuzz        for a minute  make clean  what was built; distclean: .venv too
+#   make bench-gpu  on a GPU, with DATA: its tests, the JPEG decoder beside others, the fused operator, loaders
 #   make parity   operators, recipes and draws beside torchvision's: docs/parity.md (with DATA; else the page alone)
 #
 # Set on the command line as needed: PYTHON=python3.12  VENV=dir  DALI=cuda12|cuda13  DATA=folder of real data
@@ -23,7 +24,7 @@ NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CXX_FILES := $(NATIVE) $(wildcard tests/*/*.h tests/*/*.cpp)
 WITH_DATA := $(if $(DATA),--data=$(DATA))
 
-.PHONY: install demo test test-slow bench parity lint format fuzz clean distclean
+.PHONY: install demo test test-slow bench bench-gpu parity lint format fuzz clean distclean
 
 install: $(INSTALLED)
 
@@ -49,6 +50,15 @@ test-slow: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(PY) -m pytest benchmarks $(WITH_DATA) $(ARGS)
+
+# What fails does not keep the rest from being measured.
+bench-gpu: export FAIL_WITHOUT_CUDA = 1
+bench-gpu: $(INSTALLED)
+	status=0; \
+	$(PY) -m pytest -m cuda $(WITH_DATA) || status=$$?; \
+	$(PY) -m pytest benchmarks/test_decode.py -s $(WITH_DATA) $(ARGS) || status=$$?; \
+	$(PY) -m pytest benchmarks/test_gpu.py -s $(WITH_DATA) $(ARGS) || status=$$?; \
+	exit $$status
 
 parity: $(INSTALLED)
 	$(PY) benchmarks/parity.py $(or $(WITH_DATA),--page) $(ARGS)

@@ -1,4 +1,8 @@
-"""`pytest benchmarks --data=DIR`: DIR holds imagenet_sample_125.tar, or is an image folder (root/class/*.jpg)."""
+"""`pytest benchmarks --data=DIR`: DIR holds imagenet_sample_125.tar, or is an image folder (root/class/*.jpg).
+
+`--dry-run`: what needs a CUDA device runs here without one, on a few pictures, for a moment, and writes its results
+to a temporary folder.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,23 @@ import os
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
 COPIES = 24
 """Of each photograph: 3,000 files, so that a round is much longer than its start."""
+DRY_PHOTOGRAPHS = 12
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", type=Path, metavar="DIR", help="folder with real photographs")
     parser.addoption("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    parser.addoption("--results", type=Path, default=Path(__file__).parent / "results", help="where JSON goes")
+    parser.addoption("--results", type=Path, default=HERE / "results", help="where JSON goes")
+    parser.addoption("--dry-run", action="store_true", help="try what needs a GPU on a few pictures without one")
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +44,42 @@ def photographs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFa
     with tarfile.open(archive) as tar:
         tar.extractall(unpacked, filter="data")
     files = sorted(path for path in unpacked.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    copies = COPIES
+    if pytestconfig.getoption("--dry-run"):
+        files, copies = files[:DRY_PHOTOGRAPHS], 1
     for i, path in enumerate(files):
         folder = root / f"class_{i % 10}"
         folder.mkdir(exist_ok=True)
-        for copy in range(COPIES):
+        for copy in range(copies):
             os.link(path, folder / f"{i:03d}_{copy}.jpg")
     return root
+
+
+@pytest.fixture
+def device(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """A `devices.Device`. In a dry run loaders on the host decode, and keep pictures, as they do on a CUDA device."""
+    import devices
+    import torch
+
+    if not pytestconfig.getoption("--dry-run"):
+        if torch.cuda.is_available():
+            return devices.Device(pytestconfig.getoption("--rounds"))
+        missing = pytest.fail if os.environ.get("FAIL_WITHOUT_CUDA") == "1" else pytest.skip
+        missing("needs a CUDA device; --dry-run tries it without one")
+    monkeypatch.syspath_prepend(HERE.parent / "tests")
+    from emulation import decode_as_on_device, jpeg_queue
+
+    from dalipipe.decoders.pillow import PillowDecoder
+
+    queue = jpeg_queue(tmp_path_factory.mktemp("cuda_on_cpu"))
+    decode_as_on_device(monkeypatch, queue, lambda threads: PillowDecoder(threads=threads))
+    return devices.Host(queue)
+
+
+@pytest.fixture
+def results(pytestconfig: pytest.Config, tmp_path: Path) -> Path:
+    """Where JSON goes; of a dry run never among the results."""
+    folder: Path = pytestconfig.getoption("--results")
+    return tmp_path if pytestconfig.getoption("--dry-run") and folder == HERE / "results" else folder

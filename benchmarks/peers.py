@@ -29,9 +29,18 @@ def dalipipe_loader(root: str, batch_size: int, workers: int) -> Any:
 
 
 def torchvision_v2(
-    root: str, batch_size: int, workers: int, *, batched_normalize: bool, device: str = "cpu"
+    root: str,
+    batch_size: int,
+    workers: int,
+    *,
+    batched_normalize: bool,
+    device: str = "cpu",
+    samples: int | None = None,
 ) -> Callable[[], int]:
-    """``decode_image`` and v2 on tensors in worker processes; normalising there, or by batch in this process."""
+    """``decode_image`` and v2 on tensors in worker processes; normalising there, or by batch in this process.
+
+    ``samples``: of an epoch, drawn with replacement; ``None``: each picture once.
+    """
     from torchvision.datasets import ImageFolder
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms import v2
@@ -43,7 +52,9 @@ def torchvision_v2(
     def load(path: str) -> torch.Tensor:
         return decode_image(path, ImageReadMode.RGB)
 
-    loader = _torch_loader(ImageFolder(root, transform, loader=load), batch_size, workers, pin_memory=device != "cpu")
+    loader = _torch_loader(
+        ImageFolder(root, transform, loader=load), batch_size, workers, pin_memory=device != "cpu", samples=samples
+    )
     return epochs(loader, v2.Compose(to_float) if batched_normalize else None, device)
 
 
@@ -104,15 +115,18 @@ def dali(root: str, batch_size: int, workers: int, *, decode_only: bool = False)
     return epoch
 
 
-def _torch_loader(dataset: Any, batch_size: int, workers: int, *, pin_memory: bool = False) -> Any:
+def _torch_loader(
+    dataset: Any, batch_size: int, workers: int, *, pin_memory: bool = False, samples: int | None = None
+) -> Any:
     return torch.utils.data.DataLoader(
         dataset,
         batch_size,
-        shuffle=True,
+        sampler=torch.utils.data.RandomSampler(dataset, replacement=samples is not None, num_samples=samples),
         num_workers=workers,
         persistent_workers=True,
         prefetch_factor=4,
         pin_memory=pin_memory,
+        timeout=120,
     )
 
 

@@ -368,6 +368,96 @@ def gpu(load: Load) -> str:
     return "\n".join([*lines, "", f"{_measured_on(result)}."])
 
 
+def decode_gpu(load: Load) -> str:
+    """The CUDA decoder of JPEG tiles: alone, in loaders, beside the device's memory, and in training."""
+    result = load("decode_gpu")
+    if result is None:
+        return "Not measured yet."
+    tables = (_decoders(result), _end_to_end(result), _goals(result), _kernels(result), _steps(result))
+    words = [f"{result['what']}; {result['images']}; {result['workers']} cores."]
+    for what, title in (("absent", "Absent"), ("failed", "Failed")):
+        if result[what]:
+            reasons = "; ".join(f"{name} ({why})" for name, why in result[what].items())
+            words.append(f"{title}: {reasons}.")
+    dry = ["**A dry run without a GPU: figures mean nothing.**"] if result["dry_run"] else []
+    blocks = [*dry, " ".join(words), *tables]
+    return "\n\n".join([*filter(None, blocks), f"Medians of interleaved rounds. {_measured_on(result)}."])
+
+
+def _decoders(result: dict[str, Any]) -> str:
+    parts = [result.get(part, {}).get("contenders", {}) for part in ("decode_whole", "decode_crops")]
+    names = sorted({name for part in parts for name in part}, key=lambda name: -_rate(parts[-1], name))
+    if not names:
+        return ""
+    lines = ["| decoding alone, images/s | whole pictures | crops |", "|---|---:|---:|"]
+    for name in names:
+        rates = (f"{_rate(part, name):,.0f}" if name in part else "–" for part in parts)
+        lines.append(f"| {_ours(name)} | {' | '.join(rates)} |")
+    return "\n".join(lines)
+
+
+def _end_to_end(result: dict[str, Any]) -> str:
+    contenders = result.get("end_to_end", {}).get("contenders", {})
+    if not contenders:
+        return ""
+    lines = ["| end to end | images/s | CPU ms an image |", "|---|---:|---:|"]
+    for name in sorted(contenders, key=lambda name: -_rate(contenders, name)):
+        lines.append(f"| {_ours(name)} | {_rate(contenders, name):,.0f} | {contenders[name]['cpu_ms']:.3f} |")
+    return "\n".join(lines)
+
+
+def _goals(result: dict[str, Any]) -> str:
+    lines = ["| | wanted | measured | |", "|---|---:|---:|---|"]
+    for name, goal in result["goals"].items():
+        lines.append(
+            f"| {name} | {goal['wanted']} | {goal['measured']:,.4g} | {'met' if goal['met'] else '**short**'} |"
+        )
+    return "\n".join(lines) if result["goals"] else ""
+
+
+def _kernels(result: dict[str, Any]) -> str:
+    roofline = result.get("roofline", {})
+    if "limit" not in roofline:
+        return ""
+    lines = [
+        f"| a batch of {roofline['batch']} crops | µs | share | MB moved | of a copy |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, kernel in roofline["kernels"].items():
+        if kernel["us"] is None:
+            lines.append(f"| {name} | – | – | {kernel['mb']:,.1f} | – |")
+            continue
+        shares = f"{kernel['share']:.0%} | {kernel['mb']:,.1f} | {kernel['of_copy']:.0%}"
+        lines.append(f"| {name} | {kernel['us']:,.0f} | {shares} |")
+    words = f"A copy within the device moves {roofline['copy_gb_per_s']:,.0f} GB/s."
+    if roofline["symbols"]["per_s"] is not None:
+        words += f" {roofline['symbols']['per_s'] / 1e9:,.1f} billion Huffman symbols are read a second."
+    limits = ", ".join(f"{name} {ms:.2f}" for name, ms in roofline["limits_ms"].items())
+    words += f" Milliseconds that a batch takes each by itself: {limits}."
+    if roofline["limit"] is not None:
+        words += f" The most, so the next limit: {roofline['limit']}."
+    return "\n".join([*lines, "", words])
+
+
+def _steps(result: dict[str, Any]) -> str:
+    training = result.get("training", {})
+    arms = {name: arm for name, arm in training.items() if isinstance(arm, dict)}
+    if not arms:
+        return ""
+    lines = [f"| {training['what']} | step, ms | over synthetic | data stall |", "|---|---:|---:|---:|"]
+    for name, arm in arms.items():
+        lines.append(f"| {name} | {arm['step_ms']:.2f} | {arm['over_synthetic']:.3f} | {arm['stall']:.2%} |")
+    return "\n".join(lines)
+
+
+def _rate(contenders: dict[str, Any], name: str) -> float:
+    return float(contenders[name]["per_s"]) if name in contenders else 0.0
+
+
+def _ours(name: str) -> str:
+    return f"**{name}**" if name.startswith("dalipipe") else name
+
+
 _FUNCTIONS = (
     loaders_cpu,
     goals_cpu,
@@ -381,6 +471,7 @@ _FUNCTIONS = (
     operators_cpu,
     operators_summary,
     gpu,
+    decode_gpu,
 )
 BLOCKS = {function.__name__: function for function in _FUNCTIONS}
 

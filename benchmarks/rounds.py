@@ -10,7 +10,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,19 +35,36 @@ class Timing:
         }
 
 
-def interleave(contenders: dict[str, Callable[[], int]], rounds: int, warmups: int = 1) -> dict[str, Timing]:
-    """Calls every contender once a round, each time another one first; a call returns how many items it worked
-    through.
+Turn = Callable[[], "int | tuple[int, float]"]
+"""Returns how many items it worked through; and in how many seconds, where not all of the call is to count."""
+
+
+def interleave(
+    contenders: Mapping[str, Turn], rounds: int, warmups: int = 1, failed: dict[str, str] | None = None
+) -> dict[str, Timing]:
+    """Calls every contender once a round, each time another one first.
+
+    ``failed``: who raises is left out from then on, and its `reason` kept there; ``None``: it ends the rounds.
     """
     timings = {name: Timing() for name in contenders}
     names = list(contenders)
     for number in range(-warmups, rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
+            if name not in timings:
+                continue
             gc.collect()
             cpu, start = _cpu_s(), time.perf_counter()
-            items = contenders[name]()
+            try:
+                returned = contenders[name]()
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed[name] = reason(error)
+                del timings[name]
+                continue
             elapsed, used = time.perf_counter() - start, _cpu_s() - cpu
+            items, elapsed = returned if isinstance(returned, tuple) else (returned, elapsed)
             if number >= 0:
                 timings[name].rates.append(items / elapsed)
                 timings[name].cpu_ms.append(1e3 * used / items)
@@ -61,6 +78,11 @@ def interleave(contenders: dict[str, Callable[[], int]], rounds: int, warmups: i
 def ratio(timings: dict[str, Timing], name: str, to: str) -> float:
     """The median over rounds of ``name``'s rate over ``to``'s in the same round."""
     return statistics.median(a / b for a, b in zip(timings[name].rates, timings[to].rates, strict=True))
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in a line for the record."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
 def _cpu_s() -> float:

@@ -3,7 +3,7 @@ Kornia's and torchvision's on the device, the loader beside torch's.
 
     FAIL_WITHOUT_CUDA=1 pytest -m cuda && pytest benchmarks/test_gpu.py --data=DIR
 
-Writes results/gpu.json, from which README's GPU table is made.
+Writes results/gpu.json, from which README's GPU table is made. `--dry-run` tries all of it where there is no GPU.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import peers
 import pytest
 import torch
 from deit_resident import resident
+from devices import Device
 from rounds import interleave, ratio, write
 
 import dalipipe
@@ -30,10 +31,10 @@ from dalipipe.plan import lower
 from dalipipe.records import Pictures
 from dalipipe.schema import Field, Schema
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = pytest.mark.timeout(0)
 
 SCHEMA = Schema((Field("image", "image", channels=3),))
-BATCH, STORED_PX, OUT_PX = 256, 315, 224
+BATCH, DRY_BATCH, STORED_PX, OUT_PX = 256, 4, 315, 224
 _WHOLE = ops.RandomResizedCrop(OUT_PX, scale=(1, 1), ratio=(1, 1))
 POLICIES = {
     "crop, flip, normalise": [_WHOLE, ops.HorizontalFlip()],
@@ -73,112 +74,117 @@ ALONE = {
 RECIPE_GOAL = 20.0
 
 
-def device_ms(work: Callable[[], Any], repeats: int = 30) -> float:
-    """Median milliseconds of device time between two events around ``work``."""
-    times = []
-    for _ in range(repeats + 5):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        work()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times[5:])
-
-
-def fused(nodes: list[Any], side_px: int) -> dict[str, float]:
+def fused(device: Device, nodes: list[Any], batch: int, side_px: int) -> dict[str, float | None]:
     """One batch resident on the device → bf16 channels_last: checked against the CPU twin, then timed."""
     plan = lower(dalipipe.Policy([*nodes, ops.Normalize()]), SCHEMA)
-    host = torch.randint(0, 256, (BATCH, side_px, side_px, 3), dtype=torch.uint8)
-    device = host.cuda()
-    size = np.tile([[side_px, side_px]], (BATCH, 1))
-    draws = plan.draw(rng.make_key(0, 0), np.arange(BATCH), size)
+    host = torch.randint(0, 256, (batch, side_px, side_px, 3), dtype=torch.uint8)
+    there = host.to(device.device)
+    size = np.tile([[side_px, side_px]], (batch, 1))
+    draws = plan.draw(rng.make_key(0, 0), np.arange(batch), size)
 
     def pictures(tensor: torch.Tensor) -> Pictures:
         step = tensor.stride(0)
         return Pictures(
-            address=(tensor.data_ptr() + np.arange(BATCH) * step).astype(np.uint64),
-            row_bytes=np.full(BATCH, tensor.stride(1), np.int64),
+            address=(tensor.data_ptr() + np.arange(batch) * step).astype(np.uint64),
+            row_bytes=np.full(batch, tensor.stride(1), np.int64),
             size_px=size.astype(np.int32),
-            origin_px=np.zeros((BATCH, 2), np.int32),
+            origin_px=np.zeros((batch, 2), np.int32),
             channels=3,
             owner=tensor,
             on_cuda=tensor.is_cuda,
         )
 
-    def engine(name: str) -> NativeEngine:
-        return NativeEngine(
-            plan, Output(torch.device(name), torch.bfloat16, torch.channels_last), threads=os.cpu_count() or 1
-        )
+    def run_on(where: torch.device, pixels: torch.Tensor) -> Callable[[], torch.Tensor]:
+        output = Output(where, torch.bfloat16, torch.channels_last)
+        engine, stored = NativeEngine(plan, output, threads=os.cpu_count() or 1), pictures(pixels)
+        return lambda: engine.start(stored, draws)()
 
-    on_cuda, on_cpu, there, here = engine("cuda"), engine("cpu"), pictures(device), pictures(host)
-    out = on_cuda.apply(there, draws)
-    assert torch.equal(out.cpu(), on_cpu.apply(here, draws)), "the CUDA twin differs from the CPU's"
-    moved_bytes = device.numel() + out.numel() * out.element_size()
-    # Kernels alone, as a profiler sees them: the host's part of the call overlaps with the batch before.
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-        for _ in range(20):
-            on_cuda.apply(there, draws)
-        torch.cuda.synchronize()
-    kernels_us = {e.key: e.device_time_total / 20 for e in recorded.key_averages() if e.device_time_total > 0}
+    run = run_on(device.device, there)
+    out = run()
+    assert torch.equal(out.cpu(), run_on(torch.device("cpu"), host)()), "the CUDA twin differs from the CPU's"
+    moved_bytes = there.numel() + out.numel() * out.element_size()
+    # Kernels alone: the host's part of the call overlaps with the batch before.
+    kernels_us = device.kernels_us(run)
     kernel_ms = sum(us for name, us in kernels_us.items() if "kernel" in name) / 1e3
     return {
         "kernel_ms": kernel_ms,
-        "call_ms": device_ms(lambda: on_cuda.apply(there, draws)),
-        "gb_per_s": moved_bytes / kernel_ms / 1e6,
+        "call_ms": device.ms(run),
+        "gb_per_s": moved_bytes / kernel_ms / 1e6 if kernel_ms else None,
         **{f"us {name[:60]}": round(us, 1) for name, us in kernels_us.items()},
     }
 
 
-def copy_gb_per_s() -> float:
-    """A device-to-device copy, bytes read and written counted."""
-    source = torch.randint(0, 256, (1 << 30,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.numel() / device_ms(lambda: target.copy_(source)) / 1e6
-
-
-def recipe(device: str, batch: int, rounds: int) -> tuple[dict[str, Any], dict[str, float]]:
+def recipe(device: Device, batch: int) -> tuple[dict[str, Any], dict[str, float]]:
     """DeiT's, everyone's on one device: a summary by name, and how many times theirs dalipipe's rate is."""
-    pictures = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8).to(device)
-    runs = resident(pictures, torch.arange(batch).to(device))
+    pictures = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8).to(device.device)
+    runs = resident(pictures, torch.arange(batch).to(device.device))
     for name, run in runs.items():
         images, labels = run()
         assert images.shape == (batch, 3, OUT_PX, OUT_PX) and images.dtype == torch.float32, name
-        assert torch.allclose(labels.sum(dim=1), torch.ones(batch, device=device), atol=1e-4), name
+        assert torch.allclose(labels.sum(dim=1).cpu(), torch.ones(batch), atol=1e-4), name
         assert bool(torch.isfinite(images).all()), name
 
     def timed(run: Callable[[], Any], times: int) -> Callable[[], int]:
         def turn() -> int:
             for _ in range(times):
                 run()
-            if device != "cpu":
-                torch.cuda.synchronize()
+            device.synchronize()
             return times * batch
 
         return turn
 
     contenders = {name: timed(run, 50 if name == "dalipipe" else 1) for name, run in runs.items()}
-    timings = interleave(contenders, rounds)
+    timings = interleave(contenders, device.rounds)
     factors = {name: ratio(timings, "dalipipe", name) for name in runs if name != "dalipipe"}
     return {name: timing.summary() for name, timing in timings.items()}, factors
 
 
-def test_gpu(photographs: Path, pytestconfig: pytest.Config) -> None:
+def share(kernels: dict[str, float | None], copy: float) -> str:
+    """A batch's kernels beside a copy, in words."""
+    ms, rate = kernels["kernel_ms"], kernels["gb_per_s"]
+    return "not seen" if rate is None else f"{ms:.3f} ms a batch, {rate:,.0f} GB/s, {rate / copy:.0%} of the copy"
+
+
+def test_gpu(photographs: Path, device: Device, results: Path) -> None:
     workers, root = len(os.sched_getaffinity(0)), str(photographs)
-    copy = copy_gb_per_s()
-    kernels = {name: fused(nodes, STORED_PX) for name, nodes in POLICIES.items()}
-    alone = {name: fused([op], OUT_PX) for name, op in ALONE.items()}
-    recipe_rates, recipe_factors = recipe("cuda", BATCH, pytestconfig.getoption("--rounds"))
+    batch = DRY_BATCH if device.dry_run else BATCH
+    result: dict[str, Any] = {
+        "dry_run": device.dry_run,
+        "what": f"batches of {batch}; fused operator {STORED_PX} → {OUT_PX} px, bf16 NHWC; loader from JPEG files",
+        "workers": workers,
+        "figures": (figures := {}),
+    }
+
+    def save(shown: dict[str, str], **more: Any) -> None:
+        """After each part: what comes after it may fail."""
+        figures.update(shown)
+        result.update(more)
+        print(f"\n{shown}\n→ {write('gpu', result, results)}")
+
+    copy = device.copy_gb_per_s()
+    kernels = {name: fused(device, nodes, batch, STORED_PX) for name, nodes in POLICIES.items()}
+    alone = {name: fused(device, [op], batch, OUT_PX) for name, op in ALONE.items()}
+    shown = {
+        "device copy": f"{copy:,.0f} GB/s",
+        **{f"fused operator: {name}": share(each, copy) for name, each in kernels.items()},
+        **{f"{name}, alone": share(each, copy) for name, each in alone.items()},
+    }
+    save(shown, copy_gb_per_s=copy, fused=kernels, alone=alone)
+    rates, factors = recipe(device, batch)
+    shown = {
+        "DeiT's recipe": f"{rates['dalipipe']['per_s']:,.0f} images/s",
+        **{f"DeiT's recipe over {n}": f"{v:.1f}× (wanted ≥ {RECIPE_GOAL:.0f})" for n, v in factors.items()},
+    }
+    save(shown, recipe={"contenders": rates, "ratios": factors})
 
     source = dalipipe.ImageFolder(root)
     loader = dalipipe.DataLoader(
         source,
-        BATCH,
+        batch,
         shuffle=True,
         drop_last=True,
         policy=dalipipe.recipes.imagenet_train(OUT_PX),
+        device=device.device,
         dtype=torch.bfloat16,
         memory_format=torch.channels_last,
         seed=0,
@@ -186,36 +192,17 @@ def test_gpu(photographs: Path, pytestconfig: pytest.Config) -> None:
 
     def ours() -> int:
         items = sum(len(images) for images, _ in loader)
-        torch.cuda.synchronize()
+        device.synchronize()
         return items
 
-    theirs = peers.torchvision_v2(root, BATCH, workers, batched_normalize=False, device="cuda")
-    timings = interleave({"dalipipe": ours, "torchvision v2, DataLoader": theirs}, pytestconfig.getoption("--rounds"))
+    samples = batch if device.dry_run else 4 * workers * batch  # so that its workers are busy for most of an epoch
+    theirs = peers.torchvision_v2(
+        root, batch, workers, batched_normalize=True, device=str(device.device), samples=samples
+    )
+    timings = interleave({"dalipipe": ours, "torchvision v2, DataLoader": theirs}, device.rounds)
     factor = ratio(timings, "dalipipe", "torchvision v2, DataLoader")
-    figures = {
-        "device copy": f"{copy:,.0f} GB/s",
-        **{
-            f"fused operator: {n}": f"{k['gb_per_s']:,.0f} GB/s, {k['gb_per_s'] / copy:.0%} of the copy"
-            for n, k in kernels.items()
-        },
-        **{
-            f"{n}, alone": f"{k['kernel_ms']:.3f} ms a batch, {k['gb_per_s'] / copy:.0%} of the copy"
-            for n, k in alone.items()
-        },
-        "DeiT's recipe": f"{recipe_rates['dalipipe']['per_s']:,.0f} images/s",
-        **{f"DeiT's recipe over {n}": f"{v:.1f}× (wanted ≥ {RECIPE_GOAL:.0f})" for n, v in recipe_factors.items()},
+    shown = {
         "loader": f"{statistics.median(timings['dalipipe'].rates):,.0f} images/s",
         "loader over torch's DataLoader": f"{factor:.2f}×",
     }
-    result = {
-        "what": f"batches of {BATCH}; fused operator {STORED_PX} → {OUT_PX} px, bf16 NHWC; loader from JPEG files",
-        "figures": figures,
-        "copy_gb_per_s": copy,
-        "fused": kernels,
-        "alone": alone,
-        "recipe": {"contenders": recipe_rates, "ratios": recipe_factors},
-        "workers": workers,
-        "contenders": {name: timing.summary() for name, timing in timings.items()},
-    }
-    path = write("gpu", result, pytestconfig.getoption("--results"))
-    print(f"\n{figures}\n→ {path}")
+    save(shown, contenders={name: timing.summary() for name, timing in timings.items()})

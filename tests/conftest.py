@@ -95,7 +95,6 @@ def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def host_queue(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """csrc/cuda's JPEG decoder compiled for the host, as a decoder's device."""
-    from emulation import HostQueue, compile_for_host
+    from emulation import jpeg_queue
 
-    others = [*(f"jpeg/{name}.cpp" for name in ("file", "huffman", "strip", "cut", "ones")), "cpu/pool.cpp"]
-    return HostQueue(compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu"), "jpeg", *others))
+    return jpeg_queue(tmp_path_factory.mktemp("cuda_on_cpu"))

@@ -8,6 +8,8 @@ import ctypes
 import os
 import shutil
 import subprocess
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,7 @@ class HostQueue:
         self._decode_tiles, self._upload_bytes = loaded.decode_tiles, loaded.upload_bytes
         self._launches = loaded.launches
         self._decode_tiles.restype, self._upload_bytes.restype = ctypes.c_char_p, ctypes.c_int64
+        self._lock = threading.Lock()  # a kernel's threads know their block by what all calls share
         self.uploaded_bytes = 0
         self.scratch_bytes = 0  # 0: as much as is wanted
 
@@ -129,7 +132,8 @@ class HostQueue:
         params = DecodeTilesParams(*(a if a is None else a.ctypes.data for a in arrays), len(shapes))
         where = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (upload, pinned)]
         sizes = [ctypes.c_int64(size) for size in (upload.numel(), self.scratch_bytes)]
-        _raise(self._decode_tiles(ctypes.byref(params), *where, *sizes))
+        with self._lock:
+            _raise(self._decode_tiles(ctypes.byref(params), *where, *sizes))
         self.uploaded_bytes += upload.numel()
 
     def copy(self, pinned: torch.Tensor, address: int) -> None:
@@ -160,3 +164,30 @@ def compile_for_host(folder: Path, name: str = "fused_image", *others: str) -> P
     sources = [str(ROOT / f"tests/cuda_on_cpu/{name}.cpp"), *(str(ROOT / "csrc" / other) for other in others)]
     subprocess.run([compiler, *flags, *include, *sources, "-lpthread", "-o", str(library)], check=True, timeout=200)
     return library
+
+
+def jpeg_queue(folder: Path) -> HostQueue:
+    """csrc/cuda's JPEG decoder, compiled for the host into ``folder``."""
+    others = [*(f"jpeg/{name}.cpp" for name in ("file", "huffman", "strip", "cut", "ones")), "cpu/pool.cpp"]
+    return HostQueue(compile_for_host(folder, "jpeg", *others))
+
+
+def decode_as_on_device(patch: pytest.MonkeyPatch, queue: HostQueue, make_other: Callable[[int], Any]) -> None:
+    """Loaders on the host decode and keep pictures as they do on a CUDA device. ``make_other``, of the number of
+    threads: the decoder for what are no JPEGs of tiles.
+    """
+    from dalipipe.cache import SampleCache
+    from dalipipe.cache import device as device_memory
+    from dalipipe.decoders.device import DeviceDecoder
+    from dalipipe.decoders.pillow import PillowDecoder
+    from dalipipe.tracks import decoding
+
+    def make(name: str, device: torch.device, *, threads: int, **options: Any) -> Any:
+        if name == "pillow":
+            return PillowDecoder(threads=threads)
+        return DeviceDecoder(queue, lambda: make_other(threads), threads=threads)
+
+    patch.setattr(decoding, "make_decoder", make)
+    patch.setattr(SampleCache, "_on_device", property(lambda cache: cache._settings.place == "device"))
+    for module in (decoding, device_memory):
+        patch.setattr(module, "queue_of", lambda device: queue)

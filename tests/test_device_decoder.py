@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import picture
+from emulation import decode_as_on_device
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jpegs import SAMPLINGS, SIZES, Token, arena, decode, files_of_jpeg, from_tokens, jpeg, regions, tile, tiled
@@ -407,8 +408,6 @@ POLICY = dalipipe.Policy([RandomResizedCrop(32), HorizontalFlip(), Normalize()])
 @pytest.fixture
 def as_device(host_queue: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Loaders decode as they do on a CUDA device. Counts the pictures left to another decoder."""
-    from dalipipe.tracks import decoding
-
     left: list[int] = []
 
     class Other(PillowDecoder):
@@ -416,12 +415,7 @@ def as_device(host_queue: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
             left.append(len(encoded))
             super().submit(encoded, headers, roi)
 
-    def make(name: str, device: Any, *, threads: int, **options: Any) -> Any:
-        if name == "pillow":
-            return PillowDecoder(threads=threads)
-        return DeviceDecoder(host_queue, lambda: Other(threads=threads), threads=threads)
-
-    monkeypatch.setattr(decoding, "make_decoder", make)
+    decode_as_on_device(monkeypatch, host_queue, lambda threads: Other(threads=threads))
     return left
 
 

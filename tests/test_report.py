@@ -57,7 +57,7 @@ def test_goals_are_compared_and_not_claimed(report: Any) -> None:
         (False, True),
     ]
     assert "79%" in text and "2.49" in text
-    assert "Not measured yet" in report.gpu({}.get)
+    assert "Not measured yet" in report.gpu({}.get) and report.decode_gpu({}.get) == "Not measured yet."
 
 
 def test_recipe_is_compared_like_for_like(report: Any) -> None:
