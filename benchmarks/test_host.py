@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,8 @@ from rounds import interleave, write
 
 import dalipipe
 from dalipipe import native
-from dalipipe.cache import SampleCache
-from dalipipe.cache import device as device_memory
-from dalipipe.decoders.device import DeviceDecoder
 from dalipipe.engines.base import common_size
 from dalipipe.engines.native import NativeEngine
-from dalipipe.tracks import decoding
 
 pytestmark = pytest.mark.timeout(0)
 
@@ -65,6 +60,8 @@ class NoDevice:
     def mark(self) -> Callable[[], Any]:
         return lambda: None
 
+    def follow(self) -> None: ...
+
     def lend(self, memory: torch.Tensor) -> None: ...
 
     def upload(self, pictures: Any, threads: int) -> Any:
@@ -72,12 +69,12 @@ class NoDevice:
 
 
 @contextlib.contextmanager
-def left_out(monkeypatch: pytest.MonkeyPatch, queue: NoDevice, cached: bool) -> Any:
+def left_out(monkeypatch: pytest.MonkeyPatch, queue: NoDevice) -> Any:
     """Loaders take the host's memory for a device's, and nothing is done there."""
-    batch = torch.empty(1024, peers.SIZE, peers.SIZE, 3, dtype=torch.bfloat16)
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "tests")
+    from emulation import decode_as_on_device
 
-    def make_decoder(name: str, device: Any, *, threads: int, **_: Any) -> Any:
-        return DeviceDecoder(queue, lambda: pytest.fail("another decoder is wanted"), threads=threads)
+    batch = torch.empty(1024, peers.SIZE, peers.SIZE, 3, dtype=torch.bfloat16)
 
     def start(engine: Any, pictures: Any, draws: Any) -> Callable[[], torch.Tensor]:
         common_size(draws)
@@ -85,14 +82,8 @@ def left_out(monkeypatch: pytest.MonkeyPatch, queue: NoDevice, cached: bool) -> 
         return lambda: batch[: len(pictures)].permute(0, 3, 1, 2)
 
     with monkeypatch.context() as patched:
-        patched.setattr(decoding, "make_decoder", make_decoder)
+        decode_as_on_device(patched, queue, lambda threads: pytest.fail("another decoder is wanted"))
         patched.setattr(NativeEngine, "start", start)
-        for module in (decoding, device_memory):
-            patched.setattr(module, "queue_of", lambda device: queue)
-        if cached:
-            stream = types.SimpleNamespace(synchronize=lambda: None)
-            patched.setattr(SampleCache, "_on_device", True)
-            patched.setattr(torch.cuda, "current_stream", lambda device=None: stream)
         yield
 
 
@@ -118,9 +109,9 @@ def test_host(
     dalipipe.pack(dalipipe.ImageFolder(photographs), tmp_path / "pack", format="tiled")
     file_bytes = sum(os.path.getsize(path) for path in (tmp_path / "pack").glob("*.tar"))
 
-    def turn(loading: dalipipe.DataLoader, epochs: int, cached: bool | None) -> Callable[[], int]:
+    def turn(loading: dalipipe.DataLoader, epochs: int, *, on_host: bool = False) -> Callable[[], int]:
         def run() -> int:
-            with contextlib.nullcontext() if cached is None else left_out(monkeypatch, queue, cached):
+            with contextlib.nullcontext() if on_host else left_out(monkeypatch, queue):
                 return sum(len(batch.indices) for _ in range(epochs) for batch in loading)
 
         return run
@@ -130,9 +121,9 @@ def test_host(
         for name, cached, epochs in (("from files", False, 4), ("cache on the device", True, 20)):
             options = {"cache": "device", "cache_bytes": int(1.2 * file_bytes)} if cached else {}
             loaders.append(loader(tmp_path / "pack", batch, workers, **options))
-            contenders[f"{name}, batches of {batch:,}"] = turn(loaders[-1], epochs, cached)
+            contenders[f"{name}, batches of {batch:,}"] = turn(loaders[-1], epochs)
     loaders.append(loader(tmp_path / "pack", 256, workers))
-    contenders["all on the host, batches of 256"] = turn(loaders[-1], 1, None)
+    contenders["all on the host, batches of 256"] = turn(loaders[-1], 1, on_host=True)
     timings = benchmark.pedantic(
         interleave, args=(contenders, pytestconfig.getoption("--rounds")), rounds=1, iterations=1
     )

@@ -51,6 +51,10 @@ class Queue(Protocol):
         """What waits until all that has been queued so far is done."""
         ...
 
+    def follow(self) -> None:
+        """What is queued from now on waits for what the stream that is current here has been given."""
+        ...
+
     def lend(self, memory: torch.Tensor) -> None:
         """``memory`` is about to be read on the stream that is current here."""
         ...
@@ -90,6 +94,9 @@ class CudaQueue:
         event = torch.cuda.Event()
         event.record(self._stream)
         return event.synchronize
+
+    def follow(self) -> None:
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
     def lend(self, memory: torch.Tensor) -> None:
         memory.record_stream(torch.cuda.current_stream(self._device))

@@ -142,6 +142,9 @@ class HostQueue:
     def mark(self) -> Any:
         return lambda: None
 
+    def follow(self) -> None:
+        pass
+
     def lend(self, memory: torch.Tensor) -> None:
         pass
 

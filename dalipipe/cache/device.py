@@ -56,6 +56,7 @@ class DeviceMemory:
         to = np.zeros(len(files.nbytes), np.uint64)
         to[rows] = staged.data_ptr() + starts
         files.write(to, threads=threads)
+        queue.follow()  # who had the memory before may be at work there
         # What was claimed together lies together, but for the end of a chunk.
         first = np.flatnonzero(np.concatenate([[True], address[1:] != address[:-1] + nbytes[:-1]]))
         for begin, end in zip(first.tolist(), [*first[1:].tolist(), n], strict=True):
@@ -79,7 +80,6 @@ class DeviceMemory:
             chunk = torch.empty(size, dtype=torch.uint8, device=self._device)
         except torch.cuda.OutOfMemoryError:
             return False
-        torch.cuda.current_stream(self._device).synchronize()  # who had it before may be at work there
         self.owner.append(chunk)
         self._chunks_bytes += size
         self._free_from, self._free_to = chunk.data_ptr(), chunk.data_ptr() + size

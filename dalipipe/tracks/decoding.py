@@ -63,6 +63,11 @@ class Decoding:
 
     def submit(self, looked: Looked, roi: np.ndarray | None = None) -> None:
         """Starts decoding. ``roi`` int64 [N, 4] as y, x, h, w: the regions needed; ``None``: pictures are."""
+        with self._clock.stage("decode"):
+            self._submit(looked, roi)
+        self._in_flight.append(looked)
+
+    def _submit(self, looked: Looked, roi: np.ndarray | None) -> None:
         part = looked.column
         if roi is None or part.take is not None:
             roi = np.concatenate([np.zeros_like(looked.size), looked.size], axis=1)
@@ -81,7 +86,6 @@ class Decoding:
                     depth=config.depth,
                 )
             self._decoder.submit(part.encoded, looked.headers, roi[part.at])
-        self._in_flight.append(looked)
 
     def collect(self) -> Pictures:
         """The oldest batch: N pictures, or regions of them. Raises `RowErrors`."""
