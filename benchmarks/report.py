@@ -464,6 +464,7 @@ _FUNCTIONS = (
     sources_cpu,
     pack_cpu,
     transcode_cpu,
+    host_cpu,
     cache_cpu,
     small_cpu,
     scale,
