@@ -131,11 +131,13 @@ py::list errors(const FileBatch& batch) {
   return failed;
 }
 
-std::unique_ptr<FileBatch> open_files(const std::vector<py::bytes>& paths, const std::vector<int64_t>& offsets,
-                                      const std::vector<int64_t>& lengths, int64_t max_bytes, int32_t threads) {
+std::unique_ptr<FileBatch> open_files(const std::vector<py::bytes>& paths, const Array<int64_t>& offsets,
+                                      const Array<int64_t>& lengths, int64_t max_bytes, int32_t threads) {
+  const py::ssize_t n = static_cast<py::ssize_t>(paths.size());
+  if (offsets.size() != n || lengths.size() != n) throw std::invalid_argument("FileBatch: sizes differ");
   std::vector<FileRange> ranges;
   ranges.reserve(paths.size());
-  for (size_t i = 0; i < paths.size(); ++i) ranges.push_back({paths[i], offsets.at(i), lengths.at(i)});
+  for (py::ssize_t i = 0; i < n; ++i) ranges.push_back({paths[i], offsets.data()[i], lengths.data()[i]});
   NoGil nogil;
   return std::make_unique<FileBatch>(std::move(ranges), max_bytes, threads);
 }
@@ -603,7 +605,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("struct_layouts", &struct_layouts);
 
   py::class_<FileBatch>(m, "FileBatch")
-      .def(py::init(&open_files), py::kw_only(), "paths"_a, "offsets"_a, "lengths"_a, "max_bytes"_a, "threads"_a)
+      .def(py::init(&open_files), py::kw_only(), "paths"_a, "offsets"_a.noconvert(), "lengths"_a.noconvert(),
+           "max_bytes"_a, "threads"_a)
       .def_property_readonly("total_bytes", &FileBatch::total_bytes)
       .def_property_readonly("starts", &starts)
       .def_property_readonly("errors", &errors)

@@ -43,8 +43,9 @@ def read_files(
     """
     n = len(paths)
     check_threads("read_files", threads)
+    names = {path: os.fsencode(path) for path in set(paths)}  # many ranges may be of few files
     batch = _C.FileBatch(
-        paths=[os.fsencode(path) for path in paths],
+        paths=[names[path] for path in paths],
         offsets=_ranges("offsets", offsets, n, 0),
         lengths=_ranges("lengths", lengths, n, -1),
         max_bytes=max_file_bytes,
@@ -62,15 +63,15 @@ def read_files(
     return arena, batch.starts, errors
 
 
-def _ranges(name: str, values: npt.ArrayLike | None, n: int, default: int) -> list[int]:
+def _ranges(name: str, values: npt.ArrayLike | None, n: int, default: int) -> np.ndarray:
     if values is None:
-        return [default] * n
+        return np.full(n, default, np.int64)
     array = np.asarray(values, np.int64)
     if array.shape != (n,):
         raise ValueError(f"read_files: {name} must be int64 [{n}], one a path, got shape {array.shape}")
     if n and array.min() < min(default, 0):
         raise ValueError(f"read_files: {name} must be at least {default}, got {array.min()} at {array.argmin()}")
-    return array.tolist()
+    return np.ascontiguousarray(array)
 
 
 def probe_images(arena: np.ndarray, starts: np.ndarray, *, threads: int = 1) -> np.ndarray:

@@ -87,7 +87,7 @@ class Storage:
             ImportError: a URL, and no obstore.
             RuntimeError: a URL, in a process forked from one that has read some.
         """
-        if not any(is_remote(os.fspath(path)) for path in paths):
+        if not any(is_remote(os.fspath(path)) for path in set(paths)):
             return local.read_files(
                 paths, threads=threads, offsets=offsets, lengths=lengths, allocate=allocate, retry=self.retry
             )
