@@ -79,6 +79,10 @@ class SampleCache:
         return self._settings.place == "device" and self._device.type == "cuda"
 
     @property
+    def _decodes_tiles(self) -> bool:
+        return self._on_device and self._decoder == "native"
+
+    @property
     def useless(self) -> bool:
         """Whether the source's pictures are in the memory in question already."""
         return self._source.in_memory and not self._on_device
@@ -224,7 +228,7 @@ class SampleCache:
             total,
             settings.nbytes,
             float(pixels.mean()) * layout.channels * total if len(pixels) else None,
-            isinstance(column, Encoded) and self._decoder == "native" and _are_tiles(column, good, threads),
+            self._decodes_tiles and isinstance(column, Encoded) and _are_tiles(column, good, threads),
         )
 
 
