@@ -1,6 +1,7 @@
-"""A batch's way: indices → bytes → headers → draws → decoding → augmentation → tensors, one thread ahead of the user.
+"""A batch's way: indices → bytes → headers → draws → decoding → augmentation → tensors, ahead of the user.
 
-`Lane` is the way itself, built once and used for epoch after epoch; `Prefetcher` walks it in a thread of its own.
+`Lane` is the way itself, built once and used for epoch after epoch; `Prefetcher` walks it in a thread of its own, and
+reads for it in another.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,7 @@ from dalipipe.faults import Quarantine
 from dalipipe.records import Records
 from dalipipe.sampler import Sampler, Step
 from dalipipe.schema import make_batch
-from dalipipe.storage import wanted_while
+from dalipipe.storage import wait, wanted_while
 from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
 
@@ -44,16 +48,60 @@ class Epoch:
     sampler: Sampler
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What was read of a batch, and what keeps it in the cache if there is one."""
+
+    columns: dict[str, Any]
+    reading: Reading | None
+
+
 @dataclass
-class _Flight:
-    """A batch on its way through a lane: the step as dealt, and as it is without its bad samples."""
+class Flight:
+    """A batch on its way through a lane: the step as dealt, and as it is without its bad samples; what is being read of
+    it, and what has been.
+    """
 
     epoch: Epoch
     dealt: Step
     step: Step
-    columns: dict[str, Any] | None = None
-    reading: Reading | None = None
+    pending: Future[_Read] | None = None
+    read: _Read | None = None
     error: Exception | None = None
+
+
+class Reader(threading.Thread):
+    """Does what it is given, one thing after the other, while ``wanted()``. Tensors are made on ``device``."""
+
+    def __init__(self, wanted: Callable[[], bool], device: torch.device) -> None:
+        super().__init__(name="dalipipe-read", daemon=True)
+        self._wanted, self._device = wanted, device
+        self._todo: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+
+    def give(self, work: Callable[[], _Read]) -> Future[_Read]:
+        future: Future[_Read] = Future()
+        self._todo.put((future, work))
+        return future
+
+    def run(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        with wanted_while(self._wanted):
+            while (todo := self._todo.get()) is not None:
+                future, work = todo
+                if not self._wanted():
+                    future.cancel()
+                    continue
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # raised again where it is waited for
+                    future.set_exception(error)
+                del todo, future, work  # memory is used again when nobody refers to it
+
+    def end(self) -> None:
+        """Waits for what it is at."""
+        self._todo.put(None)
+        self.join()
 
 
 class Lane:
@@ -68,17 +116,31 @@ class Lane:
     ) -> None:
         self._config, self._quarantine, self._clock, self._cache = config, quarantine, clock, cache
         self._arenas = BufferPool()
-        self._in_flight: deque[_Flight] = deque()
+        self._in_flight: deque[Flight] = deque()
         self._track = make_track(config, clock)
+        self.reader: Reader | None = None
+        """What reads for it; ``None``: it does so itself."""
         self.reading = False
         """Whether it is in the source's hands, which may be for long."""
 
-    def submit(self, epoch: Epoch, step: Step) -> None:
-        """Starts a batch."""
-        flight = _Flight(epoch, step, step)
+    def begin(self, epoch: Epoch, step: Step) -> Flight:
+        """A batch that is to be submitted. Where there is a reader, it is read from now on."""
+        flight = Flight(epoch, step, step)
+        if self.reader is not None:
+            try:
+                if self._quarantine.indices:
+                    self._leave_out_bad(flight)
+                flight.pending = self.reader.give(partial(self._read, epoch, flight.step))
+            except Exception as error:
+                flight.error = error
+        return flight
+
+    def submit(self, flight: Flight) -> None:
+        """Sends a batch on its way."""
         self._in_flight.append(flight)
-        self._quarantine.saw(len(step))
-        self._start(flight)
+        self._quarantine.saw(len(flight.dealt))
+        if flight.error is None:
+            self._start(flight)
 
     def collect(self) -> tuple[dict[str, Any], Step]:
         """The oldest batch: its columns, the augmented fields tensors on the device, and which samples they are."""
@@ -86,12 +148,12 @@ class Lane:
         try:
             while flight.error is None:
                 try:
-                    assert flight.columns is not None
+                    assert flight.read is not None
                     tensors = {} if self._track is None else self._track.collect()
-                    if flight.reading is not None:  # all of its samples are good
+                    if flight.read.reading is not None:  # all of its samples are good
                         with self._clock.stage("cache"):
-                            flight.reading.keep()
-                    return {**flight.columns, **tensors}, flight.step
+                            flight.read.reading.keep()
+                    return {**flight.read.columns, **tensors}, flight.step
                 except RowErrors as error:
                     self._report(flight, error.errors)
                     self._start_again()
@@ -120,17 +182,17 @@ class Lane:
             self._track.close()
         self._arenas.close()
 
-    def _start(self, flight: _Flight) -> None:
+    def _start(self, flight: Flight) -> None:
         """Reads a batch, where it has not been read, and sends it on its way; without its bad samples."""
         try:
             if self._quarantine.indices:
                 self._leave_out_bad(flight)
             while True:
                 try:
-                    if flight.columns is None:
-                        flight.columns = self._read(flight)
+                    if flight.read is None:
+                        flight.read = self._fetch(flight)
                     if self._track is not None:
-                        self._track.submit(flight.columns, flight.epoch.key, flight.step)
+                        self._track.submit(flight.read.columns, flight.epoch.key, flight.step)
                     return
                 except RowErrors as error:
                     self._report(flight, error.errors)
@@ -146,12 +208,20 @@ class Lane:
             if flight.error is None:
                 self._start(flight)
 
-    def _read(self, flight: _Flight) -> dict[str, Any]:
-        config, source, step = self._config, self._config.source, flight.step
-        indices = step.indices
+    def _fetch(self, flight: Flight) -> _Read:
+        if self.reader is None:
+            return self._read(flight.epoch, flight.step)
+        pending = flight.pending or self.reader.give(partial(self._read, flight.epoch, flight.step))
+        flight.pending = None
+        if not wait(lambda seconds: bool(futures.wait([pending], seconds).done)):
+            raise _Stopped
+        return pending.result()
+
+    def _read(self, epoch: Epoch, step: Step) -> _Read:
+        config, source, indices = self._config, self._config.source, step.indices
         if source.copies > 1:  # an epoch takes one, repeated records several in turn
             variants = 0 if step.variants is None else step.variants
-            indices = indices + (flight.epoch.number + variants) % source.copies * len(source)
+            indices = indices + (epoch.number + variants) % source.copies * len(source)
         records: Records | Reading
         self.reading = True
         try:
@@ -164,20 +234,19 @@ class Lane:
             self.reading = False
         if records.errors:
             raise RowErrors(records.errors)
-        flight.reading = records if isinstance(records, Reading) else None
-        return records.columns
+        return _Read(records.columns, records if isinstance(records, Reading) else None)
 
-    def _report(self, flight: _Flight, errors: dict[int, Exception]) -> None:
+    def _report(self, flight: Flight, errors: dict[int, Exception]) -> None:
         for row, error in sorted(errors.items()):
             index = int(flight.step.indices[row])
             self._quarantine.add(index, self._config.source.describe(index), error, others=len(errors) - 1)
 
-    def _leave_out_bad(self, flight: _Flight) -> None:
+    def _leave_out_bad(self, flight: Flight) -> None:
         """From the step as dealt, so that what stands in for a bad sample does not depend on when it was found out."""
         bad, refill = self._quarantine.indices, self._quarantine.on_error == "substitute"
         step = flight.epoch.sampler.without(flight.epoch.number, flight.dealt, bad, refill=refill)
         if step is not flight.step:
-            flight.step, flight.columns = step, None
+            flight.step, flight.pending, flight.read = step, None, None
 
 
 class _Stopped(Exception):
@@ -259,8 +328,13 @@ class _Walk(threading.Thread):
         atexit.register(self.end)
 
     def run(self) -> None:
+        def wanted() -> bool:  # requests under way end with the epoch
+            return not self._stopped.is_set()
+
+        reader = self._lane.reader = Reader(wanted, self._config.output.device)
+        reader.start()
         try:
-            with wanted_while(lambda: not self._stopped.is_set()):  # requests under way end with the epoch
+            with wanted_while(wanted):
                 self._run()
         except _Stopped:
             pass
@@ -268,6 +342,9 @@ class _Walk(threading.Thread):
             with suppress(_Stopped):
                 self._put(error)
         finally:
+            self._stopped.set()
+            reader.end()
+            self._lane.reader = None
             self._lane.reset()
             self._give_back(self._lane)
             atexit.unregister(self.end)
@@ -276,15 +353,20 @@ class _Walk(threading.Thread):
         config, lane, epoch = self._config, self._lane, self._epoch
         deliver = _deliver_cuda(config) if config.output.device.type == "cuda" else _deliver_host(config)
         steps = epoch.sampler.batches(epoch.number, self._first)
-        in_flight = 0
+        in_flight, upcoming = 0, self._next(steps)
         while not self._stopped.is_set():
-            while in_flight < config.depth and (step := next(steps, None)) is not None:
-                lane.submit(epoch, step)
+            while in_flight < config.depth and upcoming is not None:
+                flight, upcoming = upcoming, self._next(steps)
+                lane.submit(flight)
                 in_flight += 1
             if not in_flight:
                 return self._put(None)
             in_flight -= 1
             self._put(deliver(lane))
+
+    def _next(self, steps: Iterator[Step]) -> Flight | None:
+        step = next(steps, None)
+        return None if step is None else self._lane.begin(self._epoch, step)
 
     def _put(self, item: Any) -> None:
         while not self._stopped.is_set():

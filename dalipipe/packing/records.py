@@ -73,7 +73,7 @@ def _prepared(
 def _walk(lane: Lane, epoch: Epoch, sampler: Sampler, depth: int) -> Iterator[Any]:
     in_flight = 0
     for step in sampler.batches(epoch.number):
-        lane.submit(epoch, step)
+        lane.submit(lane.begin(epoch, step))
         in_flight += 1
         if in_flight == depth:
             yield lane.collect()

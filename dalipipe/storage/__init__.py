@@ -6,6 +6,6 @@ from dalipipe.storage.base import Storage
 from dalipipe.storage.local import FileInfo
 from dalipipe.storage.patterns import expand
 from dalipipe.storage.remote import is_remote
-from dalipipe.storage.retry import Retry, wanted_while
+from dalipipe.storage.retry import Retry, wait, wanted_while
 
-__all__ = ["FileInfo", "Retry", "Storage", "expand", "is_remote", "wanted_while"]
+__all__ = ["FileInfo", "Retry", "Storage", "expand", "is_remote", "wait", "wanted_while"]
