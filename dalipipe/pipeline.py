@@ -245,7 +245,7 @@ class Lane:
         """From the step as dealt, so that what stands in for a bad sample does not depend on when it was found out."""
         bad, refill = self._quarantine.indices, self._quarantine.on_error == "substitute"
         step = flight.epoch.sampler.without(flight.epoch.number, flight.dealt, bad, refill=refill)
-        if step is not flight.step:
+        if not step.same_as(flight.step):
             flight.step, flight.pending, flight.read = step, None, None
 
 
@@ -381,7 +381,7 @@ class _Walk(threading.Thread):
         self._stopped.set()
         # A collection of garbage may drop a loader's iterator anywhere, so in such a thread too, which may hold locks
         # that the other needs: the import of DALI's, say.
-        if isinstance(threading.current_thread(), _Walk):
+        if isinstance(threading.current_thread(), _Walk | Reader):
             return
         begin, reading_since = time.monotonic(), math.inf
         while self.is_alive():

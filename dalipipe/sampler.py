@@ -30,6 +30,11 @@ class Step:
     variants: np.ndarray | None
     counts: np.ndarray
 
+    def same_as(self, other: Step) -> bool:
+        """Whether it has the same rows."""
+        mine, its = ((step.positions, step.indices, step.counts, step.variants) for step in (self, other))
+        return self is other or all(a is b or np.array_equal(a, b) for a, b in zip(mine, its, strict=True))  # type: ignore[arg-type]
+
     def __len__(self) -> int:
         return len(self.indices)
 
