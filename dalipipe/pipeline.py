@@ -162,6 +162,11 @@ class Lane:
             self._in_flight.popleft()
 
     @property
+    def reads_ahead(self) -> bool:
+        """Whether reading deserves a thread of its own. What is in memory is read sooner than a thread wakes up."""
+        return self._cache is None and not self._config.source.in_memory
+
+    @property
     def batch_size(self) -> int:
         """Samples in the largest batch that it can take."""
         return self._config.batch_size
@@ -331,8 +336,9 @@ class _Walk(threading.Thread):
         def wanted() -> bool:  # requests under way end with the epoch
             return not self._stopped.is_set()
 
-        reader = self._lane.reader = Reader(wanted, self._config.output.device)
-        reader.start()
+        if self._lane.reads_ahead:
+            self._lane.reader = Reader(wanted, self._config.output.device)
+            self._lane.reader.start()
         try:
             with wanted_while(wanted):
                 self._run()
@@ -343,8 +349,9 @@ class _Walk(threading.Thread):
                 self._put(error)
         finally:
             self._stopped.set()
-            reader.end()
-            self._lane.reader = None
+            if self._lane.reader is not None:
+                self._lane.reader.end()
+                self._lane.reader = None
             self._lane.reset()
             self._give_back(self._lane)
             atexit.unregister(self.end)
