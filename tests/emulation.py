@@ -94,7 +94,7 @@ class DecodeTilesParams(ctypes.Structure):
 
 
 class HostQueue:
-    """A `Queue` of dalipipe.decoders.device whose device is the host."""
+    """A `Queue` of dalipipe.queues whose device is the host."""
 
     on_cuda = False
 

@@ -103,15 +103,15 @@ class TileDecoder:
 
 @dataclass
 class _Flight:
-    """A batch on its way: the rows that are decoded here, those ``left`` to another decoder, and those ``odd`` ones of
-    tiles that are not, and why.
+    """A batch on its way: the rows that are decoded here, those ``left`` to another decoder, and the ``odd`` ones, of
+    tiles that cannot be stripped.
     """
 
     encoded: Encoded
     roi: np.ndarray
     own: np.ndarray
     left: np.ndarray
-    odd: dict[int, str]
+    odd: list[int]
 
 
 class DeviceDecoder:
@@ -132,12 +132,10 @@ class DeviceDecoder:
         stripped = native.Stripped(encoded.arena, encoded.starts, roi, threads=self._threads)
         mine = np.ones(n, bool)
         others = np.zeros(n, bool)
-        odd: dict[int, str] = {}
-        for row, tiled, reason in stripped.refused:
+        for row, tiled, _reason in stripped.refused:  # Pillow says what is wrong with damaged tiles
             mine[row], others[row] = False, not tiled
-            if tiled:
-                odd[row] = reason
         own, left = np.flatnonzero(mine), np.flatnonzero(others)
+        odd = np.flatnonzero(~mine & ~others).tolist()
         if len(left):
             if self._other is None:
                 self._other = self._make_other()
