@@ -46,17 +46,24 @@ class _Flight:
 
 
 class DaliDecoder:
-    """A `Decoder` whose pictures are on ``device``. At most ``depth`` batches may be in flight."""
+    """A `Decoder` whose pictures are on ``device``. At most ``depth`` batches may be in flight.
 
-    def __init__(self, device: torch.device, *, batch_size: int, threads: int, depth: int) -> None:
+    ``whole``: pictures are decoded whole and regions of them looked at; ``None``: on a CUDA device, whose decoders
+    refuse regions where chroma is upsampled as on the host, and leave them to the host.
+    """
+
+    def __init__(
+        self, device: torch.device, *, batch_size: int, threads: int, depth: int, whole: bool | None = None
+    ) -> None:
         self._device, self._threads = device, threads
-        self._pipeline = _make_pipeline(device, batch_size, threads, depth)
+        self._whole = device.type == "cuda" if whole is None else whole
+        self._pipeline = _make_pipeline(device, batch_size, threads, depth, self._whole)
         self._single: Any = None
         self._in_flight: deque[_Flight] = deque()
         # A pipeline's first run starts as many runs as its queue is deep, and dies if they find nothing to decode.
         # Feed it pixels of no consequence now; from then on each run decodes one batch.
         for _ in range(depth):
-            _feed(self._pipeline, [_one_pixel_jpeg()], np.array([[0, 0, 1, 1]]))
+            self._feed(self._pipeline, [_one_pixel_jpeg()], np.array([[0, 0, 1, 1]]))
         self._pipeline.schedule_run()
         for _ in range(depth):
             self._pipeline.outputs()
@@ -67,30 +74,37 @@ class DaliDecoder:
             ~np.isin(kind, _DALI_KINDS) | ((flags & _ANIMATED) != 0) | ((kind == _JPEG) & ((flags & _RARE_JPEG) != 0))
         )
         fed = [_one_pixel_jpeg() if by_pillow[row] else encoded[row] for row in range(len(encoded))]
-        _feed(self._pipeline, fed, np.where(by_pillow[:, None], [0, 0, 1, 1], roi))
+        self._feed(self._pipeline, fed, np.where(by_pillow[:, None], [0, 0, 1, 1], roi))
         self._pipeline.schedule_run()
         self._in_flight.append(_Flight(encoded, roi, by_pillow, fed))
 
     def collect(self) -> tuple[Pictures, dict[int, Exception]]:
         flight = self._in_flight.popleft()
         errors: dict[int, Exception] = {}
-        regions: Any = None
+        decoded: Any = None
         try:
-            (regions,) = self._outputs(self._pipeline)
-            owners = [regions[row] for row in range(len(flight.encoded))]
+            (decoded,) = self._outputs(self._pipeline)
+            owners = [decoded[row] for row in range(len(flight.encoded))]
         except RuntimeError:
             # One bad picture fails DALI's whole batch (the next is not affected): find it, and keep the others.
             owners = [self._decode_alone(flight, row, errors) for row in range(len(flight.encoded))]
         for row in np.flatnonzero(flight.by_pillow).tolist():
             owners[row] = self._decode_by_pillow(flight, row, errors)
-        size = flight.roi[:, 2:].astype(np.int32)
+        size, row_bytes = flight.roi[:, 2:].astype(np.int32), flight.roi[:, 3] * 3
+        address = np.array([owner.data_ptr() for owner in owners], np.uint64)
+        if self._whole:
+            stored = np.array([owner.shape() if callable(owner.shape) else owner.shape for owner in owners], np.int64)
+            whole = (stored[:, :2] != size).any(axis=1)  # the others are regions already, by Pillow
+            row_bytes = stored[:, 1] * 3
+            corner = flight.roi[:, 0] * row_bytes + flight.roi[:, 1] * 3
+            address += np.where(whole, corner, 0).astype(np.uint64)
         pictures = Pictures(
-            address=np.array([owner.data_ptr() for owner in owners], np.uint64),
-            row_bytes=size[:, 1].astype(np.int64) * 3,
+            address=address,
+            row_bytes=row_bytes,
             size_px=size,
             origin_px=flight.roi[:, :2].astype(np.int32),
             channels=3,
-            owner=(regions, owners),
+            owner=(decoded, owners),
             on_cuda=self._device.type == "cuda",
         )
         return pictures, errors
@@ -106,6 +120,15 @@ class DaliDecoder:
         self.reset()
         self._pipeline = self._single = None
 
+    def _feed(self, pipeline: Any, encoded: list[np.ndarray], roi: np.ndarray) -> None:
+        from nvidia.dali.tensors import TensorCPU
+
+        pipeline.feed_input("encoded", [TensorCPU(data) for data in encoded])  # what DALI makes of arrays, more slowly
+        if not self._whole:
+            region = np.asarray(roi, np.int32)
+            pipeline.feed_input("anchor", np.ascontiguousarray(region[:, :2]))
+            pipeline.feed_input("shape", np.ascontiguousarray(region[:, 2:]))
+
     def _outputs(self, pipeline: Any) -> Any:
         if self._device.type != "cuda":
             return pipeline.outputs()
@@ -117,12 +140,12 @@ class DaliDecoder:
         if flight.by_pillow[row]:
             return None
         if self._single is None:
-            self._single = _make_pipeline(self._device, 1, 1, 1)
-        _feed(self._single, [flight.fed[row]], flight.roi[row : row + 1])
+            self._single = _make_pipeline(self._device, 1, 1, 1, self._whole)
+        self._feed(self._single, [flight.fed[row]], flight.roi[row : row + 1])
         try:
             self._single.schedule_run()
-            (regions,) = self._outputs(self._single)
-            return regions[0]
+            (decoded,) = self._outputs(self._single)
+            return decoded[0]
         except RuntimeError as error:
             if _FAILED_TO_DECODE in str(error):  # it does not say why; Pillow does, or can decode it after all
                 return self._decode_by_pillow(flight, row, errors)
@@ -147,7 +170,7 @@ class DaliDecoder:
 _building = threading.Lock()
 
 
-def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: int) -> Any:
+def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: int, whole: bool) -> Any:
     try:
         from nvidia.dali import Pipeline, fn
         from nvidia.dali.types import INT32, RGB, UINT8  # type: ignore[attr-defined]
@@ -169,30 +192,23 @@ def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: i
         with pipeline:
             # The sources' memory is kept alive until the batch is collected, so DALI need not copy it.
             encoded = fn.external_source(name="encoded", dtype=UINT8, ndim=1, no_copy=True)
-            anchor = fn.external_source(name="anchor", dtype=INT32, ndim=1)
-            shape = fn.external_source(name="shape", dtype=INT32, ndim=1)
-            regions = fn.decoders.image_slice(
-                encoded,
-                anchor,
-                shape,
-                axes=[0, 1],
-                device="mixed" if on_cuda else "cpu",
-                output_type=RGB,
-                adjust_orientation=False,
-                jpeg_fancy_upsampling=True,  # on the device too, as on the host: the same pixels
-            )
-            pipeline.set_outputs(regions)
+            options: dict[str, Any] = {
+                "device": "mixed" if on_cuda else "cpu",
+                "output_type": RGB,
+                "adjust_orientation": False,
+                "jpeg_fancy_upsampling": True,  # on the device too, as on the host: the same pixels
+            }
+            if on_cuda:  # a share would go to another decoder, which one depending on the batch
+                options["hw_decoder_load"] = 1.0
+            if whole:
+                decoded = fn.decoders.image(encoded, **options)
+            else:
+                anchor = fn.external_source(name="anchor", dtype=INT32, ndim=1)
+                shape = fn.external_source(name="shape", dtype=INT32, ndim=1)
+                decoded = fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], **options)
+            pipeline.set_outputs(decoded)
         pipeline.build()
     return pipeline
-
-
-def _feed(pipeline: Any, encoded: list[np.ndarray], roi: np.ndarray) -> None:
-    from nvidia.dali.tensors import TensorCPU
-
-    region = np.asarray(roi, np.int32)
-    pipeline.feed_input("encoded", [TensorCPU(data) for data in encoded])  # what DALI makes of arrays, more slowly
-    pipeline.feed_input("anchor", np.ascontiguousarray(region[:, :2]))
-    pipeline.feed_input("shape", np.ascontiguousarray(region[:, 2:]))
 
 
 @lru_cache(maxsize=1)
