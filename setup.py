@@ -100,7 +100,7 @@ class BuildNative(build_ext):
             f"-isystem{pybind11.get_include()}",
         ]
         compilers, macros, link = {".cpp": [*cxx, *CXX_FLAGS, *include]}, [], ["-lpthread"]
-        sources = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp"), *ROOT.glob("csrc/jpeg/*.cpp")]
+        sources = [*ROOT.glob("csrc/**/*.cpp")]
         if cuda:
             (nvcc, version), archs = cuda, cuda_archs()
             self.say(f"CUDA {version} ({nvcc}) for {', '.join(archs)}")
@@ -115,7 +115,7 @@ class BuildNative(build_ext):
         objects = {}
         for source in sorted(sources, key=lambda path: (path.suffix != ".cu", path)):  # the slow ones first
             target = Path(self.build_temp).resolve() / f"{source.relative_to(ROOT)}.o"
-            told = macros if source.name == "bindings.cpp" else []
+            told = macros if source.name == "module.cpp" else []
             objects[target] = [*compilers[source.suffix], *told, "-c", str(source), "-o", str(target)]
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(self.compile, objects, objects.values()))

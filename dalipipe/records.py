@@ -1,4 +1,4 @@
-"""What travels between the stages of a loader: encoded bytes, pictures by address, and the samples that went wrong."""
+"""What travels between the stages of a loader: encoded bytes, pictures and signals by address, and the samples that went wrong."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 _PER_PICTURE = ("address", "row_bytes", "size_px", "origin_px")
+_PER_SIGNAL = ("address", "frames", "frame_step", "channel_step")
 
 
 class SampleError(RuntimeError):
@@ -139,6 +140,59 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Signals:
+    """N float32 signals (audio, other series) by address, on one device; of any lengths, all of as many channels.
+
+    ``address`` uint64 [N]; ``frames`` int32 [N]; ``frame_step``, ``channel_step`` int64 [N]: float32 elements from one
+    frame, and one channel, to the next. ``rate_hz`` float64 [N]: frames a second, where that means something. ``owner``
+    keeps the memory alive; ``on_cuda`` says whether the addresses are a CUDA device's.
+    """
+
+    address: np.ndarray
+    frames: np.ndarray
+    frame_step: np.ndarray
+    channel_step: np.ndarray
+    channels: int
+    owner: Any
+    rate_hz: np.ndarray | None = None
+    on_cuda: bool = False
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[np.ndarray], rate_hz: np.ndarray | None = None) -> Signals:
+        """N ≥ 1 host signals: each float32 [T, C]; strides may be any."""
+        return cls(
+            address=np.array([a.ctypes.data for a in arrays], np.uint64),
+            frames=np.array([a.shape[0] for a in arrays], np.int32),
+            frame_step=np.array([a.strides[0] // 4 for a in arrays], np.int64),
+            channel_step=np.array([a.strides[1] // 4 for a in arrays], np.int64),
+            channels=arrays[0].shape[1],
+            owner=arrays,
+            rate_hz=rate_hz,
+        )
+
+    def of(self, rows: np.ndarray) -> Signals:
+        """Some of them: ``rows`` int64 [A]."""
+        rate = None if self.rate_hz is None else self.rate_hz[rows]
+        taken = {name: getattr(self, name)[rows] for name in _PER_SIGNAL}
+        return replace(self, **taken, rate_hz=rate)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """One host signal as an array: float32 [T, C], a view."""
+        interface = {
+            "data": (int(self.address[row]), True),
+            "shape": (int(self.frames[row]), self.channels),
+            "strides": (4 * int(self.frame_step[row]), 4 * int(self.channel_step[row])),
+            "typestr": "<f4",
+            "version": 3,
+        }
+        view = type("_View", (), {"__array_interface__": interface, "owner": self.owner})()
+        return np.asarray(view)
+
+
+@dataclass(frozen=True)
 class Tiles:
     """N stripped JPEGs of tiles (csrc/jpeg/stripped.h) by address, on one device.
 
@@ -183,5 +237,5 @@ class Records:
     A row in ``errors`` has placeholder data in its columns; one bad record never costs the others.
     """
 
-    columns: dict[str, Encoded | Pictures | np.ndarray | list[Any]]
+    columns: dict[str, Encoded | Pictures | Signals | np.ndarray | list[Any]]
     errors: dict[int, Exception] = field(default_factory=dict)

@@ -1,6 +1,4 @@
-// The only file that knows Python. Arguments are keyword-only; the GIL is released around native work.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
+// The module: what it was built with, files, pictures, draws; other modalities bind in files of their own.
 #include <pybind11/stl.h>
 
 #include <array>
@@ -8,6 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "bindings/bindings.h"
 #include "cpu/pool.h"
 #include "fold.h"
 #include "io.h"
@@ -21,15 +20,9 @@
 #include "philox.h"
 #include "shards.h"
 
-namespace py = pybind11;
-using namespace py::literals;
 using namespace dalipipe;
 
 namespace {
-
-template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
-using NoGil = py::gil_scoped_release;
 
 py::dict build_info() {
 #ifdef DALIPIPE_WITH_CUDA
@@ -114,11 +107,6 @@ py::dict struct_layouts() {
   return layouts;
 }
 
-template <typename T>
-py::array_t<T> as_array(const std::vector<T>& values) {
-  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
-}
-
 py::array_t<int64_t> starts(const FileBatch& batch) { return as_array(batch.starts()); }
 
 // (position, errno, cause or "") of every range that failed.
@@ -147,17 +135,6 @@ void read_into(FileBatch& batch, Array<uint8_t> arena, int32_t threads) {
   uint8_t* to = arena.mutable_data();
   NoGil nogil;
   batch.read(to, threads);
-}
-
-// The number of ranges, which rise within the arena.
-py::ssize_t check_starts(const char* what, const Array<uint8_t>& arena, const Array<int64_t>& starts) {
-  const int64_t* at = starts.data();
-  for (py::ssize_t i = 0; i < starts.size(); ++i) {
-    if (at[i] < (i ? at[i - 1] : 0) || at[i] > arena.nbytes()) {
-      throw std::invalid_argument(std::string(what) + ": starts must rise within the arena");
-    }
-  }
-  return starts.size() - 1;
 }
 
 void check_range(const char* what, const Array<uint8_t>& arena, int64_t at, int64_t nbytes) {
@@ -756,4 +733,8 @@ PYBIND11_MODULE(_C, m) {
 #endif
   m.def("cpu_target", &cpu_target);
   m.def("set_cpu_target", &set_cpu_target, py::kw_only(), "name"_a.none(true));
+
+  bind_signals(m);
+  bind_spectral(m);
+  bind_audio(m);
 }

@@ -1,0 +1,8 @@
+// Audio files.
+#include "bindings/bindings.h"
+
+namespace dalipipe {
+
+void bind_audio(py::module_&) {}
+
+}  // namespace dalipipe
