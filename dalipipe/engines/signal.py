@@ -163,10 +163,11 @@ class SignalEngine:
             passes,
             chain.starts,
             outs,
-            memory,
             channels=signals.channels,
+            dtype=memory.dtype,
+            device=memory.device,
             threads=self._threads,
-            keep=(signals, held),
+            keep=(signals, held, memory),
             **chain.tables,
         )
         return running.wait

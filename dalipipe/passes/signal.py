@@ -16,6 +16,7 @@ import numpy as np
 
 from dalipipe import native
 from dalipipe.ops import signal as ops
+from dalipipe.ops import signals
 from dalipipe.ops.signal import families
 from dalipipe.ops.signal.families import EDGES, FRAMES, STAGES, with_frames
 from dalipipe.ops.signal.gaps import FrequencyMask, SpecTimeMask, SpecTimeWarp
@@ -184,13 +185,13 @@ class _Folding:
             self.windows(op, at, params)
 
     def line(self, op: families.LineOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
-        ends = {"edge": EDGES.index("hold"), "interpolation": 1}
-        self._set(at, map=1, line_start=params["line_start"], line_rate=params["line_rate"], **ends)
+        ends = {"edge": signals.HOLD, "interpolation": signals.LINEAR}
+        self._set(at, map=signals.LINE, line_start=params["line_start"], line_rate=params["line_rate"], **ends)
         self._lasts(at, params["frames"])
 
     def curve(self, op: families.CurveOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
-        ends = {"edge": EDGES.index("hold"), "interpolation": op.interpolation}
-        self._set(at, map=2, position=self._curves(params["segments"]), **ends)
+        ends = {"edge": signals.HOLD, "interpolation": op.interpolation}
+        self._set(at, map=signals.CURVE, position=self._curves(params["segments"]), **ends)
 
     def gain(self, op: families.GainOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
         self._set(at, gain=params["gain"])
@@ -219,12 +220,11 @@ class _Folding:
         self._set(at, added_curve=where, added_curves=channels)
 
     def noise(self, op: families.NoiseOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
-        self._set(at, noise=1, noise_level=int(op.relative), level=params["level"])
-        key = self._passes["key"]
-        key["key"][at], key["counter"][at] = params["noise"][:, :2], params["noise"][:, 2:]
+        kind = {"noise": signals.WHITE, "noise_level": int(op.relative)}
+        self._set(at, **kind, level=params["level"], key=params["noise"])
 
     def sound(self, op: families.SoundOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
-        self._set(at, noise=2, noise_level=1, level=params["level"])
+        self._set(at, noise=signals.RECORDED, noise_level=signals.RELATIVE, level=params["level"])
         self._sounds.append((op, *at, self.size[at[0], FRAMES], params))
 
     def windows(self, op: families.PassOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:

@@ -53,7 +53,7 @@ class ShiftOp(PassOp):
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
         start, direction, frames = (int(params[name]) for name in ("start", "direction", "frames"))
-        return signals.shift(x, start, direction, frames, EDGES.index(self.edge))
+        return signals.shift(x, start, frames, direction=direction, edge=EDGES.index(self.edge))
 
 
 class LineOp(PassOp):
@@ -68,7 +68,7 @@ class LineOp(PassOp):
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
         start, rate = (float(params[name]) for name in ("line_start", "line_rate"))
-        return signals.line(x, start, rate, int(params["frames"]), EDGES.index("hold"), 1)
+        return signals.line(x, start, rate, int(params["frames"]), edge=signals.HOLD)
 
 
 class CurveOp(PassOp):
@@ -77,12 +77,11 @@ class CurveOp(PassOp):
     """
 
     stages = (0, 0)
-    interpolation: ClassVar[int] = 1
-    """`Interpolation` of ``csrc/signal.h``: 0 nearest, 1 linear."""
+    interpolation: ClassVar[int] = signals.LINEAR
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        segments = params["segments"][np.isfinite(params["segments"][:, 0])]
-        return signals.curve(x, segments, len(x), EDGES.index("hold"), self.interpolation)
+        curve = _segments(params["segments"])
+        return signals.curve(x, curve, len(x), edge=signals.HOLD, interpolation=self.interpolation)
 
 
 class GainOp(PassOp):
@@ -91,7 +90,7 @@ class GainOp(PassOp):
     stages = (1, 1)
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        return signals.gain(x, np.float32(params["gain"]))
+        return signals.gain(x, params["gain"])
 
 
 class ChannelsOp(PassOp):
@@ -100,7 +99,7 @@ class ChannelsOp(PassOp):
     stages = (1, 1)
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        return signals.channels(x, params["source"], params["gains"].astype(np.float32))
+        return signals.channels(x, params["source"], params["gains"])
 
 
 class BiquadOp(PassOp):
@@ -118,7 +117,7 @@ class TimesOp(PassOp):
     stages = (3, 3)
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        return signals.times(x, list(params["curves"]))
+        return signals.times(x, [_segments(curve) for curve in params["curves"]])
 
 
 class PlusOp(PassOp):
@@ -127,7 +126,7 @@ class PlusOp(PassOp):
     stages = (4, 4)
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        return signals.plus(x, list(params["curves"]))
+        return signals.plus(x, [_segments(curve) for curve in params["curves"]])
 
 
 class NoiseOp(PassOp):
@@ -140,8 +139,7 @@ class NoiseOp(PassOp):
     relative: ClassVar[bool] = False
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        white = signals.white_noise(*x.shape, params["noise"])
-        return signals.noise(x, white, np.float32(params["level"]), self.relative)
+        return signals.white_noise(x, float(params["level"]), params["noise"], relative=self.relative)
 
 
 class SoundOp(PassOp):
@@ -161,12 +159,22 @@ class WindowOp(PassOp):
     hold: Any = False
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        there = params["windows"][:, 1] >= params["windows"][:, 0]
-        return signals.windows(x, params["windows"][there], params["value"][there].astype(np.float32), self.hold)
+        return signals.windows(x, windows_of(params, self.hold))
 
 
 class SpectralOp(SignalOp):
     """Needs whole spectra, or taps from afar: runs by itself, over all samples that it is drawn for."""
+
+
+def _segments(curve: np.ndarray) -> list[signals.Segment]:
+    return [signals.Segment(begin, tuple(c)) for begin, *c in curve[np.isfinite(curve[:, 0])].tolist()]
+
+
+def windows_of(params: Params, hold: bool) -> list[signals.Window]:
+    """Those of one sample that are there."""
+    fill = signals.KEEP if hold else signals.VALUE
+    both = zip(params["windows"].tolist(), params["value"].tolist(), strict=True)
+    return [signals.Window(*window, fill, value) for window, value in both if window[1] >= window[0]]
 
 
 def with_frames(size: np.ndarray, frames: np.ndarray) -> np.ndarray:

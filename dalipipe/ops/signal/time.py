@@ -27,6 +27,7 @@ from dalipipe.ops.signal.families import (
     check_whole,
     needs_rate,
     seconds_to_frames,
+    windows_of,
 )
 from dalipipe.policy import Params, draw_range
 from dalipipe.quantiles import ndtri
@@ -73,8 +74,7 @@ class TimeShift(ShiftOp):
         return {"start": -moved, "direction": one, "frames": frames, **faded}
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        there = params["windows"][:, 1] >= params["windows"][:, 0]
-        return signals.windows(super().reference(x, params), params["windows"][there], params["value"][there], False)
+        return signals.windows(super().reference(x, params), windows_of(params, False))
 
 
 class _BackwardsOp(ShiftOp):
@@ -295,7 +295,7 @@ class Permutation(CurveOp):
     max_segments: int = 5
     mode: Literal["equal", "random"] = "equal"
 
-    interpolation: ClassVar[int] = 0
+    interpolation: ClassVar[int] = signals.NEAREST
 
     def __post_init__(self) -> None:
         super().__post_init__()
