@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -103,29 +104,34 @@ class _Table:
 
 
 class _Folding:
-    """The chain that is being put together."""
+    """The chain that is being put together: first which operators share passes, then, in `finish`, the passes."""
 
     def __init__(self, size: np.ndarray) -> None:
         n = len(size)
         self.size = size
-        self._depth = np.full(n, -1)
-        self._stage = np.full(n, len(STAGES))
-        self._passes = _blank(n, 2)
+        self._depth = np.full(n, -1)  # of each sample's pass that is open
+        self._stage = np.full(n, len(STAGES))  # the last that is taken in it
+        self._began: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # samples, which of their passes, frames
+        self._taken: list[tuple[families.PassOp, np.ndarray, np.ndarray, Params]] = []
+        self._passes = np.zeros(0, native.SIGNAL_PASS)
         self._tables = {name: _Table(dtype) for name, dtype in _TABLES.items()}
-        self._sounds: list[tuple[families.SoundOp, np.ndarray, np.ndarray, np.ndarray, Params]] = []
+        self._sounds: list[Sounds] = []
 
     @property
     def empty(self) -> bool:
-        return bool((self._depth < 0).all())
+        return not self._taken
 
     def then(self, op: families.PassOp, rows: np.ndarray, params: Params) -> np.ndarray:
         """Takes an operator in; int64 [A]: which of its passes each of its samples has it in."""
         first, last = op.stages
-        self._begin(rows[self._stage[rows] >= first])
+        late = self._stage[rows] >= first
+        self._begin(rows if late.all() else rows[late])
         self._stage[rows] = last
-        write = next(write for family, write in _WRITE.items() if isinstance(op, family))
-        write(self, op, (rows, self._depth[rows]), params)
-        return self._depth[rows]
+        depth = self._depth[rows]
+        self._taken.append((op, rows, depth, params))
+        if "frames" in params:
+            self.size[rows, FRAMES] = params["frames"]
+        return depth
 
     def finish(self, rows: np.ndarray | None = None) -> Chain:
         """The chain of those samples that have passes; or of ``rows``, all of which then get one."""
@@ -133,36 +139,31 @@ class _Folding:
             rows = np.flatnonzero(self._depth >= 0)
         else:
             self._begin(rows[self._depth[rows] < 0])
-        counts = self._depth[rows] + 1
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        taken = np.arange(self._passes.shape[1]) < counts[:, None]
-        passes = self._passes[rows][taken]
-        begin_of = np.zeros(len(self._depth), np.int64)
-        begin_of[rows] = starts[:-1]
-        sounds = tuple(
-            Sounds(op, begin_of[of] + depth, frames, params) for op, of, depth, frames, params in self._sounds
-        )
+        starts = np.concatenate([[0], np.cumsum(self._depth[rows] + 1)])
+        begin = np.zeros(len(self._depth), np.int64)
+        begin[rows] = starts[:-1]
+        self._passes = np.zeros(starts[-1], native.SIGNAL_PASS)
+        self._passes["gain"], self._passes["direction"], self._passes["channel_gains"] = 1.0, 1, -1
+        for of, depth, frames in self._began:
+            self._set(begin[of] + depth, in_frames=frames, out_frames=frames)
+        for op, of, depth, params in self._taken:
+            at = begin[of] + depth
+            _WRITERS[type(op)](self, op, at, params)
+            if "frames" in params:
+                self._set(at, out_frames=params["frames"])
         tables = {name: table.finish() for name, table in self._tables.items()}
-        return Chain(rows, passes, starts.astype(np.int32), tables, self.size[rows], sounds)
+        return Chain(rows, self._passes, starts.astype(np.int32), tables, self.size[rows], tuple(self._sounds))
 
     def _begin(self, rows: np.ndarray) -> None:
         """A new pass for each of these."""
-        if not len(rows):
-            return
-        depth = self._depth[rows] + 1
-        self._depth[rows], self._stage[rows] = depth, -1
-        if depth.max() >= self._passes.shape[1]:
-            self._passes = np.concatenate([self._passes, _blank(*self._passes.shape)], axis=1)
-        for name in ("in_frames", "out_frames"):
-            self._passes[name][rows, depth] = self.size[rows, FRAMES]
+        if len(rows):
+            self._depth[rows] += 1
+            self._stage[rows] = -1
+            self._began.append((rows, self._depth[rows], self.size[rows, FRAMES]))
 
-    def _set(self, at: tuple[np.ndarray, np.ndarray], **values: object) -> None:
+    def _set(self, at: np.ndarray, **values: object) -> None:
         for name, value in values.items():
             self._passes[name][at] = value
-
-    def _lasts(self, at: tuple[np.ndarray, np.ndarray], frames: np.ndarray) -> None:
-        self._set(at, out_frames=frames)
-        self.size[at[0], FRAMES] = frames
 
     def _curves(self, segments: np.ndarray) -> np.ndarray:
         """int64 [A]: where ``segments`` float64 [A, S, 5], of a curve each, are among the curves."""
@@ -178,56 +179,54 @@ class _Folding:
 
     # What each family writes into passes ``at`` (samples, which of theirs) ---------------------------------------------
 
-    def shift(self, op: families.ShiftOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def shift(self, op: families.ShiftOp, at: np.ndarray, params: Params) -> None:
         self._set(at, start=params["start"], direction=params["direction"], edge=EDGES.index(op.edge))
-        self._lasts(at, params["frames"])
         if "windows" in params:
             self.windows(op, at, params)
 
-    def line(self, op: families.LineOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def line(self, op: families.LineOp, at: np.ndarray, params: Params) -> None:
         ends = {"edge": signals.HOLD, "interpolation": signals.LINEAR}
         self._set(at, map=signals.LINE, line_start=params["line_start"], line_rate=params["line_rate"], **ends)
-        self._lasts(at, params["frames"])
 
-    def curve(self, op: families.CurveOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def curve(self, op: families.CurveOp, at: np.ndarray, params: Params) -> None:
         ends = {"edge": signals.HOLD, "interpolation": op.interpolation}
         self._set(at, map=signals.CURVE, position=self._curves(params["segments"]), **ends)
 
-    def gain(self, op: families.GainOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def gain(self, op: families.GainOp, at: np.ndarray, params: Params) -> None:
         self._set(at, gain=params["gain"])
 
-    def channels(self, op: families.ChannelsOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def channels(self, op: families.ChannelsOp, at: np.ndarray, params: Params) -> None:
         count, channels = params["source"].shape
         rows = np.zeros((count, channels), native.CHANNEL_GAIN)
         rows["from"], rows["gain"] = params["source"], params["gains"]
         first = self._tables["channel_gains"].add(rows.reshape(-1))
         self._set(at, channel_gains=first + channels * np.arange(count))
 
-    def filter(self, op: families.BiquadOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def filter(self, op: families.BiquadOp, at: np.ndarray, params: Params) -> None:
         count, sections, _ = params["biquads"].shape
         rows = np.ascontiguousarray(params["biquads"]).view(native.BIQUAD).reshape(-1)
         first = self._tables["biquads"].add(rows)
         self._set(at, first_biquad=first + sections * np.arange(count), biquads=sections)
 
-    def times(self, op: families.TimesOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def times(self, op: families.TimesOp, at: np.ndarray, params: Params) -> None:
         count, channels, segments, _ = params["curves"].shape
         where = self._curves(params["curves"].reshape(count * channels, segments, 5))[::channels]
         self._set(at, gain_curve=where, gain_curves=channels)
 
-    def plus(self, op: families.PlusOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def plus(self, op: families.PlusOp, at: np.ndarray, params: Params) -> None:
         count, channels, segments, _ = params["curves"].shape
         where = self._curves(params["curves"].reshape(count * channels, segments, 5))[::channels]
         self._set(at, added_curve=where, added_curves=channels)
 
-    def noise(self, op: families.NoiseOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def noise(self, op: families.NoiseOp, at: np.ndarray, params: Params) -> None:
         kind = {"noise": signals.WHITE, "noise_level": int(op.relative)}
         self._set(at, **kind, level=params["level"], key=params["noise"])
 
-    def sound(self, op: families.SoundOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def sound(self, op: families.SoundOp, at: np.ndarray, params: Params) -> None:
         self._set(at, noise=signals.RECORDED, noise_level=signals.RELATIVE, level=params["level"])
-        self._sounds.append((op, *at, self.size[at[0], FRAMES], params))
+        self._sounds.append(Sounds(op, at, self._passes["out_frames"][at].astype(np.int64), params))
 
-    def windows(self, op: families.PassOp, at: tuple[np.ndarray, np.ndarray], params: Params) -> None:
+    def windows(self, op: families.PassOp, at: np.ndarray, params: Params) -> None:
         windows, value = params["windows"], params["value"]
         there = windows[..., 1] >= windows[..., 0]
         counts = there.sum(axis=1)
@@ -240,27 +239,30 @@ class _Folding:
         self._set(at, first_window=first + np.cumsum(counts) - counts, windows=counts)
 
 
-_Write = Callable[[_Folding, "families.PassOp", tuple[np.ndarray, np.ndarray], Params], None]
-_WRITE: dict[type, _Write] = {
-    families.ShiftOp: _Folding.shift,  # type: ignore[dict-item]
-    families.LineOp: _Folding.line,  # type: ignore[dict-item]
-    families.CurveOp: _Folding.curve,  # type: ignore[dict-item]
-    families.GainOp: _Folding.gain,  # type: ignore[dict-item]
-    families.ChannelsOp: _Folding.channels,  # type: ignore[dict-item]
-    families.BiquadOp: _Folding.filter,  # type: ignore[dict-item]
-    families.TimesOp: _Folding.times,  # type: ignore[dict-item]
-    families.PlusOp: _Folding.plus,  # type: ignore[dict-item]
-    families.NoiseOp: _Folding.noise,  # type: ignore[dict-item]
-    families.SoundOp: _Folding.sound,  # type: ignore[dict-item]
+_FAMILIES: dict[type, Callable[[_Folding, Any, np.ndarray, Params], None]] = {
+    families.ShiftOp: _Folding.shift,
+    families.LineOp: _Folding.line,
+    families.CurveOp: _Folding.curve,
+    families.GainOp: _Folding.gain,
+    families.ChannelsOp: _Folding.channels,
+    families.BiquadOp: _Folding.filter,
+    families.TimesOp: _Folding.times,
+    families.PlusOp: _Folding.plus,
+    families.NoiseOp: _Folding.noise,
+    families.SoundOp: _Folding.sound,
     families.WindowOp: _Folding.windows,
 }
 
 
-def _blank(n: int, depth: int) -> np.ndarray:
-    """`SIGNAL_PASS` [n, depth] that change nothing."""
-    passes = np.zeros((n, depth), native.SIGNAL_PASS)
-    passes["gain"], passes["direction"], passes["channel_gains"] = 1.0, 1, -1
-    return passes
+class _Writers(dict[type, Any]):
+    """By the operator's class, looked up among its families once."""
+
+    def __missing__(self, cls: type) -> Any:
+        self[cls] = next(write for family, write in _FAMILIES.items() if issubclass(cls, family))
+        return self[cls]
+
+
+_WRITERS = _Writers()
 
 
 @dataclass(frozen=True)
