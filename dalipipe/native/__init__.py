@@ -3,6 +3,7 @@
 Arguments are checked here, by name; what arrives in C++ is pointers and sizes. Native code works without the GIL.
 """
 
+from dalipipe.native.audio import probe_audio, read_wavs
 from dalipipe.native.core import build_info, cpu_target, struct_layouts
 from dalipipe.native.draws import fold, permute, philox, uniforms
 from dalipipe.native.files import MAX_FILE_BYTES, checksums, copy_blocks, crc32c, pack_ranges, probe_images, read_files
@@ -28,6 +29,9 @@ from dalipipe.native.shards import (
     read_examples,
 )
 from dalipipe.native.structs import (
+    AUDIO_HEADER,
+    AUDIO_KINDS,
+    AUDIO_PROBLEMS,
     CUT,
     ELASTIC_FIELD,
     ERASE_BOX,
@@ -41,9 +45,13 @@ from dalipipe.native.structs import (
     JPEG_SHAPE,
     LABEL_MAP,
     MIX_PAIR,
+    WAV_SEGMENT,
 )
 
 __all__ = [
+    "AUDIO_HEADER",
+    "AUDIO_KINDS",
+    "AUDIO_PROBLEMS",
     "CUT",
     "ELASTIC_FIELD",
     "ERASE_BOX",
@@ -58,6 +66,7 @@ __all__ = [
     "LABEL_MAP",
     "MAX_FILE_BYTES",
     "MIX_PAIR",
+    "WAV_SEGMENT",
     "Running",
     "ShardScanner",
     "Stripped",
@@ -83,10 +92,12 @@ __all__ = [
     "parse_integers",
     "permute",
     "philox",
+    "probe_audio",
     "probe_images",
     "read_examples",
     "read_files",
     "read_jpegs",
+    "read_wavs",
     "rgb_row_bytes",
     "start_fused_image",
     "struct_layouts",

@@ -120,3 +120,27 @@ FEATURE = np.dtype([(name, np.int64) for name in ("kind", "count", "list", "list
 
 #: `FEATURE["kind"]` → name.
 FEATURE_KINDS = ("absent", "bytes", "floats", "ints")
+
+
+#: What the header of an audio file says; mirrors `AudioHeader` in csrc/audio.h, where each field is explained.
+AUDIO_HEADER = np.dtype(
+    [
+        *_int32s("kind problem rate_hz channels sample codec"),
+        ("frames", np.int64),
+        ("promised", np.int64),
+        ("data", np.int64),
+    ],
+    align=True,
+)
+AUDIO_KINDS = ("other", "wav", "flac", "ogg", "mp3")
+AUDIO_PROBLEMS = ("", "no_format", "damaged", "codec", "no_data", "truncated")
+
+
+#: A part of a WAV file to be read; mirrors `WavSegment` in csrc/audio.h.
+WAV_SEGMENT = np.dtype(
+    [
+        *((name, np.int64) for name in "file first frames out bad".split()),
+        *_int32s("mix unused"),
+    ],
+    align=True,
+)

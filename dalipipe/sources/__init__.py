@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dalipipe.sources.arrays import Arrays
+from dalipipe.sources.audio import AudioFolder, AudioManifest
 from dalipipe.sources.base import Source, changed_labels
 from dalipipe.sources.folder import ImageFolder
 from dalipipe.sources.mapped import MapDataset
@@ -22,8 +23,8 @@ from dalipipe.sources.tar import TarShards
 from dalipipe.sources.tfrecord import TFRecords
 from dalipipe.sources.workers import WorkerError
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Cityscapes", "FashionMNIST", "ImageFolder", "ImageMasks"]
-__all__ += ["MapDataset", "PackError", "Packed", "ShardError", "Source", "TFRecords", "Table", "TarShards"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "AudioFolder", "AudioManifest", "Cityscapes", "FashionMNIST"]
+__all__ += ["ImageFolder", "ImageMasks", "MapDataset", "PackError", "Packed", "ShardError", "Source", "TFRecords", "Table", "TarShards"]
 __all__ += ["WorkerError", "as_source", "is_pack", "open_source"]
 
 
