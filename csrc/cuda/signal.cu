@@ -1,12 +1,11 @@
 // Chains over signals on CUDA: one launch, a block takes a sample through all its passes. Between passes a signal is
 // dense in scratch, channel after channel. A last pass that needs no look at the whole signal writes into the batch.
-#include "signal.h"
-
 #include <algorithm>
 #include <type_traits>
 #include <vector>
 
 #include "cuda/check.h"
+#include "signal.h"
 
 namespace dalipipe {
 namespace {
@@ -36,8 +35,8 @@ struct Stored {
 
 // Whether a pass looks at more than an element at a time, once it is moved.
 DP_HD bool is_whole(const SignalPass& s) {
-  const bool relative = s.noise != static_cast<int32_t>(SignalNoise::none) &&
-                        s.noise_level == static_cast<int32_t>(NoiseLevel::relative);
+  const bool relative =
+      s.noise != static_cast<int32_t>(SignalNoise::none) && s.noise_level == static_cast<int32_t>(NoiseLevel::relative);
   return s.biquads > 0 || relative || s.windows > 0;
 }
 
@@ -100,8 +99,7 @@ __device__ void each_element(int32_t channels, int32_t frames, const Use& use) {
 }
 
 // Biquads, in place; a thread takes a channel.
-__device__ void filter(const SignalBatch& b, const SignalPass& s, float* signal,
-                       BiquadState (*state)[kFilterThreads]) {
+__device__ void filter(const SignalBatch& b, const SignalPass& s, float* signal, BiquadState (*state)[kFilterThreads]) {
   const int32_t lane = static_cast<int32_t>(threadIdx.x);
   if (lane >= kFilterThreads) return;
   for (int32_t c = lane; c < b.channels; c += kFilterThreads) {
@@ -124,7 +122,8 @@ __device__ float relative_scale(const SignalBatch& b, const SignalPass& s, const
     const int32_t channels = group == 1 && shared ? 1 : b.channels;
     for (int32_t c = 0; c < channels; ++c) {
       for (int32_t t = lane; t < s.out_frames; t += kLanes) {
-        const double v = group == 0 ? signal[static_cast<int64_t>(c) * s.out_frames + t] : noise_at(s, b.channels, c, t);
+        const double v =
+            group == 0 ? signal[static_cast<int64_t>(c) * s.out_frames + t] : noise_at(s, b.channels, c, t);
         sum += v * v;
       }
     }
@@ -170,8 +169,8 @@ __device__ void fill_window(const SignalWindow& w, int32_t frames, float* signal
 // Calls put(c, t, value) for what a pass makes that does not look at the whole; where it does, all up to the filter.
 template <typename Put>
 __device__ void make_elements(const SignalBatch& b, const SignalPass& s, const Stored& in, const Put& put) {
-  const bool noisy = s.noise != static_cast<int32_t>(SignalNoise::none) &&
-                     s.noise_level == static_cast<int32_t>(NoiseLevel::absolute);
+  const bool noisy =
+      s.noise != static_cast<int32_t>(SignalNoise::none) && s.noise_level == static_cast<int32_t>(NoiseLevel::absolute);
   each_element(b.channels, s.out_frames, [&](int32_t c, int32_t t) {
     float x = gained(b, s, in, c, t);
     if (s.biquads == 0) {
@@ -206,7 +205,7 @@ __device__ void finish_whole(const SignalBatch& b, const SignalPass& s, float* s
 }
 
 template <DType dtype>
-__global__ void __launch_bounds__(kThreads) signals_kernel(const __grid_constant__ SignalBatch b) {
+__global__ void __launch_bounds__(kThreads, 3) signals_kernel(const __grid_constant__ SignalBatch b) {
   using T = typename Cast<dtype>::type;
   __shared__ BiquadState state[kMostBiquads][kFilterThreads];
   __shared__ double sums[2 * kLanes];
@@ -226,9 +225,8 @@ __global__ void __launch_bounds__(kThreads) signals_kernel(const __grid_constant
         continue;
       }
       float* const made = b.scratch + b.places[2 * static_cast<int64_t>(i) + (j & 1)];
-      make_elements(b, s, in, [&](int32_t c, int32_t t, float x) {
-        made[static_cast<int64_t>(c) * s.out_frames + t] = x;
-      });
+      make_elements(b, s, in,
+                    [&](int32_t c, int32_t t, float x) { made[static_cast<int64_t>(c) * s.out_frames + t] = x; });
       __syncthreads();
       finish_whole(b, s, made, state, sums);
       in = {made, 1, s.out_frames};

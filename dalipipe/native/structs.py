@@ -124,15 +124,11 @@ BIQUAD = np.dtype([("b", np.float64, 3), ("a", np.float64, 2)])
 
 
 #: Frames and channels that are filled; mirrors `SignalWindow` in csrc/signal.h.
-SIGNAL_WINDOW = np.dtype(
-    [*_int32s("begin end fade_out fade_in first_channel end_channel fill"), ("value", np.float32)]
-)
+SIGNAL_WINDOW = np.dtype([*_int32s("begin end fade_out fade_in first_channel end_channel fill"), ("value", np.float32)])
 
 
 #: Where a sample's last pass writes; mirrors `SignalOut` in csrc/signal.h.
-SIGNAL_OUT = np.dtype(
-    [("data", np.uint64), ("frame_step", np.int64), ("channel_step", np.int64), ("frames", np.int64)]
-)
+SIGNAL_OUT = np.dtype([("data", np.uint64), ("frame_step", np.int64), ("channel_step", np.int64), ("frames", np.int64)])
 
 
 #: What an image file's header says; mirrors `ImageHeader` in csrc/io.h. Sizes in px, before orientation; 0: not found.
