@@ -107,7 +107,15 @@ def decoded(column: Encoded | Signals, field: Field, *, threads: int) -> tuple[S
         column, errors = decode_audio(column, channels=field.channels or 1, threads=threads)
     for row in np.flatnonzero(column.frames == 0).tolist():
         errors.setdefault(row, ValueError(f"{field.name!r} has no frames: remove the sample, or leave it out"))
-    for row in np.flatnonzero(~native.finite_signals(column, threads=threads)).tolist():
+    finite = native.finite_signals(
+        column.address,
+        column.frames,
+        column.frame_step,
+        column.channel_step,
+        channels=column.channels,
+        threads=threads,
+    )
+    for row in np.flatnonzero(finite == 0).tolist():
         errors.setdefault(row, ValueError(f"{field.name!r} has values that are NaN or infinite: mend or remove it"))
     return column, errors
 
