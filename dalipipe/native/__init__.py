@@ -81,10 +81,7 @@ __all__ = [
     "SIGNAL_OUT",
     "SIGNAL_PASS",
     "SIGNAL_WINDOW",
-<<<<<<< HEAD
     "WAV_SEGMENT",
-=======
->>>>>>> a
     "Running",
     "ShardScanner",
     "Stripped",
