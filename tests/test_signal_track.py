@@ -27,7 +27,16 @@ def wav(sound: np.ndarray, rate_hz: int) -> bytes:
     data = np.clip(np.rint(sound * 32768), -32768, 32767).astype("<i2").tobytes()
     channels = sound.shape[1]
     form = struct.pack("<HHIIHH", 1, channels, rate_hz, 2 * channels * rate_hz, 2 * channels, 16)
-    return b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data)) + data
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + len(data))
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + form
+        + b"data"
+        + struct.pack("<I", len(data))
+        + data
+    )
 
 
 @pytest.fixture
@@ -57,7 +66,11 @@ def by_sample(batches: Any, time_axis: int = 1) -> dict[int, np.ndarray]:
     for batch in batches:
         for row, index in enumerate(batch.indices.tolist()):
             found[index] = batch[0][row].narrow(time_axis - 1, 0, int(batch.length[row])).numpy().copy()
-            assert not batch[0][row].narrow(time_axis - 1, int(batch.length[row]), batch[0].shape[time_axis] - int(batch.length[row])).any()
+            assert (
+                not batch[0][row]
+                .narrow(time_axis - 1, int(batch.length[row]), batch[0].shape[time_axis] - int(batch.length[row]))
+                .any()
+            )
     return found
 
 
@@ -133,7 +146,7 @@ def test_mixing(kind: str, request: Any) -> None:
     for op in (mix.MixUp(num_classes=4), mix.TimeCutMix(num_classes=4)):
         found = list(loader(source, 8, policy=dalipipe.Policy([op]), drop_last=True))
         mixed = by_sample(found, axis)
-        labels = {int(i): l for batch in found for i, l in zip(batch.indices, batch.label, strict=True)}
+        labels = {int(i): label for batch in found for i, label in zip(batch.indices, batch.label, strict=True)}
         assert any(a.shape != mixed[i].shape or not np.array_equal(a, mixed[i]) for i, a in plain.items())
         for index, values in mixed.items():
             assert np.isfinite(values).all() and len(labels[index]) == 4
@@ -165,7 +178,16 @@ def test_a_bad_sound_costs_itself_alone(sounds: Any, damage: str) -> None:
     if damage == "nan":
         values = np.full(100, np.nan, "<f4").tobytes()
         form = struct.pack("<HHIIHH", 3, 1, 8000, 32000, 4, 32)
-        path.write_bytes(b"RIFF" + struct.pack("<I", 36 + 400) + b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", 400) + values)
+        path.write_bytes(
+            b"RIFF"
+            + struct.pack("<I", 36 + 400)
+            + b"WAVEfmt "
+            + struct.pack("<I", 16)
+            + form
+            + b"data"
+            + struct.pack("<I", 400)
+            + values
+        )
     else:
         path.write_bytes(data[: len(data) // 2] if damage == "cut" else b"this is no sound")
     with pytest.raises(dalipipe.SampleError, match=r"sample 5 .*wav"):
@@ -187,7 +209,7 @@ def test_background_sounds(sounds: Any, tmp_path: Path) -> None:
         assert ratio == pytest.approx(10.0, abs=0.1)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         list(loader(source, policy=dalipipe.Policy([ops.AddBackgroundNoise(("missing.wav",), p=1.0)])))
-    with pytest.raises(ValueError, match="hiss.wav cannot be used"):
+    with pytest.raises(ValueError, match=r"hiss\.wav cannot be used"):
         names[1].write_bytes(b"no sound at all")
         list(loader(source, policy=dalipipe.Policy([op])))
 
@@ -207,7 +229,7 @@ def test_what_does_not_go_is_said_when_the_loader_is_made(series: dalipipe.Serie
 
 def test_explain(series: dalipipe.Series, sounds: Any) -> None:
     said = loader(series).explain()
-    assert "frames as they are stored" in said and "TimeWarp" in said and "30 to" in said or "frames of 3" in said
+    assert "frames as they are stored" in said and "TimeWarp" in said and "frames of 3 channel(s)" in said
     said = loader(sounds(), policy=dalipipe.recipes.speech(8000, 0.05)).explain()
     assert "decoded on the host" in said and "over whole spectra" in said
 

@@ -1,4 +1,6 @@
-"""Signals: sounds are decoded, parameters drawn, and chains of passes make them a batch, padded where lengths differ."""
+"""Signals: sounds are decoded, parameters drawn, and chains of passes make them a batch, padded where lengths
+differ.
+"""
 
 from __future__ import annotations
 
@@ -99,8 +101,8 @@ class SignalTrack:
 
 
 def decoded(column: Encoded | Signals, field: Field, *, threads: int) -> tuple[Signals, dict[int, Exception]]:
-    """N signals on the host, and what is wrong with some, by row: they cannot be decoded, have no frames, or values that
-    are no numbers.
+    """N signals on the host, and what is wrong with some, by row: they cannot be decoded, have no frames, or values
+    that are no numbers.
     """
     errors: dict[int, Exception] = {}
     if isinstance(column, Encoded):
