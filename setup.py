@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent
 CUDA_ARCHS = "80,86,89,90,100,120"  # Ampere to Blackwell; PTX of the last serves what comes after
 CUDA_MIN = (12, 8)  # the first nvcc that knows 100 and 120
 # Without FMA contraction, here and in nvcc (-fmad=false), CPU and CUDA round alike.
-CXX_FLAGS = "-std=c++17 -O3 -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra".split()
+CXX_FLAGS = "-std=c++17 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -Wall -Wextra".split()
 NVCC_FLAGS = "-std=c++17 -O3 -fmad=false -cudart=static -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off".split()
 
 
@@ -115,7 +115,7 @@ class BuildNative(build_ext):
         objects = {}
         for source in sorted(sources, key=lambda path: (path.suffix != ".cu", path)):  # the slow ones first
             target = Path(self.build_temp).resolve() / f"{source.relative_to(ROOT)}.o"
-            told = macros if source.name == "module.cpp" else []
+            told = macros if source.parent.name == "bindings" else []
             objects[target] = [*compilers[source.suffix], *told, "-c", str(source), "-o", str(target)]
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(self.compile, objects, objects.values()))

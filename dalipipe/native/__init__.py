@@ -3,7 +3,7 @@
 Arguments are checked here, by name; what arrives in C++ is pointers and sizes. Native code works without the GIL.
 """
 
-from dalipipe.native.core import build_info, cpu_target, struct_layouts
+from dalipipe.native.core import build_info, check_threads, cpu_target, struct_layouts
 from dalipipe.native.draws import fold, permute, philox, uniforms
 from dalipipe.native.files import MAX_FILE_BYTES, checksums, copy_blocks, crc32c, pack_ranges, probe_images, read_files
 from dalipipe.native.images import Running, elastic, fused_image, mix, move_labels, start_fused_image
@@ -27,6 +27,7 @@ from dalipipe.native.shards import (
     parse_integers,
     read_examples,
 )
+from dalipipe.native.spectral import SpectralParams, spectral_params, spectral_step
 from dalipipe.native.structs import (
     CUT,
     ELASTIC_FIELD,
@@ -40,7 +41,10 @@ from dalipipe.native.structs import (
     IMAGE_PASS,
     JPEG_SHAPE,
     LABEL_MAP,
+    MEL_BAND,
     MIX_PAIR,
+    SPECTRAL_ROW,
+    SPECTRAL_STEPS,
 )
 
 __all__ = [
@@ -57,11 +61,16 @@ __all__ = [
     "JPEG_SHAPE",
     "LABEL_MAP",
     "MAX_FILE_BYTES",
+    "MEL_BAND",
     "MIX_PAIR",
+    "SPECTRAL_ROW",
+    "SPECTRAL_STEPS",
     "Running",
     "ShardScanner",
+    "SpectralParams",
     "Stripped",
     "build_info",
+    "check_threads",
     "checksums",
     "copy_blocks",
     "cpu_target",
@@ -88,6 +97,8 @@ __all__ = [
     "read_files",
     "read_jpegs",
     "rgb_row_bytes",
+    "spectral_params",
+    "spectral_step",
     "start_fused_image",
     "struct_layouts",
     "tile_jpegs",
