@@ -181,9 +181,8 @@ def _refusal(data: np.ndarray, header: np.void) -> DecodeError:
         return DecodeError("the file is empty")
     problem = native.AUDIO_PROBLEMS[header["problem"]]
     if problem:
-        return DecodeError(
-            f"{_PROBLEMS[problem].format(**{name: header[name] for name in header.dtype.names})}; {_AGAIN}"
-        )
+        values = {name: header[name] for name in ("rate_hz", "channels", "frames", "promised")}
+        return DecodeError(f"{_PROBLEMS[problem].format(**values)}; {_AGAIN}")
     return DecodeError(
         f"not a WAV, FLAC, Ogg or MP3 file: it starts with {data[:12].tobytes()!r}; convert it, or leave it out"
     )
