@@ -31,7 +31,9 @@ def encoded(files: list[bytes]) -> Encoded:
     return Encoded(*together(files))
 
 
-def written(format: str, subtype: str | None = None, frames: int = 4000, channels: int = 2, rate_hz: int = 16000) -> Any:
+def written(
+    format: str, subtype: str | None = None, frames: int = 4000, channels: int = 2, rate_hz: int = 16000
+) -> Any:
     """A file, and what libsndfile reads in it."""
     soundfile = pytest.importorskip("soundfile")
     values = 0.3 * np.random.default_rng(channels).normal(size=(frames, channels)).clip(-3, 3)
@@ -190,7 +192,9 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
     sounds = records.columns["audio"]
     assert isinstance(sounds, Encoded)
     signals, errors = decode_audio(sounds, channels=1)
-    assert not errors and np.array_equal(signals[0], meant["yes/1.WAV"]) and np.array_equal(signals[1], meant["no/2.wav"])
+    assert (
+        not errors and np.array_equal(signals[0], meant["yes/1.WAV"]) and np.array_equal(signals[1], meant["no/2.wav"])
+    )
     assert source.describe(0) == str(tmp_path / "data/no/2.wav") and list(source.files()) == list(source.paths)
     again = pickle.loads(pickle.dumps(source))
     assert again.fingerprint() == source.fingerprint() and again.paths == source.paths
@@ -201,7 +205,9 @@ def test_which_folder_names_the_class(tmp_path: Path) -> None:
     plant(tmp_path / "data", *names)
     digits = dalipipe.AudioFolder(tmp_path / "data", rate_hz=8000)
     assert digits.classes == ["0", "1", "2"] and np.bincount(digits.labels).tolist() == [4, 4, 4]
-    assert all(path.split("/")[-2] == digits.classes[label] for path, label in zip(digits.paths, digits.labels, strict=True))
+    assert all(
+        path.split("/")[-2] == digits.classes[label] for path, label in zip(digits.paths, digits.labels, strict=True)
+    )
     speakers = dalipipe.AudioFolder(tmp_path / "data", rate_hz=8000, label="top")
     assert speakers.classes == ["anna", "ben"] and np.bincount(speakers.labels).tolist() == [6, 6]
     anna = [i for i, path in enumerate(digits.paths) if "/anna/" in path]
@@ -219,7 +225,11 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="sub-folder of sounds per class"):
         dalipipe.AudioFolder(tmp_path / "none", rate_hz=8000)
     plant(tmp_path / "good", "a/1.wav")
-    for arguments, what in (({"rate_hz": 0}, "rate_hz"), ({"rate_hz": np.nan}, "rate_hz"), ({"channels": 0}, "channels")):
+    for arguments, what in (
+        ({"rate_hz": 0}, "rate_hz"),
+        ({"rate_hz": np.nan}, "rate_hz"),
+        ({"channels": 0}, "channels"),
+    ):
         with pytest.raises(ValueError, match=what):
             dalipipe.AudioFolder(tmp_path / "good", **{"rate_hz": 8000, **arguments})  # type: ignore[arg-type]
 

@@ -404,9 +404,7 @@ def _of_table(
         of_record = [np.unique(part) for part in np.split(labels[order], cuts)]
         for i, part in enumerate(of_record):
             if len(part) > 1:
-                raise ValueError(
-                    f"{path}: {id}={names[i]} has labels {part[0]!r} and {part[1]!r}: one series, one label"
-                )
+                raise ValueError(f"{path}: {id}={names[i]} has labels {part[0]} and {part[1]}: one series, one label")
         labels = np.array([part[0] for part in of_record])
     return np.split(values[order], cuts), _plain(labels), lambda row: f"{path}, {id}={names[row]}"
 
