@@ -46,6 +46,20 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class EncodedAudio(Encoded):
+    """N encoded sounds, and the part of each that is meant: ``start_s``, ``duration_s`` float64 [N], seconds; not a
+    number: from the beginning, and to the end.
+    """
+
+    start_s: np.ndarray
+    duration_s: np.ndarray
+
+    def of(self, rows: np.ndarray) -> EncodedAudio:
+        files = super().of(rows)
+        return EncodedAudio(files.arena, files.starts, self.start_s[rows], self.duration_s[rows])
+
+
+@dataclass(frozen=True)
 class Pictures:
     """N uint8 HWC pictures (or regions of them) by address, on one device.
 
@@ -178,6 +192,15 @@ class Signals:
         rate = None if self.rate_hz is None else self.rate_hz[rows]
         taken = {name: getattr(self, name)[rows] for name in _PER_SIGNAL}
         return replace(self, **taken, rate_hz=rate)
+
+    def with_rows(self, rows: np.ndarray, others: Signals) -> Signals:
+        """These, but for ``rows`` int64 [A], which are ``others``; of as many channels, on the same device."""
+        if (others.channels, others.on_cuda) != (self.channels, self.on_cuda):
+            raise ValueError("Signals.with_rows: signals must have the same channels and lie on the same device")
+        changed = {name: getattr(self, name).copy() for name in _PER_SIGNAL}
+        for name, column in changed.items():
+            column[rows] = getattr(others, name)
+        return replace(self, **changed, owner=(self.owner, others.owner))
 
     def __getitem__(self, row: int) -> np.ndarray:
         """One host signal as an array: float32 [T, C], a view."""

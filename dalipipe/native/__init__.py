@@ -3,6 +3,7 @@
 Arguments are checked here, by name; what arrives in C++ is pointers and sizes. Native code works without the GIL.
 """
 
+from dalipipe.native.audio import probe_audio, read_wavs
 from dalipipe.native.core import build_info, cpu_target, struct_layouts
 from dalipipe.native.draws import fold, permute, philox, uniforms
 from dalipipe.native.files import MAX_FILE_BYTES, checksums, copy_blocks, crc32c, pack_ranges, probe_images, read_files
@@ -27,7 +28,15 @@ from dalipipe.native.shards import (
     parse_integers,
     read_examples,
 )
+from dalipipe.native.signals import finite_signals, signals, start_signals
 from dalipipe.native.structs import (
+    AUDIO_HEADER,
+    AUDIO_KINDS,
+    AUDIO_PROBLEMS,
+    BIQUAD,
+    CHANNEL_GAIN,
+    CURVE,
+    CURVE_SEGMENT,
     CUT,
     ELASTIC_FIELD,
     ERASE_BOX,
@@ -41,9 +50,20 @@ from dalipipe.native.structs import (
     JPEG_SHAPE,
     LABEL_MAP,
     MIX_PAIR,
+    SIGNAL_OUT,
+    SIGNAL_PASS,
+    SIGNAL_WINDOW,
+    WAV_SEGMENT,
 )
 
 __all__ = [
+    "AUDIO_HEADER",
+    "AUDIO_KINDS",
+    "AUDIO_PROBLEMS",
+    "BIQUAD",
+    "CHANNEL_GAIN",
+    "CURVE",
+    "CURVE_SEGMENT",
     "CUT",
     "ELASTIC_FIELD",
     "ERASE_BOX",
@@ -58,6 +78,13 @@ __all__ = [
     "LABEL_MAP",
     "MAX_FILE_BYTES",
     "MIX_PAIR",
+    "SIGNAL_OUT",
+    "SIGNAL_PASS",
+    "SIGNAL_WINDOW",
+<<<<<<< HEAD
+    "WAV_SEGMENT",
+=======
+>>>>>>> a
     "Running",
     "ShardScanner",
     "Stripped",
@@ -73,6 +100,7 @@ __all__ = [
     "elastic",
     "feature_bytes",
     "feature_numbers",
+    "finite_signals",
     "fold",
     "fused_image",
     "list_features",
@@ -83,12 +111,16 @@ __all__ = [
     "parse_integers",
     "permute",
     "philox",
+    "probe_audio",
     "probe_images",
     "read_examples",
     "read_files",
     "read_jpegs",
+    "read_wavs",
     "rgb_row_bytes",
+    "signals",
     "start_fused_image",
+    "start_signals",
     "struct_layouts",
     "tile_jpegs",
     "uniforms",

@@ -17,6 +17,15 @@ except ImportError as error:
 
 # What a message calls the structs.
 _STRUCTS = {"passes": "IMAGE_PASS", "erases": "ERASE_BOX", "fields": "ELASTIC_FIELD", "shapes": "JPEG_SHAPE"}
+_SIGNAL_STRUCTS = {
+    "passes": "SIGNAL_PASS",
+    "outs": "SIGNAL_OUT",
+    "curves": "CURVE",
+    "segments": "CURVE_SEGMENT",
+    "channel_gains": "CHANNEL_GAIN",
+    "biquads": "BIQUAD",
+    "windows": "SIGNAL_WINDOW",
+}
 
 
 def build_info() -> dict[str, Any]:
@@ -41,12 +50,23 @@ def cpu_target(name: str | None = None) -> str:
 
 def struct_layouts() -> dict[str, dict[str, int]]:
     """Per C++ struct mirrored here: its size under "", and every field's offset; bytes."""
-    return dict(_C.struct_layouts())
+    return {**_C.struct_layouts(), **_C.signal_layouts(), **_C.audio_layouts()}
 
 
 def check_threads(what: str, threads: int) -> None:
     if threads < 1:
         raise ValueError(f"{what}: threads must be at least 1, got {threads}")
+
+
+def check_files(what: str, arena: np.ndarray, starts: np.ndarray, threads: int) -> np.ndarray:
+    """The starts of N files in an arena, int64 [N+1]. Raises ``ValueError`` where either is not as it must be."""
+    check_threads(what, threads)
+    starts = np.ascontiguousarray(starts, np.int64)
+    if starts.ndim != 1 or starts.size < 1:
+        raise ValueError(f"{what}: starts must be int64 [N+1], got shape {starts.shape}")
+    if arena.dtype != np.uint8 or arena.ndim != 1 or not arena.flags.c_contiguous:
+        raise ValueError(f"{what}: arena must be contiguous uint8 [bytes], got {arena.dtype} {arena.shape}")
+    return starts
 
 
 def check_array(
@@ -56,7 +76,7 @@ def check_array(
     if array is None:
         return 0
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-        kind = _STRUCTS.get(name) or np.dtype(dtype).name
+        kind = (_SIGNAL_STRUCTS if what == "signals" else _STRUCTS).get(name) or np.dtype(dtype).name
         raise ValueError(
             f"{what}: {name} must be contiguous {kind} {shape}, got {array.dtype} {array.shape}"
             + ("" if array.flags.c_contiguous else " with strides")
