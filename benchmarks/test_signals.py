@@ -2,8 +2,8 @@
 
     SIGNAL_PEERS_PYTHON=... pytest benchmarks/test_signals.py --data=DIR
 
-DIR holds fsdd_600.tar (spoken digits, cut and padded to a second) and ucr_series.tar (OSULeaf); without, signals are made.
-64 signals → a batch of them, drawing their parameters counted. The peers live in two processes of their own
+DIR holds fsdd_600.tar (spoken digits, cut and padded to a second) and ucr_series.tar (OSULeaf); without, signals are
+made. 64 signals → a batch of them, drawing their parameters counted. The peers live in two processes of their own
 (signal_peers.py), which work at once where two cores are asked for; what has threads is tried with two of them in one
 process, too. Before anything is timed, each contender's signals are verified to be what was asked for.
 """
@@ -17,6 +17,7 @@ import time
 import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,7 @@ class Ours:
     signals: dict[str, np.ndarray]
     made: dict[str, Callable[[], np.ndarray]]
 
-    def run(
-        self, task: str, settings: Settings, signals: str, times: int, threads: int, out: str | None = None
-    ) -> int:
+    def run(self, task: str, settings: Settings, signals: str, times: int, threads: int, out: str | None = None) -> int:
         key = f"{task} {settings} {signals} {threads}"
         if key not in self.made:
             self.made[key] = ours(task, settings, self.signals[signals], threads)
@@ -82,7 +81,9 @@ def signals(pytestconfig: pytest.Config) -> dict[str, np.ndarray]:
 def made_speech() -> np.ndarray:
     """[N, T]: a harmonic voice through two moving resonances, syllables of it, and breath."""
     generator, time_s = np.random.default_rng(0), np.arange(RATE_HZ) / RATE_HZ
-    pitch = generator.uniform(80, 250, (N, 1)) * (1 + 0.1 * np.sin(2 * np.pi * generator.uniform(1, 4, (N, 1)) * time_s))
+    pitch = generator.uniform(80, 250, (N, 1)) * (
+        1 + 0.1 * np.sin(2 * np.pi * generator.uniform(1, 4, (N, 1)) * time_s)
+    )
     phase = 2 * np.pi * np.cumsum(pitch, axis=1) / RATE_HZ
     voice = np.zeros((N, RATE_HZ))
     for harmonic in range(1, 20):
@@ -142,7 +143,6 @@ def verify(task: str, name: str, give: Give) -> None:
             assert batch.shape == (N, RATE_HZ), f"{name}: shape {batch.shape}"
             assert abs(_loudest_hz(batch) / TONE_HZ - 1) < 0.02, f"{name}: {_loudest_hz(batch):.0f} Hz, not {TONE_HZ}"
             centre_s, width_s = _when(batch)
-            print("DBG", name, rate, centre_s, width_s)
             assert abs(centre_s - 0.45 / rate) < 0.06, f"{name}: its middle at {centre_s:.3f} s, not {0.45 / rate:.3f}"
             assert abs(width_s - 0.3 / rate) < 0.1, f"{name}: {width_s:.3f} s long, not {0.3 / rate:.3f}"
     elif task == "pitch shift":
@@ -171,7 +171,9 @@ def verify(task: str, name: str, give: Give) -> None:
         warped = give({**settings, "noise": (0.0, 0.0)}, signals="ramp")
         assert (np.diff(warped, axis=1) < 1e-6).all(), f"{name}: a rising ramp does not fall once it is reversed"
         taken = warped[:, 0] - warped[:, -1]
-        assert 0.7 < taken.min() and abs(taken.mean() - 0.9) < 0.02, f"{name}: slices of {taken.min():.2f}…{taken.max():.2f}"
+        assert taken.min() > 0.7 and abs(taken.mean() - 0.9) < 0.02, (
+            f"{name}: slices of {taken.min():.2f}…{taken.max():.2f}"
+        )
         speeds = -np.diff(warped, axis=1) * POINTS / 0.9
         assert speeds.max() > 1.2 and speeds.min() < 0.8, f"{name}: speeds of {speeds.min():.2f}…{speeds.max():.2f}"
 
@@ -187,19 +189,19 @@ def _when(batch: np.ndarray) -> tuple[float, float]:
     return centre_s, math.sqrt(12 * float(np.average((time_s - centre_s) ** 2, weights=power)))
 
 
-def lasting(run: Callable[[int], int]) -> Callable[[], int]:
+def lasting(run: Callable[..., int]) -> Callable[[], int]:
     """As often as fills a turn that can be timed."""
-    run(1)
+    run()
     start = time.perf_counter()
-    run(1)
+    run()
     times = max(1, math.ceil(TURN_S / (time.perf_counter() - start)))
-    return lambda: run(times)
+    return partial(run, times=times)
 
 
 @pytest.fixture
 def peers(signals: dict[str, np.ndarray], tmp_path: Path) -> Iterator[list[Peer]]:
     path = tmp_path / "signals.npz"
-    np.savez(path, **signals)
+    np.savez(path, allow_pickle=False, **signals)
     two = [Peer(path), Peer(path)]
     yield two
     for peer in two:
@@ -210,7 +212,6 @@ def peers(signals: dict[str, np.ndarray], tmp_path: Path) -> Iterator[list[Peer]
 class Bench:
     """All contenders of all tasks."""
 
-    signals: dict[str, np.ndarray]
     peers: list[Peer]
     us: Ours
     folder: Path
@@ -218,43 +219,45 @@ class Bench:
     def contenders(self, task: str) -> list[str]:
         return [OURS, *signal_peers.CONTENDERS[task]]
 
-    def run(
-        self, task: str, name: str, settings: Settings, signals: str, times: int, *, how: str = "1 core"
-    ) -> int:
-        if name == OURS:
-            return self.us.run(task, settings, signals, times, 1 if how == "1 core" else 2)
-        request: dict[str, Any] = {"do": "run", "task": task, "name": name, "settings": settings, "signals": signals}
-        request |= {"times": times, "threads": 2 if how == "2 threads" else 1}
-        asked = self.peers if how == "2 processes" else self.peers[:1]
-        for peer in asked:
-            peer.send(**request)
-        return sum(peer.receive() for peer in asked)
-
-    def give(self, task: str, name: str) -> Give:
-        def give(settings: Settings, signals: str) -> np.ndarray:
-            path = str(self.folder / "given.npy")
-            if name == OURS:
-                self.us.run(task, settings, signals, 1, 1, path)
-            else:
-                for_peer: dict[str, Any] = {"task": task, "name": name, "settings": settings, "signals": signals}
-                self.peers[0].ask(do="run", **for_peer, times=1, threads=1, out=path)
-            given: np.ndarray = np.load(path)
-            return given
-
-        return give
-
-    def ways(self, task: str, name: str) -> list[str]:
+    def ways(self, name: str) -> list[str]:
         """How a contender may be run."""
         if name == OURS:
             return ["1 core", "2 threads"]
         return ["1 core", "2 processes", *(["2 threads"] if name in THREADED else [])]
+
+    def run(
+        self,
+        task: str,
+        name: str,
+        settings: Settings,
+        signals: str,
+        times: int = 1,
+        how: str = "1 core",
+        out: Path | None = None,
+    ) -> int:
+        """How many signals were augmented; ``out``: where the last batch is written."""
+        request: dict[str, Any] = {"task": task, "settings": settings, "signals": signals, "times": times}
+        request |= {"threads": 2 if how == "2 threads" else 1, "out": out and str(out)}
+        if name == OURS:
+            return self.us.run(**request)
+        asked = self.peers if how == "2 processes" else self.peers[:1]
+        for peer in asked:
+            peer.send(do="run", name=name, **request)
+        return sum(peer.receive() for peer in asked)
+
+    def give(self, task: str, name: str, settings: Settings, signals: str) -> np.ndarray:
+        """A batch of them, augmented."""
+        path = self.folder / "given.npy"
+        self.run(task, name, settings, signals, out=path)
+        given: np.ndarray = np.load(path)
+        return given
 
 
 def test_signals(
     signals: dict[str, np.ndarray], peers: list[Peer], tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     rounds = pytestconfig.getoption("--rounds")
-    bench = Bench(signals, peers, Ours(signals, {}), tmp_path)
+    bench = Bench(peers, Ours(signals, {}), tmp_path)
     found: dict[str, Any] = {}
     absent: dict[str, str] = {}
     for task, settings in SETTINGS.items():
@@ -263,32 +266,28 @@ def test_signals(
         turns: dict[str, Callable[[], int]] = {}
         for name in bench.contenders(task):
             try:
-                verify(task, name, bench.give(task, name))
+                verify(task, name, partial(bench.give, task, name))
             except (RuntimeError, ImportError) as error:  # what is wrong with its signals is no reason to leave it out
                 absent[f"{name}: {task}"] = reason(error)
                 continue
-            for how in bench.ways(task, name):
-                turns[f"{name}, {how}"] = lasting(
-                    lambda times, task=task, name=name, settings=settings, batch=batch, how=how: bench.run(  # type: ignore[misc]
-                        task, name, settings, batch, times, how=how
-                    )
-                )
+            for how in bench.ways(name):
+                turns[f"{name}, {how}"] = lasting(partial(bench.run, task, name, settings, batch, how=how))
         timings = interleave(turns, rounds)
-        theirs = [name for name in timings if not name.startswith(OURS)]
-        best = max(theirs, key=lambda name: float(np.median(timings[name].rates)), default=None)
-        two = f"{OURS}, 2 threads"
-        ratios = {f"over {name}": round(ratio(timings, two, name), 3) for name in theirs if two in timings}
+        ratios = {}
+        for name in timings:
+            us = f"{OURS}, 1 core" if name.endswith(", 1 core") else f"{OURS}, 2 threads"
+            if us in timings and not name.startswith(OURS):
+                ratios[name] = round(ratio(timings, us, name), 3)
         found[task] = {
             "settings": settings,
             "contenders": {name: timing.summary() for name, timing in timings.items()},
-            "best_peer": best,
             "ratios": ratios,
         }
     data = pytestconfig.getoption("--data")
     path = write(
         "signals_cpu",
         {
-            "what": f"batches of {N}: clips of 1 s at {RATE_HZ // 1000} kHz, series of {POINTS} points, float32 in memory",
+            "what": f"batches of {N}: clips of 1 s at {RATE_HZ} Hz, series of {POINTS} points, float32 in memory",
             "signals": "made" if data is None else "spoken digits (FSDD) and outlines of leaves (OSULeaf)",
             "rounds": rounds,
             "versions": _versions(peers),
@@ -319,11 +318,11 @@ def pitch_spread(bench: Bench) -> dict[str, dict[str, float]]:
             if name not in THREADED:  # which have but few ratios
                 settings = {"semitones": (float(semitones), float(semitones))}
             try:
-                bench.run(task, name, settings, "clips", 1)
+                bench.run(task, name, settings, "clips")
                 elapsed = []
                 for _ in range(3):
                     start = time.perf_counter()
-                    bench.run(task, name, settings, "clips", 1)
+                    bench.run(task, name, settings, "clips")
                     elapsed.append(time.perf_counter() - start)
             except (RuntimeError, ImportError):
                 continue
