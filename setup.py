@@ -115,7 +115,7 @@ class BuildNative(build_ext):
         objects = {}
         for source in sorted(sources, key=lambda path: (path.suffix != ".cu", path)):  # the slow ones first
             target = Path(self.build_temp).resolve() / f"{source.relative_to(ROOT)}.o"
-            told = macros if source.name == "module.cpp" else []
+            told = macros if source.parent.name == "bindings" else []
             objects[target] = [*compilers[source.suffix], *told, "-c", str(source), "-o", str(target)]
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(self.compile, objects, objects.values()))

@@ -12,6 +12,7 @@ from dalipipe import rng
 from dalipipe.ops.image.families import BlendOp
 from dalipipe.passes.image import lower_image
 from dalipipe.passes.mix import MixParams, MixPass, lower_mix
+from dalipipe.passes.signal import lower_signal
 from dalipipe.policy import DrawError, Drawn, Policy
 from dalipipe.schema import Field, Schema
 
@@ -30,8 +31,11 @@ class Fold(Protocol):
         ...
 
 
-# Kind of field → what folds a policy's operators for it. A new modality adds its line here.
-_LOWER = {"image": lower_image}
+# Kind of field → what folds a policy's operators for it, what these say they apply to, and a size to explain them with. A
+# new modality adds its lines here.
+_LOWER = {"image": lower_image, "audio": lower_signal, "series": lower_signal}
+_MODALITY = {"image": "image", "audio": "signal", "series": "signal"}
+_EXAMPLE = {"image": (375, 500), "audio": (16000, 1, 16000, 1), "series": (1000, 1, 0, 1)}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Plan:
     ) -> Draws:
         """What happens to samples ``indices`` int64 [N] of ``size`` int64 [N, d] (of pictures: height, width, px).
 
-        ``key``: `rng.make_key`; ``variants``: which copy of its sample each is; ``positions`` int64 [N]: where they
+        Of signals: frames, channels, rate (Hz), bins. ``key``: `rng.make_key`; ``variants``: which copy of its sample each is; ``positions`` int64 [N]: where they
         stand in the epoch, -1: nowhere, which says who mixes with whom. Raises `DrawError` where an operator cannot be
         applied.
         """
@@ -80,19 +84,21 @@ class Plan:
         positions = np.full(len(indices), -1) if positions is None else positions
         return Draws(drawn, params, self.mix.fold(drawn, positions, key))
 
-    def explain(self, samples: int = 1000, size: tuple[int, ...] = (375, 500)) -> str:
+    def explain(self, samples: int = 1000, size: tuple[int, ...] | None = None) -> str:
         """How the policy runs: the passes that ``samples`` samples of ``size`` take, and where each operator is
         applied, a line each.
         """
         if self.field is None:
             return "nothing to augment"
+        size = _EXAMPLE[self.field.kind] if size is None else size
         sizes, key, indices = np.tile(np.array(size), (samples, 1)), rng.make_key(0, 0), np.arange(samples)
         try:
             drawn = self.policy.draw(key, indices, sizes)
         except DrawError:  # larger pictures fit more crops
-            sizes = sizes * 8
+            sizes = sizes * 8 if self.field.kind == "image" else sizes * np.array([8, 1, 1, 1])
             drawn = self.policy.draw(key, indices, sizes)
-        lines = [f"{self.field.name!r}, {samples:,} samples of {'×'.join(map(str, sizes[0]))} px:"]
+        shown = f"{sizes[0, 0]:,} frames" if self.field.kind != "image" else f"{'×'.join(map(str, sizes[0]))} px"
+        lines = [f"{self.field.name!r}, {samples:,} samples of {shown}:"]
         lines += [f"    {line}" for line in self.fold.explain(drawn, sizes)]
         if self.mix is not None:
             lines += [f"    {op!r}: mixed with a partner, when the batch is finished" for op in self.mix.ops]
@@ -117,7 +123,7 @@ def lower(policy: Policy, schema: Schema) -> Plan:
     mix = lower_mix(policy, schema)
     positions = [i for i, leaf in enumerate(leaves) if mix is None or i not in mix.leaves]
     for leaf in (leaves[i] for i in positions):
-        if leaf.op.modality != field.kind:
+        if leaf.op.modality != _MODALITY[field.kind]:
             raise ValueError(f"{leaf.op!r} applies to {leaf.op.modality} fields, but {field.name!r} is {field.kind}")
         for other in schema.fields:
             if isinstance(leaf.op, BlendOp) and other.kind in ("mask", "boxes", "points"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from dalipipe.ops.image import (
     Brightness,
     CenterCrop,
@@ -16,7 +18,23 @@ from dalipipe.ops.image import (
     Translate,
     timm_rand_augment,
 )
-from dalipipe.policy import Policy
+from dalipipe.ops.signal import (
+    AddGaussianSNR,
+    AdjustDuration,
+    FrequencyMask,
+    Gain,
+    Jitter,
+    MelSpectrogram,
+    PitchShift,
+    Scaling,
+    SpecTimeMask,
+    TimeShift,
+    TimeStretch,
+    TimeWarp,
+    WindowSlice,
+    WindowWarp,
+)
+from dalipipe.policy import OneOf, Policy
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -81,3 +99,53 @@ def digits_train(size: int = 32) -> Policy:
 def digits_eval(size: int = 32) -> Policy:
     """Resized to ``size`` px, normalised as `digits_train` does."""
     return Policy([Resize((size, size)), Normalize(0.5, 0.25)])
+
+
+def speech(rate_hz: int = 16000, duration_s: float = 1.0, n_mels: int = 64) -> Policy:
+    """Spoken words and commands: speed, pitch, place, loudness and noise vary; then a log-mel spectrogram of windows of
+    32 ms, 10 ms apart, with one mask each along time and frequency. Batches are [N, C, n_mels, 1 + 100 · duration_s].
+    """
+    features = speech_eval(rate_hz, duration_s, n_mels)
+    return Policy(
+        [
+            TimeStretch((0.8, 1.25), p=0.5),
+            PitchShift((-4.0, 4.0), p=0.5),
+            AdjustDuration(duration_s=duration_s, position="both"),
+            TimeShift((-0.1, 0.1), rollover=False, p=0.5),
+            Gain((-6.0, 6.0), p=0.5),
+            AddGaussianSNR((10.0, 40.0), p=0.5),
+            features.ops[-1],
+            FrequencyMask(n_mels // 5, value=_SILENCE),
+            SpecTimeMask(round(20 * duration_s), most=0.2, value=_SILENCE),
+        ]
+    )
+
+
+_SILENCE = -13.815511  # what `MelSpectrogram` gives for no power at all: ln(1e-6)
+
+
+def speech_eval(rate_hz: int = 16000, duration_s: float = 1.0, n_mels: int = 64) -> Policy:
+    """As long as `speech` makes them, and the same spectrogram."""
+    n_fft = 2 ** round(math.log2(0.032 * rate_hz))
+    return Policy(
+        [AdjustDuration(duration_s=duration_s), MelSpectrogram(n_mels, n_fft, round(0.01 * rate_hz), f_min=20.0)]
+    )
+
+
+def series() -> Policy:
+    """Time series of any kind: warped or sliced, scaled, a little noise; what Iwana and Uchida found to help most and harm
+    least ("An empirical survey of data augmentation for time series classification with neural networks", PLOS ONE 2021).
+    For series of values about 1 in size, as after z-normalisation.
+    """
+    return Policy(
+        [
+            OneOf([WindowWarp(), WindowSlice(0.9), TimeWarp(max_speed_ratio=2.0)], p=0.8),
+            Scaling(0.1, p=0.5),
+            Jitter(0.03, p=0.5),
+        ]
+    )
+
+
+def series_eval() -> Policy:
+    """Series as they are."""
+    return Policy([])

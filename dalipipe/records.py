@@ -179,6 +179,15 @@ class Signals:
         taken = {name: getattr(self, name)[rows] for name in _PER_SIGNAL}
         return replace(self, **taken, rate_hz=rate)
 
+    def with_rows(self, rows: np.ndarray, others: Signals) -> Signals:
+        """These, but for ``rows`` int64 [A], which are ``others``; of as many channels, on the same device."""
+        if (others.channels, others.on_cuda) != (self.channels, self.on_cuda):
+            raise ValueError("Signals.with_rows: signals must have the same channels and lie on the same device")
+        changed = {name: getattr(self, name).copy() for name in _PER_SIGNAL}
+        for name, column in changed.items():
+            column[rows] = getattr(others, name)
+        return replace(self, **changed, owner=(self.owner, others.owner))
+
     def __getitem__(self, row: int) -> np.ndarray:
         """One host signal as an array: float32 [T, C], a view."""
         interface = {

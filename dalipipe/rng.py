@@ -19,6 +19,8 @@ _LOW = np.uint64(0xFFFFFFFF)
 _WORD = np.uint64(32)
 _MASK64 = (1 << 64) - 1
 
+_ELEMENT_BLOCK = 1 << 31
+
 MAX_SLOTS = 1 << 16
 MAX_VARIANTS = 1 << 16
 
@@ -78,6 +80,20 @@ def noise_keys(key: np.ndarray, indices: np.ndarray, slot: int, variants: np.nda
     keys[:, 3] = (index >> _WORD).astype(np.uint32)
     keys[:, 4] = np.uint32(slot) | np.asarray(variants, np.uint32) << np.uint32(16)
     return keys
+
+
+def element_uniforms(keys: np.ndarray, count: int) -> np.ndarray:
+    """The first ``count`` numbers per element of N samples: `noise_keys` uint32 [N, 5], of one epoch → float64 [N, count]
+    in [0, 1), multiples of 2⁻³².
+    """
+    blocks = -(-count // 4)
+    counters = np.empty((len(keys), blocks, 4), np.uint32)
+    counters[..., :3] = keys[:, None, 2:]
+    counters[..., 3] = np.uint32(_ELEMENT_BLOCK) + np.arange(blocks, dtype=np.uint32)
+    if not counters.size:
+        return np.zeros((len(keys), count))
+    words = native.philox(counters.reshape(-1, 4), keys[0, :2]).reshape(len(keys), -1)
+    return words[:, :count] * 2.0**-32
 
 
 class Permutation:

@@ -44,7 +44,7 @@ class StagedPlan:
     def mix(self) -> Any:
         return self.last.mix
 
-    def explain(self, samples: int = 1000, size: tuple[int, ...] = (375, 500)) -> str:
+    def explain(self, samples: int = 1000, size: tuple[int, ...] | None = None) -> str:
         """As a plan's; how large pictures are after a step in Python is not known, so all plans start from ``size``."""
         parts: list[str] = []
         for stage in self.stages:

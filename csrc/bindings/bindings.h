@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/pool.h"
+
 namespace dalipipe {
 
 namespace py = pybind11;
@@ -34,6 +36,12 @@ inline py::ssize_t check_starts(const char* what, const Array<uint8_t>& arena, c
   }
   return starts.size() - 1;
 }
+
+// An operator at work on threads of its own, and the Python objects whose memory it uses.
+struct Running {
+  py::object held;
+  Task task;
+};
 
 void bind_signals(py::module_& m);   // signals.cpp: chains over signals
 void bind_spectral(py::module_& m);  // spectral.cpp: frames, spectra and back

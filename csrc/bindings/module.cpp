@@ -554,12 +554,6 @@ MixParams mix_params(uintptr_t pairs, int32_t pair_count, int32_t n, int32_t cha
   return p;
 }
 
-// An operator at work on threads of its own, and the Python objects whose memory it uses.
-struct Running {
-  py::object held;
-  Task task;
-};
-
 // Addresses as dalipipe.native has checked them.
 DecodeTilesParams decode_tiles_params(uintptr_t jpegs, uintptr_t shapes, uintptr_t regions, uintptr_t out, int32_t n) {
   return {reinterpret_cast<const uint64_t*>(jpegs), reinterpret_cast<const JpegShape*>(shapes),

@@ -17,7 +17,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 
 @dataclass(frozen=True)
 class Output:
-    """The image tensor a loader gives: [N, C, H, W] on ``device``.
+    """The image tensor a loader gives: [N, C, H, W] on ``device``; or that of signals, float and contiguous.
 
     ``dtype``: float32, float16 or bfloat16, holding what `Normalize` makes of the values, else value / 255; or uint8
     0..255. ``memory_format``: ``torch.contiguous_format`` or ``torch.channels_last``.
@@ -45,6 +45,12 @@ class Output:
         return np.broadcast_to(scale, channels), np.broadcast_to(bias, channels)
 
     def check(self, plan: Plan) -> None:
+        kind = None if plan.field is None else plan.field.kind
+        if kind in ("audio", "series"):
+            if self.dtype == torch.uint8:
+                raise ValueError(f"dtype=torch.uint8 cannot hold {kind}: give a float dtype")
+            if self.memory_format != torch.contiguous_format:
+                raise ValueError(f"memory_format={self.memory_format} is for pictures, not for {kind}: leave it out")
         if self.dtype == torch.uint8 and plan.fold is not None and plan.fold.normalize is not None:
             raise ValueError(
                 f"dtype=torch.uint8 cannot hold what {plan.fold.normalize!r} makes: drop it or give a float dtype"

@@ -27,7 +27,12 @@ from dalipipe.native.shards import (
     parse_integers,
     read_examples,
 )
+from dalipipe.native.signals import finite_signals, signals, start_signals
 from dalipipe.native.structs import (
+    BIQUAD,
+    CHANNEL_GAIN,
+    CURVE,
+    CURVE_SEGMENT,
     CUT,
     ELASTIC_FIELD,
     ERASE_BOX,
@@ -41,9 +46,16 @@ from dalipipe.native.structs import (
     JPEG_SHAPE,
     LABEL_MAP,
     MIX_PAIR,
+    SIGNAL_OUT,
+    SIGNAL_PASS,
+    SIGNAL_WINDOW,
 )
 
 __all__ = [
+    "BIQUAD",
+    "CHANNEL_GAIN",
+    "CURVE",
+    "CURVE_SEGMENT",
     "CUT",
     "ELASTIC_FIELD",
     "ERASE_BOX",
@@ -59,6 +71,9 @@ __all__ = [
     "MAX_FILE_BYTES",
     "MIX_PAIR",
     "Running",
+    "SIGNAL_OUT",
+    "SIGNAL_PASS",
+    "SIGNAL_WINDOW",
     "ShardScanner",
     "Stripped",
     "build_info",
@@ -73,6 +88,7 @@ __all__ = [
     "elastic",
     "feature_bytes",
     "feature_numbers",
+    "finite_signals",
     "fold",
     "fused_image",
     "list_features",
@@ -88,7 +104,9 @@ __all__ = [
     "read_files",
     "read_jpegs",
     "rgb_row_bytes",
+    "signals",
     "start_fused_image",
+    "start_signals",
     "struct_layouts",
     "tile_jpegs",
     "uniforms",

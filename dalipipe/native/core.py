@@ -17,6 +17,15 @@ except ImportError as error:
 
 # What a message calls the structs.
 _STRUCTS = {"passes": "IMAGE_PASS", "erases": "ERASE_BOX", "fields": "ELASTIC_FIELD", "shapes": "JPEG_SHAPE"}
+_SIGNAL_STRUCTS = {
+    "passes": "SIGNAL_PASS",
+    "outs": "SIGNAL_OUT",
+    "curves": "CURVE",
+    "segments": "CURVE_SEGMENT",
+    "channel_gains": "CHANNEL_GAIN",
+    "biquads": "BIQUAD",
+    "windows": "SIGNAL_WINDOW",
+}
 
 
 def build_info() -> dict[str, Any]:
@@ -41,7 +50,7 @@ def cpu_target(name: str | None = None) -> str:
 
 def struct_layouts() -> dict[str, dict[str, int]]:
     """Per C++ struct mirrored here: its size under "", and every field's offset; bytes."""
-    return dict(_C.struct_layouts())
+    return {**_C.struct_layouts(), **_C.signal_layouts()}
 
 
 def check_threads(what: str, threads: int) -> None:
@@ -56,7 +65,7 @@ def check_array(
     if array is None:
         return 0
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-        kind = _STRUCTS.get(name) or np.dtype(dtype).name
+        kind = (_SIGNAL_STRUCTS if what == "signals" else _STRUCTS).get(name) or np.dtype(dtype).name
         raise ValueError(
             f"{what}: {name} must be contiguous {kind} {shape}, got {array.dtype} {array.shape}"
             + ("" if array.flags.c_contiguous else " with strides")

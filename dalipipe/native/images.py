@@ -134,7 +134,7 @@ def start_fused_image(
         scratch_bytes = _C.fused_image_cuda_scratch_bytes(params=params)
         return scratch_bytes, _C.fused_image_cuda_upload_bytes(params=params)
 
-    _on_cuda("fused_image", out.device, stream, sizes, launch)
+    on_cuda("fused_image", out.device, stream, sizes, launch)
     return Running(None)
 
 
@@ -167,7 +167,7 @@ def elastic(fields: np.ndarray, out: torch.Tensor, *, threads: int = 1, stream: 
             stream=queue,
         )
 
-    _on_cuda("elastic", out.device, stream, lambda: _C.elastic_cuda_bytes(**given), launch)
+    on_cuda("elastic", out.device, stream, lambda: _C.elastic_cuda_bytes(**given), launch)
 
 
 def move_labels(
@@ -293,7 +293,7 @@ _uploads: collections.deque[tuple[torch.cuda.Event, torch.Tensor]] = collections
 _uploads_lock = threading.Lock()
 
 
-def _on_cuda(
+def on_cuda(
     what: str,
     device: torch.device,
     stream: int | None,

@@ -83,6 +83,58 @@ LABEL_MAP = np.dtype([("data", np.uint64), ("row_bytes", np.int64), *_int32s("h 
 MIX_PAIR = np.dtype([("rows", np.int32, 2), ("weights", np.float32, 2), ("boxes", np.int32, (2, 4))])
 
 
+#: One pass over one signal; mirrors `SignalPass` in csrc/signal.h, where each field is explained.
+SIGNAL_PASS = np.dtype(
+    [
+        ("data", np.uint64),
+        ("frame_step", np.int64),
+        ("channel_step", np.int64),
+        *_int32s("in_frames out_frames map edge interpolation direction"),
+        ("start", np.int64),
+        ("line_start", np.float64),
+        ("line_rate", np.float64),
+        *_int32s("position channel_gains"),
+        ("gain", np.float32),
+        *_int32s("first_biquad biquads gain_curve gain_curves added_curve added_curves noise noise_level"),
+        ("level", np.float32),
+        ("key", np.uint32, 5),
+        ("noise_data", np.uint64),
+        ("noise_frames", np.int64),
+        ("noise_start", np.int64),
+        *_int32s("first_window windows"),
+    ],
+    align=True,
+)
+
+
+#: Of a curve, from frame ``begin`` on: a polynomial of degree 3; mirrors `CurveSegment` in csrc/signal.h.
+CURVE_SEGMENT = np.dtype([("begin", np.float64), ("c", np.float64, 4)])
+
+
+#: Which segments a curve has; mirrors `Curve` in csrc/signal.h.
+CURVE = np.dtype(_int32s("first count"))
+
+
+#: What a channel is made from; mirrors `ChannelGain` in csrc/signal.h.
+CHANNEL_GAIN = np.dtype([("from", np.int32), ("gain", np.float32)])
+
+
+#: A second-order section; mirrors `Biquad` in csrc/signal.h.
+BIQUAD = np.dtype([("b", np.float64, 3), ("a", np.float64, 2)])
+
+
+#: Frames and channels that are filled; mirrors `SignalWindow` in csrc/signal.h.
+SIGNAL_WINDOW = np.dtype(
+    [*_int32s("begin end fade_out fade_in first_channel end_channel fill"), ("value", np.float32)]
+)
+
+
+#: Where a sample's last pass writes; mirrors `SignalOut` in csrc/signal.h.
+SIGNAL_OUT = np.dtype(
+    [("data", np.uint64), ("frame_step", np.int64), ("channel_step", np.int64), ("frames", np.int64)]
+)
+
+
 #: What an image file's header says; mirrors `ImageHeader` in csrc/io.h. Sizes in px, before orientation; 0: not found.
 IMAGE_HEADER = np.dtype(
     [(name, np.int32) for name in ("kind", "height", "width", "channels", "bits", "orientation")]

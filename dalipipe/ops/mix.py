@@ -1,4 +1,4 @@
-"""Operators that mix samples of a batch with each other, pictures and labels: MixUp and CutMix.
+"""Operators that mix samples of a batch with each other, and their labels: MixUp, CutMix, TimeCutMix.
 
 Every sample has a partner, and each of the two takes something of the other. A policy's mix operators stand at its end,
 after normalising and erasing; at most one of them is applied to a sample, so several go into `OneOf`.
@@ -98,7 +98,7 @@ class MixUp(MixOp):
 
 @dataclass(frozen=True, repr=False)
 class CutMix(MixOp):
-    """Shows a box of a sample's partner, its sides in proportion to the picture's; labels by the share of the area.
+    """Shows a box of a picture's partner, its sides in proportion to the picture's; labels by the share of the area.
 
     ``alpha``: the share of the sample itself comes from Beta(alpha, alpha), 10⁻⁶..10⁶. Other fields (``num_classes
     labels group smoothing p``) and what becomes of labels: `MixOp`.
@@ -116,6 +116,27 @@ class CutMix(MixOp):
         first, end = np.maximum(centre - half, 0), np.minimum(centre + half, size)
         box = np.concatenate([first, end - first], axis=1)
         label_weight = _exact(1.0 - box[:, 2:].prod(axis=1) / size.prod(axis=1))
+        return {"weight": np.ones(len(u)), "box": box, "label_weight": label_weight}
+
+
+@dataclass(frozen=True, repr=False)
+class TimeCutMix(MixOp):
+    """Shows a part of a signal's partner, of all its channels; labels by the share of the length. Of a longer signal: the
+    frames at the same place.
+
+    ``alpha``: the share of the sample itself comes from Beta(alpha, alpha), 10⁻⁶..10⁶. Other fields (``num_classes
+    labels group smoothing p``) and what becomes of labels: `MixOp`. `CutMix` along time: centred anywhere, and clipped.
+    """
+
+    draws: ClassVar[int] = 2
+
+    def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
+        share, frames = 1.0 - beta_quantile(self.alpha, self.alpha)(u[:, 0]), size[:, 0]
+        half = (0.5 * share * frames).astype(np.int64)
+        centre = np.minimum((u[:, 1] * frames).astype(np.int64), frames - 1)
+        first, end = np.maximum(centre - half, 0), np.minimum(centre + half, frames)
+        box = np.stack([first, np.zeros_like(first), end - first, size[:, 1]], axis=1)
+        label_weight = _exact(1.0 - (end - first) / frames)
         return {"weight": np.ones(len(u)), "box": box, "label_weight": label_weight}
 
 

@@ -57,6 +57,10 @@ class Op:
         """
         raise TypeError(f"{type(self).__name__} does not say how to draw its parameters")
 
+    def complete(self, params: Params, size: np.ndarray) -> Params:
+        """Parameters that need its numbers per element (``params["noise"]``), added to the others; of noisy operators."""
+        return params
+
     def output_size(self, params: Params, size: np.ndarray) -> np.ndarray:
         """int64 [A, d]: the sizes after the operator."""
         return size

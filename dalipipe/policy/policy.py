@@ -178,6 +178,7 @@ class Policy:
             params = op.draw(u_all[here, columns.start + 1 : columns.start + 1 + op.draws], before)
             if op.noisy:
                 params = {**params, "noise": rng.noise_keys(key, indices[rows], leaf.slot, _of(variants, rows))}
+                params = op.complete(params, before)
             drawn.append(Drawn(op, rows, params, before, n))
             after = op.output_size(params, before)
             if after is not before:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dalipipe.stages import StagedPlan
 from dalipipe.tracks.base import LaneConfig, StageClock, Track
 from dalipipe.tracks.image import ImageTrack, explain_images
+from dalipipe.tracks.signal import SignalTrack, explain_signals
 from dalipipe.tracks.staged import StagedTrack
 
 # Kind of field → its track, and what tells people of it. A new modality adds its line here.
-_TRACKS = {"image": ImageTrack}
-_EXPLAIN = {"image": explain_images}
+_TRACKS: dict[str, Any] = {"image": ImageTrack, "audio": SignalTrack, "series": SignalTrack}
+_EXPLAIN = {"image": explain_images, "audio": explain_signals, "series": explain_signals}
 
 
 def make_track(config: LaneConfig, clock: StageClock) -> Track | None:
