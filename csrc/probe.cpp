@@ -1,35 +1,16 @@
-// What an image file's header says. Every byte is read through `Bytes`, which answers zero beyond the end: no input can
-// lead outside the buffer, and every loop moves forward by at least one byte.
+// What an image file's header says. Every byte is read through `Bytes`: no input can lead outside the buffer, and every
+// loop moves forward by at least one byte.
 #include <algorithm>
 #include <cstring>
 #include <limits>
 
+#include "bytes.h"
 #include "cpu/pool.h"
 #include "io.h"
 #include "jpeg/ones.h"
 
 namespace dalipipe {
 namespace {
-
-struct Bytes {
-  const uint8_t* data;
-  size_t size;
-
-  bool has(size_t at, size_t count) const { return at <= size && count <= size - at; }
-  bool equal(size_t at, const char* text, size_t count) const {
-    return has(at, count) && std::memcmp(data + at, text, count) == 0;
-  }
-  uint32_t u8(size_t at) const { return at < size ? data[at] : 0; }
-  uint32_t be16(size_t at) const { return u8(at) << 8 | u8(at + 1); }
-  uint32_t be32(size_t at) const { return be16(at) << 16 | be16(at + 2); }
-  uint32_t le16(size_t at) const { return u8(at) | u8(at + 1) << 8; }
-  uint32_t le24(size_t at) const { return le16(at) | u8(at + 2) << 16; }
-  uint32_t le32(size_t at) const { return le16(at) | le16(at + 2) << 16; }
-  Bytes from(size_t at, size_t count) const {
-    at = std::min(at, size);
-    return {data + at, std::min(count, size - at)};
-  }
-};
 
 int32_t pixels(uint32_t value) {  // a size that does not fit is a size not found
   return value <= static_cast<uint32_t>(std::numeric_limits<int32_t>::max()) ? static_cast<int32_t>(value) : 0;

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dalipipe.faults import TooManyBadSamplesError
     from dalipipe.loader import DataLoader, StateMismatchError
     from dalipipe.ops.python import PythonStep
+    from dalipipe.orders import BucketSampler
     from dalipipe.packing import PackMismatchError, pack
     from dalipipe.policy import Choice, Normal, OneOf, Op, Policy, RandomApply, RandomOrder, SomeOf
     from dalipipe.policy_files import PolicyFileError, load_policy, save_policy
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
         CIFAR100,
         MNIST,
         Arrays,
+        AudioFolder,
+        AudioManifest,
         Cityscapes,
         FashionMNIST,
         ImageFolder,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
         MapDataset,
         Packed,
         PackError,
+        Series,
         ShardError,
         Source,
         Table,
@@ -49,11 +53,12 @@ _NAMES = {
     "dalipipe.conversion": "UnsupportedTransformError convert",
     "dalipipe.loader": "DataLoader StateMismatchError",
     "dalipipe.ops.python": "PythonStep",
+    "dalipipe.orders": "BucketSampler",
     "dalipipe.packing": "PackMismatchError pack",
     "dalipipe.policy": "Choice Normal OneOf Op Policy RandomApply RandomOrder SomeOf",
     "dalipipe.policy_files": "PolicyFileError load_policy save_policy",
-    "dalipipe.sources": "Arrays CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder ImageMasks MNIST MapDataset "
-    "PackError Packed ShardError Source TFRecords Table TarShards",
+    "dalipipe.sources": "Arrays AudioFolder AudioManifest CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder "
+    "ImageMasks MNIST MapDataset PackError Packed Series ShardError Source TFRecords Table TarShards",
     "dalipipe.storage": "Retry Storage",
     "dalipipe.decoders.base": "DecodeError",
     "dalipipe.faults": "TooManyBadSamplesError",
@@ -62,12 +67,12 @@ _NAMES = {
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = ("finetune", "ops", "orders", "recipes")
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Choice", "Cityscapes", "DataLoader", "DecodeError"]
-__all__ += ["FashionMNIST", "ImageFolder", "ImageMasks", "MapDataset", "Normal", "OneOf", "Op", "PackError"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "AudioFolder", "AudioManifest", "BucketSampler", "Choice"]
+__all__ += ["Cityscapes", "DataLoader", "DecodeError", "FashionMNIST", "ImageFolder", "ImageMasks", "MapDataset", "Normal", "OneOf", "Op", "PackError"]
 __all__ += ["PackMismatchError", "Packed", "Policy", "pack"]
 __all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleError", "ShardError", "load_policy"]
 __all__ += ["PythonStep", "UnsupportedTransformError", "convert", "save_policy"]
-__all__ += ["SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards"]
+__all__ += ["Series", "SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards"]
 __all__ += ["TooManyBadSamplesError", "__version__", "finetune", "ops", "orders", "recipes"]
 
 

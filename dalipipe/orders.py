@@ -18,7 +18,8 @@ import torch
 from dalipipe import rng
 
 # What each kind of drawing mixes into the seed, so that none sees another's numbers.
-_SHUFFLE, _BLOCKS, _WITHIN, _WEIGHTED, _GIVEN = range(1, 6)
+_SHUFFLE, _BLOCKS, _WITHIN, _WEIGHTED, _GIVEN, _BATCHES, _SHORT = range(1, 8)
+_WINDOWS_KEPT = 4
 
 Labels = Callable[[], "np.ndarray | None"]  # asked only by orders that need them: a table reads them from its files
 
@@ -140,6 +141,79 @@ class BlockShuffled(Order):
 
     def identity(self, epoch: int) -> str:
         return f"BlockShuffled-{_digest(np.asarray(self.block))}-{self.window}"
+
+
+@dataclass(frozen=True, eq=False)
+class Bucketed(Order):
+    """Every record once an epoch, in batches of records of similar lengths, so that little of a batch is padding.
+
+    Records are shuffled and taken a window at a time, sorted there by length and cut into batches, and the batches of
+    a window are shuffled. So what stands in a batch is still drawn anew each epoch; the larger the window, the more
+    alike its lengths, and the less of chance is left in it.
+
+    ``lengths``: numbers [records], in any unit: ``AudioFolder.durations_s()``, ``Series.lengths``. ``batch_size``: of
+    the batches of all ranks together, the loader's times the number of ranks. ``window``: batches sorted together. An
+    epoch's last batch may be short; its length is drawn, so that ``drop_last`` leaves out no kind of record.
+    """
+
+    lengths: Any
+    batch_size: int
+    window: int = 50
+    size: int = 0
+    seed: int | None = None
+    _memo: dict[tuple[int, int], np.ndarray] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        lengths = np.asarray(self.lengths)
+        if lengths.ndim != 1 or not len(lengths) or lengths.dtype.kind not in "iuf" or not np.isfinite(lengths).all():
+            raise ValueError(f"{type(self).__name__}: lengths must be numbers [records], got {self.lengths!r}")
+        object.__setattr__(self, "lengths", lengths)
+        for name in ("batch_size", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {getattr(self, name)}")
+
+    def bound(self, records: int, seed: int, labels: Labels = _unknown) -> Order:
+        if len(self.lengths) != records:
+            raise ValueError(f"{type(self).__name__}: {len(self.lengths)} lengths for a data set of {records} records")
+        return super().bound(records, seed, labels)
+
+    def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        positions = np.asarray(positions, np.int64)
+        window, within = np.divmod(positions, self.window * self.batch_size)
+        indices = np.empty_like(positions)
+        for w in np.unique(window).tolist():
+            here = window == w
+            indices[here] = self._window(epoch, w)[within[here]]
+        return indices
+
+    def _window(self, epoch: int, number: int) -> np.ndarray:
+        """int64: the records of a window in their order."""
+        kept = self._memo.get((epoch, number))
+        if kept is not None:
+            return kept
+        begin = number * self.window * self.batch_size
+        positions = np.arange(begin, min(begin + self.window * self.batch_size, self.size))
+        records = _permutation(self.size, self.seed, _SHUFFLE, epoch)(positions)
+        records = records[np.argsort(self.lengths[records], kind="stable")]
+        full, rest = divmod(len(records), self.batch_size)
+        # The short batch is cut out between two others, and comes last.
+        cut = rng.mix64(self.seed or 0, _SHORT, epoch) % (full + 1) * self.batch_size
+        short = records[cut : cut + rest]
+        batches = np.concatenate([records[:cut], records[cut + rest :]]).reshape(full, self.batch_size)
+        if full:
+            batches = batches[_permutation(full, self.seed, _BATCHES, epoch, number)(np.arange(full))]
+        made = np.concatenate([batches.ravel(), short])
+        while len(self._memo) >= _WINDOWS_KEPT:
+            self._memo.pop(next(iter(self._memo)), None)
+        self._memo[epoch, number] = made
+        return made
+
+    def identity(self, epoch: int) -> str:
+        return f"Bucketed-{_digest(self.lengths)}-{self.batch_size}-{self.window}"
+
+
+BucketSampler = Bucketed
+"""By the name that users of other libraries look for."""
 
 
 @dataclass(frozen=True, eq=False)

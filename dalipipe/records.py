@@ -46,6 +46,20 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class EncodedAudio(Encoded):
+    """N encoded sounds, and the part of each that is meant: ``start_s``, ``duration_s`` float64 [N], seconds; not a
+    number: from the beginning, and to the end.
+    """
+
+    start_s: np.ndarray
+    duration_s: np.ndarray
+
+    def of(self, rows: np.ndarray) -> EncodedAudio:
+        files = super().of(rows)
+        return EncodedAudio(files.arena, files.starts, self.start_s[rows], self.duration_s[rows])
+
+
+@dataclass(frozen=True)
 class Pictures:
     """N uint8 HWC pictures (or regions of them) by address, on one device.
 

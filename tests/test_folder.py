@@ -191,7 +191,7 @@ def test_fingerprint_holds_while_the_root_moves_and_no_longer(tmp_path: Path) ->
 # The index that is kept --------------------------------------------------------------------------------------------
 
 
-def never(root: str, storage: Storage) -> None:
+def never(root: str, storage: Storage, endings: tuple[str, ...]) -> None:
     raise AssertionError("scanned again")
 
 

@@ -167,7 +167,7 @@ class DaliDecoder:
 
 
 # DALI keeps the pipeline under construction in a thread-local, but its plugin loading is not thread-safe.
-_building = threading.Lock()
+building = threading.Lock()
 
 
 def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: int, whole: bool) -> Any:
@@ -181,7 +181,7 @@ def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: i
         ) from error
 
     on_cuda = device.type == "cuda"
-    with _building:
+    with building:
         pipeline = Pipeline(
             batch_size=batch_size,
             num_threads=threads,

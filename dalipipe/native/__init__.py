@@ -3,6 +3,7 @@
 Arguments are checked here, by name; what arrives in C++ is pointers and sizes. Native code works without the GIL.
 """
 
+from dalipipe.native.audio import probe_audio, read_wavs
 from dalipipe.native.core import build_info, cpu_target, struct_layouts
 from dalipipe.native.draws import fold, permute, philox, uniforms
 from dalipipe.native.files import MAX_FILE_BYTES, checksums, copy_blocks, crc32c, pack_ranges, probe_images, read_files
@@ -29,6 +30,9 @@ from dalipipe.native.shards import (
 )
 from dalipipe.native.signals import finite_signals, signals, start_signals
 from dalipipe.native.structs import (
+    AUDIO_HEADER,
+    AUDIO_KINDS,
+    AUDIO_PROBLEMS,
     BIQUAD,
     CHANNEL_GAIN,
     CURVE,
@@ -49,9 +53,13 @@ from dalipipe.native.structs import (
     SIGNAL_OUT,
     SIGNAL_PASS,
     SIGNAL_WINDOW,
+    WAV_SEGMENT,
 )
 
 __all__ = [
+    "AUDIO_HEADER",
+    "AUDIO_KINDS",
+    "AUDIO_PROBLEMS",
     "BIQUAD",
     "CHANNEL_GAIN",
     "CURVE",
@@ -70,10 +78,11 @@ __all__ = [
     "LABEL_MAP",
     "MAX_FILE_BYTES",
     "MIX_PAIR",
-    "Running",
     "SIGNAL_OUT",
     "SIGNAL_PASS",
     "SIGNAL_WINDOW",
+    "WAV_SEGMENT",
+    "Running",
     "ShardScanner",
     "Stripped",
     "build_info",
@@ -99,10 +108,12 @@ __all__ = [
     "parse_integers",
     "permute",
     "philox",
+    "probe_audio",
     "probe_images",
     "read_examples",
     "read_files",
     "read_jpegs",
+    "read_wavs",
     "rgb_row_bytes",
     "signals",
     "start_fused_image",

@@ -50,12 +50,23 @@ def cpu_target(name: str | None = None) -> str:
 
 def struct_layouts() -> dict[str, dict[str, int]]:
     """Per C++ struct mirrored here: its size under "", and every field's offset; bytes."""
-    return {**_C.struct_layouts(), **_C.signal_layouts()}
+    return {**_C.struct_layouts(), **_C.signal_layouts(), **_C.audio_layouts()}
 
 
 def check_threads(what: str, threads: int) -> None:
     if threads < 1:
         raise ValueError(f"{what}: threads must be at least 1, got {threads}")
+
+
+def check_files(what: str, arena: np.ndarray, starts: np.ndarray, threads: int) -> np.ndarray:
+    """The starts of N files in an arena, int64 [N+1]. Raises ``ValueError`` where either is not as it must be."""
+    check_threads(what, threads)
+    starts = np.ascontiguousarray(starts, np.int64)
+    if starts.ndim != 1 or starts.size < 1:
+        raise ValueError(f"{what}: starts must be int64 [N+1], got shape {starts.shape}")
+    if arena.dtype != np.uint8 or arena.ndim != 1 or not arena.flags.c_contiguous:
+        raise ValueError(f"{what}: arena must be contiguous uint8 [bytes], got {arena.dtype} {arena.shape}")
+    return starts
 
 
 def check_array(

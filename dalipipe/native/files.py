@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dalipipe.native.core import _C, check_threads
+from dalipipe.native.core import _C, check_files, check_threads
 from dalipipe.native.structs import IMAGE_HEADER
 
 MAX_FILE_BYTES = 2**31 - 1  # what decoders take; a larger file among images is a mistake
@@ -90,12 +90,7 @@ def probe_images(arena: np.ndarray, starts: np.ndarray, *, threads: int = 1) -> 
     Raises:
         ValueError: another dtype or shape, or starts that do not rise within the arena.
     """
-    check_threads("probe_images", threads)
-    starts = np.ascontiguousarray(starts, np.int64)
-    if starts.ndim != 1 or starts.size < 1:
-        raise ValueError(f"probe_images: starts must be int64 [N+1], got shape {starts.shape}")
-    if arena.dtype != np.uint8 or arena.ndim != 1 or not arena.flags.c_contiguous:
-        raise ValueError(f"probe_images: arena must be contiguous uint8 [bytes], got {arena.dtype} {arena.shape}")
+    starts = check_files("probe_images", arena, starts, threads)
     out = np.zeros(starts.size - 1, IMAGE_HEADER)
     _C.probe_images(arena=arena, starts=starts, out=out.ctypes.data, threads=threads)
     return out

@@ -124,15 +124,11 @@ BIQUAD = np.dtype([("b", np.float64, 3), ("a", np.float64, 2)])
 
 
 #: Frames and channels that are filled; mirrors `SignalWindow` in csrc/signal.h.
-SIGNAL_WINDOW = np.dtype(
-    [*_int32s("begin end fade_out fade_in first_channel end_channel fill"), ("value", np.float32)]
-)
+SIGNAL_WINDOW = np.dtype([*_int32s("begin end fade_out fade_in first_channel end_channel fill"), ("value", np.float32)])
 
 
 #: Where a sample's last pass writes; mirrors `SignalOut` in csrc/signal.h.
-SIGNAL_OUT = np.dtype(
-    [("data", np.uint64), ("frame_step", np.int64), ("channel_step", np.int64), ("frames", np.int64)]
-)
+SIGNAL_OUT = np.dtype([("data", np.uint64), ("frame_step", np.int64), ("channel_step", np.int64), ("frames", np.int64)])
 
 
 #: What an image file's header says; mirrors `ImageHeader` in csrc/io.h. Sizes in px, before orientation; 0: not found.
@@ -172,3 +168,27 @@ FEATURE = np.dtype([(name, np.int64) for name in ("kind", "count", "list", "list
 
 #: `FEATURE["kind"]` → name.
 FEATURE_KINDS = ("absent", "bytes", "floats", "ints")
+
+
+#: What the header of an audio file says; mirrors `AudioHeader` in csrc/audio.h, where each field is explained.
+AUDIO_HEADER = np.dtype(
+    [
+        *_int32s("kind problem rate_hz channels sample codec"),
+        ("frames", np.int64),
+        ("promised", np.int64),
+        ("data", np.int64),
+    ],
+    align=True,
+)
+AUDIO_KINDS = ("other", "wav", "flac", "ogg", "mp3")
+AUDIO_PROBLEMS = ("", "no_format", "damaged", "codec", "no_data", "truncated")
+
+
+#: A part of a WAV file to be read; mirrors `WavSegment` in csrc/audio.h.
+WAV_SEGMENT = np.dtype(
+    [
+        *((name, np.int64) for name in "file first frames out bad".split()),
+        *_int32s("mix unused"),
+    ],
+    align=True,
+)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from dalipipe.sources.arrays import Arrays
+from dalipipe.sources.audio import AudioFolder, AudioManifest
 from dalipipe.sources.base import Source, changed_labels
 from dalipipe.sources.folder import ImageFolder
 from dalipipe.sources.mapped import MapDataset
 from dalipipe.sources.packed import Packed, PackError, is_pack
 from dalipipe.sources.segmentation import Cityscapes, ImageMasks
+from dalipipe.sources.series import Series
 from dalipipe.sources.shards import ShardError
 from dalipipe.sources.standard import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from dalipipe.sources.table import Table, is_table
@@ -22,9 +24,9 @@ from dalipipe.sources.tar import TarShards
 from dalipipe.sources.tfrecord import TFRecords
 from dalipipe.sources.workers import WorkerError
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "Cityscapes", "FashionMNIST", "ImageFolder", "ImageMasks"]
-__all__ += ["MapDataset", "PackError", "Packed", "ShardError", "Source", "TFRecords", "Table", "TarShards"]
-__all__ += ["WorkerError", "as_source", "is_pack", "open_source"]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "AudioFolder", "AudioManifest", "Cityscapes", "FashionMNIST"]
+__all__ += ["ImageFolder", "ImageMasks", "MapDataset", "PackError", "Packed", "Series", "ShardError", "Source"]
+__all__ += ["TFRecords", "Table", "TarShards", "WorkerError", "as_source", "is_pack", "open_source"]
 
 
 _OPENERS: dict[str, Callable[[str], Source]] = {
@@ -36,6 +38,7 @@ _OPENERS: dict[str, Callable[[str], Source]] = {
     ".npy": Arrays.open,
     ".npz": Arrays.open,
     ".txt": ImageFolder.from_list,
+    ".ts": Series.open,
     ".csv": ImageFolder.from_list,
     ".tsv": ImageFolder.from_list,
 }
@@ -43,7 +46,7 @@ _OPENERS: dict[str, Callable[[str], Source]] = {
 
 def open_source(path: str | os.PathLike[str]) -> Source:
     """A pack, a folder of class folders, or what the ending of a name says: tar shards (``train-{00..99}.tar``),
-    TFRecords, Parquet or Arrow files, ``.npy`` and ``.npz``, lists of pictures.
+    TFRecords, Parquet or Arrow files, ``.npy`` and ``.npz``, ``.ts`` series, lists of pictures.
 
     Raises ``FileNotFoundError``, or ``ValueError`` for another ending.
     """

@@ -11,12 +11,12 @@ import numpy as np
 
 from dalipipe.records import Pictures, Records
 from dalipipe.schema import Field, Schema
-from dalipipe.sources.base import Source, digest
+from dalipipe.sources.base import Source, digest, to_numpy
 from dalipipe.sources.npy import Mapped, open_arrays
 from dalipipe.storage import Storage
 
 _IMAGES = ("images", "image", "x", "X", "data", "x_train", "arr_0")  # what members of .npz files are called
-_LABELS = ("labels", "label", "y", "Y", "targets", "target", "y_train", "arr_1")
+LABELS = ("labels", "label", "y", "Y", "targets", "target", "y_train", "arr_1")
 _RESERVED = ("image", "label", "indices")
 _PLURAL = {"label": "labels"}
 _HASHED_WHOLE_BYTES = 1 << 26
@@ -37,17 +37,17 @@ class Arrays(Source):
         self, images: Any = None, labels: Any = None, *, classes: Sequence[str] | None = None, **columns: Any
     ) -> None:
         if images is not None or (labels is None and not columns):
-            images = _check_images(_to_numpy("images", images))
+            images = _check_images(to_numpy("Arrays: images", images))
         self.images: np.ndarray | None = images
         self.columns: dict[str, np.ndarray] = {}
         self.labels: np.ndarray | None = None
         if labels is not None:
-            labels = _check_numbers("labels", _to_numpy("labels", labels))
+            labels = _check_numbers("labels", to_numpy("Arrays: labels", labels))
             self.labels = self.columns["label"] = labels.astype(np.int64) if labels.dtype.kind in "iu" else labels
         for name, column in columns.items():
             if name in _RESERVED or keyword.iskeyword(name) or name.startswith("_"):
                 raise ValueError(f"Arrays: {name!r} cannot be a column's name: a batch has no such field; rename it")
-            self.columns[name] = _check_numbers(f"column {name!r}", _to_numpy(f"column {name!r}", column))
+            self.columns[name] = _check_numbers(f"column {name!r}", to_numpy(f"Arrays: column {name!r}", column))
         self._length = len(next(iter(self.columns.values())) if images is None else images)
         for name, column in self.columns.items():
             if len(column) != self._length:
@@ -91,7 +91,7 @@ class Arrays(Source):
                 raise ValueError(f"Arrays.open: {path} is an .npz: name the labels by labels=, a member of it")
             taken = {images, labels, *columns.values()}
             images = images or _first(_IMAGES, opened, taken)
-            labels = labels or _first(_LABELS, opened, taken)
+            labels = labels or _first(LABELS, opened, taken)
             if images is None and not columns:
                 raise ValueError(f"Arrays.open: {path} has {', '.join(opened)}; name its pictures by images=")
             return cls(
@@ -161,20 +161,6 @@ class Arrays(Source):
 
         columns = {name: unpacked(column) for name, column in state["columns"].items()}
         self.__dict__.update(state, images=unpacked(state["images"]), columns=columns, labels=columns.get("label"))
-
-
-def _to_numpy(name: str, value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):  # a torch tensor
-        if value.device.type != "cpu":
-            raise TypeError(f"Arrays: {name} must be on the host, got a tensor on {value.device}; use .cpu()")
-        value = value.detach().numpy()
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise TypeError(f"Arrays: {name} must be one array: {error}") from error
-    if array.ndim == 0 or array.dtype == object:
-        raise TypeError(f"Arrays: {name} must be one array of numbers, got {type(value).__name__}")
-    return array
 
 
 def _check_images(images: np.ndarray) -> np.ndarray:

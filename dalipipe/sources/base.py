@@ -82,6 +82,21 @@ def changed_labels(labels: np.ndarray, target_transform: Callable[[int], Any] | 
     return np.array(changed, np.int64)[places]
 
 
+def to_numpy(name: str, value: Any) -> np.ndarray:
+    """An array of numbers or texts, of an array, a tensor on the host, or lists. Raises ``TypeError`` calling it ``name``."""
+    if hasattr(value, "detach"):  # a torch tensor
+        if value.device.type != "cpu":
+            raise TypeError(f"{name} must be on the host, got a tensor on {value.device}; use .cpu()")
+        value = value.detach().numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"{name} must be one array: {error}") from error
+    if array.ndim == 0 or array.dtype == object:
+        raise TypeError(f"{name} must be one array of numbers, got {type(value).__name__}")
+    return array
+
+
 def digest(parts: Iterable[bytes]) -> str:
     """A 16-digit hash of byte strings, their lengths counted in."""
     h = hashlib.blake2b(digest_size=8)

@@ -189,7 +189,7 @@ CITYSCAPES_TRAIN_IDS = tuple(
 def _by_stem(root: str, suffix: str | None, storage: Storage, *, may_be_empty: bool = False) -> dict[str, str]:
     """Path without its suffix → path, both relative to the root."""
     found: dict[str, str] = {}
-    for folder, names in scan(root, storage).pictures.items():
+    for folder, names in scan(root, storage).files.items():
         for name in names:
             if suffix is not None and not name.endswith(suffix):
                 continue
