@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/decoding.md", "docs/operators.md", "docs/scale.md")
+PAGES = ("README.md", "docs/decoding.md", "docs/operators.md", "docs/scale.md", "docs/signals.md")
 
 RECIPE_GOAL = 3.0
 LIBRARIES = ("torchvision", "kornia", "albumentations")
@@ -384,6 +384,50 @@ def decode_gpu(load: Load) -> str:
     return "\n\n".join([*filter(None, blocks), f"Medians of interleaved rounds. {_measured_on(result)}."])
 
 
+def signals_cpu(load: Load) -> str:
+    """Sounds and series beside the libraries that augment them, and how long shifts of pitch take."""
+    result = load("signals_cpu")
+    if result is None:
+        return "Not measured yet."
+    blocks = [f"{result['what'][0].upper()}{result['what'][1:]}; {result['signals']}."]
+    for task, measured in result["tasks"].items():
+        blocks.append(_signal_task(task, measured))
+    lines = [
+        "| a clip's pitch shifted by −12…12 semitones, one core | least, ms | median | most |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, by_semitones in result["pitch_spread"].items():
+        times = list(by_semitones.values())
+        shown = f"{min(times):.2f} | {statistics.median(times):.2f} | {max(times):.2f}"
+        few = f", {len(times)} of the 25 whole steps" if len(times) < 25 else ""
+        lines.append(f"| {_ours(name)}{few} | {shown} |")
+    blocks.append("\n".join(lines))
+    absent = "; ".join(f"{name} ({why})" for name, why in result["absent"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    blocks.append(
+        f"Medians of {result['rounds']} interleaved rounds; factors are medians of the rounds' own."
+        f"{f' Absent: {absent}.' if absent else ''} The others' Python has {versions}. {_measured_on(result)}."
+    )
+    return "\n\n".join(blocks)
+
+
+def _signal_task(task: str, measured: dict[str, Any]) -> str:
+    """A row a contender: on one core; and on two, in threads or processes, whichever was faster."""
+    rates: dict[str, dict[str, float]] = {}
+    for name, timing in measured["contenders"].items():
+        contender, _, way = name.rpartition(", ")
+        rates.setdefault(contender, {})[way] = timing["per_s"]
+    unit = "series" if "slice" in task else "clips"
+    lines = [f"| {task} | {unit}/s, one core | dalipipe is | two cores | dalipipe is |", "|---|---:|---:|---:|---:|"]
+    for contender, ways in sorted(rates.items(), key=lambda item: -max(item[1].values())):
+        one = ways.pop("1 core")
+        two = max(ways, key=lambda way: ways[way])
+        over = [measured["ratios"].get(f"{contender}, {way}") for way in ("1 core", two)]
+        first, second = ("" if factor is None else f"{factor:.1f}×" for factor in over)
+        lines.append(f"| {_ours(contender)} | {one:,.0f} | {first} | {ways[two]:,.0f} ({two}) | {second} |")
+    return "\n".join(lines)
+
+
 def _decoders(result: dict[str, Any]) -> str:
     parts = [result.get(part, {}).get("contenders", {}) for part in ("decode_whole", "decode_crops")]
     names = sorted({name for part in parts for name in part}, key=lambda name: -_rate(parts[-1], name))
@@ -471,6 +515,7 @@ _FUNCTIONS = (
     policies_cpu,
     operators_cpu,
     operators_summary,
+    signals_cpu,
     gpu,
     decode_gpu,
 )
