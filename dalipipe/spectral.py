@@ -16,7 +16,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -230,12 +230,11 @@ def mel_spectrogram(
     result = job.results(frames // hop + 1, signals.channels * n_mels, rate, buffers)
     rows["out"] = _addresses(result, signals.channels)
     rows["out_frames"] = rows["analysed"]
-    window, weights = job.upload(_hann(win_length, n_fft)), job.upload(weights)
-    device_bands = job.upload(bands)
+    window, tables, device_bands = (job.upload(array) for array in (_hann(win_length, n_fft), weights, bands))
 
     def work(chunk: _Chunk) -> None:
         spectra = _analysed(job, chunk, n_fft, window, lead, "mirror")
-        job.run("mel", chunk, n_fft=n_fft, source=spectra, tables=weights, bands=(bands, device_bands),
+        job.run("mel", chunk, n_fft=n_fft, source=spectra, tables=tables, bands=(bands, device_bands),
                 squared=power == 2, log=log)  # fmt: skip
 
     job.in_chunks(rows, work, rows["analysed"] * 8 * (n_fft + 2))
@@ -280,7 +279,6 @@ def mfcc(
     rows["in_frames"] = rows["out_frames"] = np.repeat(mels.frames, signals.channels)
     matrix = job.upload(_dct(n_mfcc, n_mels))
     job.at_once(rows, lambda chunk: job.run("mix", chunk, threads=threads, tables=matrix, mixed=n_mels, mixes=n_mfcc))
-    job.keep(mels)
     return result
 
 
@@ -365,11 +363,6 @@ class _Job:
         self.on_cuda, self.threads = on_cuda, threads
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
         self.stream = torch.cuda.current_stream(self.device).cuda_stream if on_cuda else None
-        self._kept: list[Any] = []
-
-    def keep(self, what: Any) -> None:
-        """Until the job's queue has passed it: torch's allocator sees to that for tensors freed on this stream."""
-        self._kept.append(what)
 
     def upload(self, array: np.ndarray) -> torch.Tensor:
         """The array's bytes where the job works."""
@@ -419,7 +412,8 @@ class _Job:
     def at_once(self, rows: np.ndarray, work: Callable[[_Chunk], None]) -> None:
         """A step without transforms: native threads share out the rows."""
         if len(rows):
-            work(_Chunk(rows, self.upload(rows).data_ptr() if self.on_cuda else 0, self._no_scratch))
+            on_device = self.upload(rows) if self.on_cuda else None
+            work(_Chunk(rows, 0 if on_device is None else on_device.data_ptr(), self._no_scratch))
 
     def in_chunks(self, rows: np.ndarray, work: Callable[[_Chunk], None], nbytes: np.ndarray) -> None:
         """Calls work with the rows, as many at a time as ``nbytes`` [rows] allow."""
@@ -506,7 +500,7 @@ def _mkl_threads() -> Callable[[int], int]:
     except (IndexError, OSError, AttributeError):
         return lambda threads: 0
     found.argtypes, found.restype = [ctypes.c_int], ctypes.c_int
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @contextmanager

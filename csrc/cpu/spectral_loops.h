@@ -115,5 +115,4 @@ DP_TARGET void colour(float exponent, int32_t n, float* __restrict complex) {
   }
 }
 
-#define SPECTRAL_LOOPS \
-  window, polars, phasors, turn, overlap, all_overlapped, resample, powers, mel, add_times, colour
+#define SPECTRAL_LOOPS window, polars, phasors, turn, overlap, all_overlapped, resample, powers, mel, add_times, colour
