@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent
 CUDA_ARCHS = "80,86,89,90,100,120"  # Ampere to Blackwell; PTX of the last serves what comes after
 CUDA_MIN = (12, 8)  # the first nvcc that knows 100 and 120
 # Without FMA contraction, here and in nvcc (-fmad=false), CPU and CUDA round alike.
-CXX_FLAGS = "-std=c++17 -O3 -ffp-contract=off -fPIC -fvisibility=hidden -Wall -Wextra".split()
+CXX_FLAGS = "-std=c++17 -O3 -ffp-contract=off -fno-math-errno -fPIC -fvisibility=hidden -Wall -Wextra".split()
 NVCC_FLAGS = "-std=c++17 -O3 -fmad=false -cudart=static -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off".split()
 
 

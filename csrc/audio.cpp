@@ -115,8 +115,8 @@ float sample_at(const uint8_t* at) {
     return static_cast<float>(value) * 0x1p-15f;
   }
   if constexpr (kind == WavSample::pcm24) {
-    const uint32_t upper = static_cast<uint32_t>(at[0]) << 8 | static_cast<uint32_t>(at[1]) << 16 |
-                           static_cast<uint32_t>(at[2]) << 24;
+    const uint32_t upper =
+        static_cast<uint32_t>(at[0]) << 8 | static_cast<uint32_t>(at[1]) << 16 | static_cast<uint32_t>(at[2]) << 24;
     return static_cast<float>(static_cast<int32_t>(upper)) * 0x1p-31f;
   }
   if constexpr (kind == WavSample::pcm32) {
@@ -205,8 +205,9 @@ AudioHeader probe_audio(const uint8_t* data, size_t size) {
 }
 
 void probe_audios(const uint8_t* arena, const int64_t* starts, int64_t n, int32_t threads, AudioHeader* out) {
-  parallel_for(n, threads,
-               [=](int64_t i) { out[i] = probe_audio(arena + starts[i], static_cast<size_t>(starts[i + 1] - starts[i])); });
+  parallel_for(n, threads, [=](int64_t i) {
+    out[i] = probe_audio(arena + starts[i], static_cast<size_t>(starts[i + 1] - starts[i]));
+  });
 }
 
 void read_wavs(const uint8_t* arena, const int64_t* starts, int64_t n, WavSegment* segments, int64_t count,
@@ -219,9 +220,9 @@ void read_wavs(const uint8_t* arena, const int64_t* starts, int64_t n, WavSegmen
     if (segment.file < 0 || segment.file >= n) refuse("is of a file that is not there");
     const uint8_t* file = arena + starts[segment.file];
     // Read once more: what it says holds for these very bytes.
-    const AudioHeader header =
-        probe_audio(file, static_cast<size_t>(starts[segment.file + 1] - starts[segment.file]));
-    if (header.kind != static_cast<int32_t>(AudioKind::wav) || header.problem != 0) refuse("is of no readable WAV file");
+    const AudioHeader header = probe_audio(file, static_cast<size_t>(starts[segment.file + 1] - starts[segment.file]));
+    if (header.kind != static_cast<int32_t>(AudioKind::wav) || header.problem != 0)
+      refuse("is of no readable WAV file");
     if (segment.first < 0 || segment.frames < 0 || segment.first > header.frames ||
         segment.frames > header.frames - segment.first) {
       refuse("lies outside its file");

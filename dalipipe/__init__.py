@@ -68,7 +68,19 @@ _HOMES = {name: module for module, names in _NAMES.items() for name in names.spl
 _MODULES = ("finetune", "ops", "orders", "recipes")
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "AudioFolder", "AudioManifest", "BucketSampler", "Choice"]
-__all__ += ["Cityscapes", "DataLoader", "DecodeError", "FashionMNIST", "ImageFolder", "ImageMasks", "MapDataset", "Normal", "OneOf", "Op", "PackError"]
+__all__ += [
+    "Cityscapes",
+    "DataLoader",
+    "DecodeError",
+    "FashionMNIST",
+    "ImageFolder",
+    "ImageMasks",
+    "MapDataset",
+    "Normal",
+    "OneOf",
+    "Op",
+    "PackError",
+]
 __all__ += ["PackMismatchError", "Packed", "Policy", "pack"]
 __all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleError", "ShardError", "load_policy"]
 __all__ += ["PythonStep", "UnsupportedTransformError", "convert", "save_policy"]

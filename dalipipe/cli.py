@@ -37,9 +37,26 @@ app = typer.Typer(
 )
 _settings = {"traceback": False}
 
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What the commands take where nothing else is said; ``noun``: what they call samples."""
+
+    model: str
+    policy: str
+    noun: str
+
+
+_TASKS = {
+    "image": _Task("resnet18", "imagenet_train", "pictures"),
+    "audio": _Task("logmel-cnn", "speech", "sounds"),
+    "series": _Task("inceptiontime", "series", "series"),
+}
+_RATE_HZ, _CHANNELS = 16000, 1
+
 Data = Annotated[Path, typer.Argument(help="Folder of pictures: one sub-folder per class.", show_default=False)]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training pictures.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures a step; of all processes together.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over what is trained on.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples a step; of all processes together.")]
 Size = Annotated[int, typer.Option("--size", min=1, help="Edge of the pictures the model sees, in pixels.")]
 SizeOfRecipe = Annotated[
     int | None, typer.Option("--size", min=1, help="Edge of what a recipe makes, in pixels.", show_default="224")
@@ -51,6 +68,11 @@ Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and augmentati
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already in --out.")]
 Model = Annotated[str, typer.Option(help="Any torchvision classification model.")]
+TaskOption = Annotated[str, typer.Option("--task", help="What the data are: image, audio or series.")]
+FrameRate = Annotated[
+    int | None, typer.Option("--rate-hz", min=1, help="Frames a second, of sounds.", show_default="16000")
+]
+Channels = Annotated[int | None, typer.Option(min=1, help="Of sounds, as they are mixed down.", show_default="1")]
 Weights = Annotated[Path | None, typer.Option(help="Start from the weights in this file.", show_default="from scratch")]
 
 
@@ -121,20 +143,46 @@ def demo(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder with train/ and val/, or one to split by --val-fraction.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with train/ and val/, or one to split by --val-fraction or --hold-out; of series, NAME for "
+            "NAME_TRAIN.ts and NAME_TEST.ts."
+        ),
+    ],
+    task: TaskOption = "image",
     val_fraction: Annotated[
         float | None,
         typer.Option(help="Share of each class kept for validation, for a folder without train/ and val/."),
     ] = None,
-    model: Model = "resnet18",
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep for validation the files whose path in the folder fits: 'george/*' leaves a speaker out.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Any torchvision classification model; for audio logmel-cnn; for series resnet1d or inceptiontime.",
+            show_default="resnet18, logmel-cnn, inceptiontime",
+        ),
+    ] = None,
     weights: Weights = None,
     epochs: Epochs = 10,
     batch_size: BatchSize = 64,
     size: SizeOfRecipe = None,
+    rate_hz: FrameRate = None,
+    channels: Channels = None,
     lr: Rate = 1e-3,
     policy: Annotated[
-        str, typer.Option(help="For training: a recipe, or a policy's .yaml or .json file.")
-    ] = "imagenet_train",
+        str | None,
+        typer.Option(
+            help="For training: a recipe, or a policy's .yaml or .json file.",
+            show_default="imagenet_train, speech, series",
+        ),
+    ] = None,
     eval_policy: Annotated[
         str | None, typer.Option(help="For validation, likewise.", show_default="the _eval twin of --policy")
     ] = None,
@@ -149,10 +197,10 @@ def train(
         float, typer.Option(min=1, help="Seconds that one of several processes waits for another that says nothing.")
     ] = 300,
     on_error: Annotated[
-        str, typer.Option(help="A picture that cannot be read: raise an error, or substitute another for it.")
+        str, typer.Option(help="A sample that cannot be read: raise an error, or substitute another for it.")
     ] = "raise",
     cache: Annotated[
-        str | None, typer.Option(help="Keep the pictures to train on in memory: ram or device.", show_default="neither")
+        str | None, typer.Option(help="Keep what is trained on in memory: ram or device.", show_default="neither")
     ] = None,
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
@@ -160,15 +208,17 @@ def train(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fine-tune a torchvision model on a folder of pictures.
+    """Train a model on a folder of pictures or sounds, or on files of series.
 
     On several GPUs: torchrun --nproc-per-node 8 -m dalipipe train … The batch size is that of all of them together.
     A run may be continued (--resume) by another number of processes. When torchrun itself starts them anew
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with _plain_errors():
-        from dalipipe.finetune.classifier import open_folders
+        from dalipipe.finetune.classifier import open_data
 
+        defaults = _task(task, size=size, rate_hz=rate_hz, channels=channels)
+        model, policy = model or defaults.model, policy or defaults.policy
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
@@ -195,8 +245,18 @@ def train(
             on_error=on_error,
             cache=cache,
             cache_bytes=cache_bytes,
+            task=task,
+            rate_hz=rate_hz or _RATE_HZ,
         )
-        _fit(*open_folders(data, val_fraction=val_fraction), job)
+        sources = open_data(
+            data,
+            task,
+            val_fraction=val_fraction,
+            hold_out=hold_out,
+            rate_hz=job.rate_hz,
+            channels=channels or _CHANNELS,
+        )
+        _fit(*sources, job)
 
 
 @app.command()
@@ -204,35 +264,55 @@ def preview(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of pictures: one sub-folder per class; with --masks, any.", show_default="the demo's digits"
+            help="Folder of pictures or sounds: one sub-folder per class; with --masks, any; or a file of series, .ts.",
+            show_default="the demo's digits",
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(help="A recipe, or a policy's .yaml or .json file.")] = "imagenet_train",
+    task: TaskOption = "image",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="A recipe, or a policy's .yaml or .json file.", show_default="imagenet_train, speech, series"
+        ),
+    ] = None,
     each: Annotated[bool, typer.Option("--each", help="A row for each operator of the policy, alone.")] = False,
     masks: Annotated[
         Path | None, typer.Option(help="Folder of label maps named as the pictures, to be laid over them.")
     ] = None,
     size: SizeOfRecipe = None,
+    rate_hz: FrameRate = None,
+    channels: Channels = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Pictures, evenly spaced in the folder.", show_default="6; with --each 1"),
+        typer.Option(min=1, help="Samples, evenly spaced in the data.", show_default="6, of signals 4; with --each 1"),
     ] = None,
-    variants: Annotated[int, typer.Option("--variants", "--n", min=1, help="Variants of each picture.")] = 8,
+    variants: Annotated[
+        int | None,
+        typer.Option("--variants", "--n", min=1, help="Variants of each sample.", show_default="8, of signals 3"),
+    ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
 ) -> None:
-    """Write a PNG with a row per picture: the original, and what training would see of it."""
+    """Write a PNG with a row per picture, sound or series: the original, and what training would see of it."""
     with _plain_errors():
         from dalipipe.demo_data import write_digits
         from dalipipe.preview import preview as draw
         from dalipipe.sources import ImageMasks
 
+        defaults = _task(task, size=size, rate_hz=rate_hz, channels=channels, masks=masks)
+        policy = policy or defaults.policy
         if size is not None and _is_policy_file(policy):
             raise ValueError(f"--size is for recipes; {policy} says itself what size it makes")
-        shown = _policy(policy, size)
+        if data is None and task != "image":
+            raise ValueError(f"give the {defaults.noun} to show: dalipipe preview DATA --task {task}")
+        rate_hz = rate_hz or _RATE_HZ
+        shown = _policy(policy, size=size, rate_hz=rate_hz)
         if data is None:
             data = write_digits(Path("runs/demo/digits"))
-        source = _open_one(data) if masks is None else ImageMasks(data, masks)
+        if masks is not None:
+            source: Source = ImageMasks(data, masks)
+        else:
+            source = _open_one(data, task, rate_hz=rate_hz, channels=channels or _CHANNELS)
         out.parent.mkdir(parents=True, exist_ok=True)
         title = f"{policy} on {data}" + (", operator by operator" if each else "")
         draw(source, shown, out, samples=samples, variants=variants, each=each, seed=seed, title=title)
@@ -357,7 +437,7 @@ def pack(
         elif policy is not None:
             raise ValueError(f"a policy is for training: pack {parts[0][0]} and {parts[1][0]} one by one")
         options: Any = {
-            "policy": None if policy is None else _policy(policy, size),
+            "policy": None if policy is None else _policy(policy, size=size),
             "split_at": split_at,
             "copies": copies,
             "seed": seed,
@@ -534,15 +614,34 @@ def _resume_command() -> str:
     return shlex.join([*program, *arguments, "--resume"])
 
 
-def _open_one(data: Path) -> Source:
-    """The pictures in ``data``, or in its train/ where it has one."""
+def _task(name: str, **options: Any) -> _Task:
+    """What is taken for this kind of data where nothing is said. ``options``: as given, or ``None``."""
+    if name not in _TASKS:
+        raise ValueError(f"--task must be one of {', '.join(_TASKS)}, got {name}")
+    for option, value in options.items():
+        if value is not None and name != _TASK_OF_OPTION[option]:
+            raise ValueError(f"--{option.replace('_', '-')} is for --task {_TASK_OF_OPTION[option]}, not for {name}")
+    return _TASKS[name]
+
+
+_TASK_OF_OPTION = {"size": "image", "masks": "image", "rate_hz": "audio", "channels": "audio"}
+
+
+def _open_one(data: Path, task: str = "image", *, rate_hz: int = _RATE_HZ, channels: int = _CHANNELS) -> Source:
+    """The pictures, sounds or series in ``data``, or in its train/ where it has one."""
+    from dalipipe.finetune.classifier import open_audio, series_file
     from dalipipe.sources import open_source
 
-    return open_source(data / "train" if (data / "train").is_dir() else data)
+    if task == "series":
+        from dalipipe.sources import Series
+
+        return Series.open(data if data.is_file() else series_file(data))
+    part = data / "train" if (data / "train").is_dir() else data
+    return open_source(part) if task == "image" else open_audio(part, rate_hz=rate_hz, channels=channels)
 
 
-def _policy(wanted: str, size: int | None) -> Policy:
-    """A recipe by its name, at ``size`` px; or what a file says, which sets its own sizes."""
+def _policy(wanted: str, *, size: int | None = None, rate_hz: int = _RATE_HZ) -> Policy:
+    """A recipe by its name, at ``size`` px or ``rate_hz``; or what a file says, which sets its own sizes."""
     from dalipipe import recipes
     from dalipipe.policy import Policy
 
@@ -552,8 +651,9 @@ def _policy(wanted: str, size: int | None) -> Policy:
         if inspect.isfunction(value) and value.__module__ == recipes.__name__ and not key.startswith("_")
     }
     if wanted in makers:
-        takes_size = "size" in inspect.signature(makers[wanted]).parameters
-        made = makers[wanted](size or 224) if takes_size else makers[wanted]()
+        takes = inspect.signature(makers[wanted]).parameters
+        settings = {"size": size or 224, "rate_hz": rate_hz}
+        made = makers[wanted](**{name: value for name, value in settings.items() if name in takes})
         assert isinstance(made, Policy)
         return made
     if not _is_policy_file(wanted):
@@ -615,10 +715,12 @@ class _Job:
     cache: Any = None
     cache_bytes: str | None = None
     eval_policy: str | None = None
+    task: str = "image"
+    rate_hz: int = _RATE_HZ
 
     @property
     def bad_samples(self) -> Path:
-        """Which pictures could not be read."""
+        """Which samples could not be read."""
         return self.out / "bad_samples.jsonl"
 
 
@@ -653,16 +755,19 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     from dalipipe.preview import preview as draw_samples
 
     classes = train.classes or []
-    recipe = _policy(job.policy, job.size)
-    eval_recipe = _policy(job.eval_policy or _eval_twin(job.policy), job.size)
+    recipe = _policy(job.policy, size=job.size, rate_hz=job.rate_hz)
+    eval_recipe = _policy(job.eval_policy or _eval_twin(job.policy), size=job.size, rate_hz=job.rate_hz)
     torch.manual_seed(job.seed)
-    model, fresh = make_model(job.model, len(classes), weights=job.weights)
+    channels = next((field.channels for field in train.schema.fields if field.kind == job.task), None) or 1
+    model, fresh = make_model(job.model, len(classes), task=job.task, channels=channels, weights=job.weights)
     options: dict[str, Any] = {
         "batch_size": ranks.share(min(job.batch_size, len(train))),
         "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
         "device": device,
         "seed": job.seed,
-        "memory_format": torch.channels_last if device.type == "cuda" else torch.contiguous_format,
+        "memory_format": torch.channels_last
+        if device.type == "cuda" and job.task == "image"
+        else torch.contiguous_format,
     }
     if job.on_error != "raise":
         job.out.mkdir(parents=True, exist_ok=True)
@@ -695,7 +800,8 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     console = _console(quiet=not ranks.main)
     say = functools.partial(console.print, highlight=False, markup=False)
     say(job.title, style="bold")
-    say(f"  pictures  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
+    noun = _TASKS[job.task].noun
+    say(f"  {noun:8}  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
     say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
     say(f"  device    {place}, {train_loader.threads} loader threads")
 
@@ -714,7 +820,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     with contextlib.closing(train_loader), contextlib.closing(val_loader):
         result = finetune(model, train_loader, val_loader, config, ranks=ranks)
     if train_loader.bad_samples or val_loader.bad_samples:
-        figures["bad pictures"] = job.bad_samples
+        figures[f"bad {noun}"] = job.bad_samples
     if ranks.main:
         smoothed = config.label_smoothing > 0
         curves = job.out / "curves.png"
@@ -747,7 +853,7 @@ def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     table.add_row("validation accuracy", Text(f"{result.val_accuracy:.2%}", "bold green"))
-    table.add_row("training speed", f"{result.images_per_s:,.0f} images/s over {result.steps} steps")
+    table.add_row("training speed", f"{result.images_per_s:,.0f} samples/s over {result.steps} steps")
     table.add_row("step time", split)
     table.add_row(
         "", f"{result.compute_s:.1f} s computing, {result.wait_s:.1f} s waiting, {result.eval_s:.1f} s evaluating"

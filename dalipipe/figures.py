@@ -1,7 +1,8 @@
-"""The pictures that a run leaves behind: the curves of its metrics, and a grid of augmented samples."""
+"""The pictures that a run leaves behind: the curves of its metrics, and augmented samples, in a grid or as traces."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -34,20 +35,12 @@ def draw_curves(
     epochs = [row for row in rows if row["kind"] == "epoch"]
     if not steps or not epochs:
         raise ValueError(f"{metrics} holds {len(steps)} logged steps and {len(epochs)} epochs; nothing to draw yet")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator, PercentFormatter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "drawing the curves needs matplotlib; install it with: pip install 'dalipipe[demo]'", name=error.name
-        ) from error
+    figure = _figure(10, 6.4)
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     def column(table: list[dict[str, Any]], key: str) -> np.ndarray:
         return np.array([row[key] for row in table], dtype=float)
 
-    figure = Figure(figsize=(10, 6.4), dpi=130, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     (loss, accuracy), (rate, stall) = figure.subplots(2, 2, sharex=True)
     step, ends = column(steps, "step"), column(epochs, "step")
     training = {"loss": "training (smoothed labels)" if smoothed_labels else "training", "accuracy": "training"}
@@ -78,7 +71,7 @@ def draw_curves(
     speed = stall.twinx()
     speed.plot(step, column(steps, "images_per_s"), color=SOFT, linewidth=1.2, alpha=0.8)
     speed.set_ylim(bottom=0)
-    speed.set_ylabel("images/s", color=SOFT)
+    speed.set_ylabel("samples/s", color=SOFT)
     stall.set_zorder(speed.get_zorder() + 1)
     stall.patch.set_visible(False)
     stall.fill_between(step, column(steps, "stall"), color=RED, alpha=0.2, linewidth=0)
@@ -93,9 +86,7 @@ def draw_curves(
         axes.set_xlim(0, step.max())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     for axes in (loss, accuracy, rate, stall, speed):
-        axes.tick_params(colors=SOFT, length=0, labelsize=9)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        _without_frame(axes)
     stall.set_title("share of step time", loc="right", fontsize=9, color=RED)
     for axes in (rate, stall):
         axes.set_xlabel("step", color=SOFT)
@@ -103,6 +94,133 @@ def draw_curves(
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     figure.savefig(path, format="png")
     return Path(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """A sound or another series to be drawn: ``values`` float [T, C]. ``bands`` float [bands, frames]: what has been
+    made of it, over the same time.
+    """
+
+    values: np.ndarray
+    bands: np.ndarray | None = None
+
+
+def draw_traces(
+    rows: Sequence[Sequence[Trace]],
+    path: str | os.PathLike[str],
+    *,
+    rate_hz: float | None = None,
+    spectra: bool = False,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    title: str = "",
+) -> Path:
+    """Draw signals over time as a labelled grid, a PNG. Within a row all have the same scales, those of the original,
+    which comes first, and of the others together; behind a signal's end its cell is grey.
+
+    Args:
+        rows: the signals, a line a channel. Without ``spectra``, the original of up to 3 channels stands pale
+            behind the others.
+        path: the file to write.
+        rate_hz: frames a second; ``None``: time is told in frames.
+        spectra: beneath each its ``bands``, or where it has none its spectrogram: power in dB over Hz, of the mean of
+            its channels, 80 dB from the row's highest down.
+        row_labels: a text above each row, its further lines paler behind it; may be left out.
+        column_labels: a text above each column; may be left out.
+        title: a heading; may be left out.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        ModuleNotFoundError: matplotlib is missing.
+    """
+    if not rows or not all(len(row) for row in rows):
+        raise ValueError("draw_traces: no signals given")
+    columns, heights = max(len(row) for row in rows), [0.75, 1.15] if spectra else [1.3]
+    each = len(heights)
+    figure = _figure(1.2 + 2.3 * columns, 0.9 + len(rows) * (sum(heights) + 0.35))
+    grid = figure.subplots(each * len(rows), columns, squeeze=False, height_ratios=heights * len(rows))
+    for r, row in enumerate(rows):
+        lines, images = grid[each * r], grid[each * r + 1] if spectra else None
+        _draw_lines(lines, row, rate_hz, with_original=not spectra)
+        if images is not None:
+            _draw_spectra(images, row, rate_hz)
+            for axes in lines:
+                axes.tick_params(labelbottom=False)  # the time stands beneath the spectra
+        name, *further = (row_labels[r] if r < len(row_labels) else "").split("\n")
+        heading = lines[0].set_title(name, loc="left", fontsize=10, fontweight="bold", color=INK)
+        place: Any = {"xy": (1, 0), "xycoords": heading, "xytext": (7, 0), "textcoords": "offset points"}
+        lines[0].annotate(", ".join(further), **place, va="bottom", fontsize=9, color=SOFT).set_in_layout(False)
+        for column in range(len(row), columns):
+            for axes in grid[each * r : each * (r + 1), column]:
+                axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("frame" if rate_hz is None else "s", color=SOFT, fontsize=9)
+    for axes, label in zip(grid[0], column_labels, strict=False):
+        axes.set_title(f"{label}\n" if row_labels else label, loc="center", fontsize=9, color=SOFT)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
+def _draw_lines(cells: Sequence[Any], row: Sequence[Trace], rate_hz: float | None, *, with_original: bool) -> None:
+    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
+
+    longest, channels = max(len(trace.values) for trace in row), row[0].values.shape[1]
+    pale = channels <= 3 and with_original
+    low = min(float(trace.values.min(initial=0)) for trace in row)
+    high = max(float(trace.values.max(initial=0)) for trace in row)
+    room = 0.05 * (high - low) or 1.0
+    colours = [BLUE, ORANGE, GREEN] if channels <= 3 else colormaps["viridis"](np.linspace(0, 0.92, channels))
+    few = longest <= 32  # then a line alone doesn't show where the frames are
+    for nth, (axes, trace) in enumerate(zip(cells, row, strict=False)):
+        shown = [(row[0], 0.25), (trace, 1.0)] if nth and pale else [(trace, 1.0)]
+        for one, alpha in shown:
+            time = np.arange(len(one.values)) / (rate_hz or 1)
+            for channel in range(channels):
+                axes.plot(
+                    time,
+                    one.values[:, channel],
+                    color=colours[channel],
+                    alpha=alpha,
+                    linewidth=0.6 if longest > 500 or channels > 3 else 1.3,
+                    marker="o" if few and channels <= 3 else "",
+                    markersize=2.2,
+                )
+        _without_frame(axes)
+        axes.grid(True, axis="y", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set_ylim(low - room, high + room)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=3))
+        _share_time(axes, longest - 1, len(trace.values) - 1, rate_hz, is_first=nth == 0)
+
+
+def _draw_spectra(cells: Sequence[Any], row: Sequence[Trace], rate_hz: float | None) -> None:
+    longest = max(len(trace.values) for trace in row)
+    rate = rate_hz or 1.0
+    own = any(trace.bands is None for trace in row)
+    images = [_spectrogram_db(trace.values, rate) if own else np.asarray(trace.bands) for trace in row]
+    finite = np.concatenate([image[np.isfinite(image)] for image in images])
+    high = float(np.max(finite, initial=-200.0)) if own else float(np.percentile(finite, 99.8))
+    low = high - 80 if own else float(np.percentile(finite, 1))
+    for nth, (axes, trace, image) in enumerate(zip(cells, row, images, strict=False)):
+        top = rate / 2 if own else len(image)
+        axes.imshow(
+            image,
+            origin="lower",
+            aspect="auto",
+            extent=(0, len(trace.values) / rate, 0, top),
+            cmap="magma",
+            vmin=low,
+            vmax=high,
+            interpolation="nearest",
+        )
+        _without_frame(axes)
+        axes.set_ylim(0, top)
+        _share_time(axes, longest, len(trace.values), rate_hz, is_first=nth == 0)
+    cells[0].set_ylabel(("Hz" if rate_hz else "cycles a frame") if own else "band", color=SOFT, fontsize=9)
 
 
 def draw_grid(
@@ -193,3 +311,52 @@ def _fit(image: np.ndarray, cell_px: int) -> Image:
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     return picture.resize(size, resample)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty white figure of so many inches."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "drawing needs matplotlib; install it with: pip install 'dalipipe[demo]'", name=error.name
+        ) from error
+    figure = Figure(figsize=(width, height), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _without_frame(axes: Any) -> None:
+    axes.tick_params(colors=SOFT, length=0, labelsize=9)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _share_time(axes: Any, longest: int, own: int, rate_hz: float | None, *, is_first: bool) -> None:
+    """The row's scale of time, grey where this signal has ended, and the numbers of the other axis once."""
+    from matplotlib.ticker import MaxNLocator
+
+    rate = rate_hz or 1.0
+    axes.set_xlim(0, max(longest, 1) / rate)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.tick_params(labelsize=8)
+    if own < longest:
+        axes.axvspan(own / rate, longest / rate, color=FAINT, linewidth=0)
+    if not is_first:
+        axes.tick_params(labelleft=False)
+
+
+def _spectrogram_db(values: np.ndarray, rate_hz: float) -> np.ndarray:
+    """float [bins, frames]: power of the channels' mean in dB, Hann windows of 25 ms, or an eighth of what is shorter,
+    at most 400 of them.
+    """
+    signal = np.asarray(values, np.float64).mean(axis=1)
+    window = int(np.clip(round(0.025 * rate_hz), 16, max(16, len(signal) // 8)))
+    padded = np.pad(signal, window // 2)
+    hop = max(1, window // 4, len(signal) // 400)
+    starts = np.arange(0, max(1, len(padded) - window + 1), hop)
+    padded = np.pad(padded, (0, max(0, starts[-1] + window - len(padded))))
+    framed = padded[starts[:, None] + np.arange(window)] * np.hanning(window)
+    power = np.abs(np.fft.rfft(framed, n=max(256, window), axis=1)) ** 2
+    return 10 * np.log10(power.T + 1e-20)

@@ -56,7 +56,9 @@ class DataLoader(TorchDataLoader):
 
     The same pixels come out for (seed, epoch, sample) with any batch size, number of threads or ranks, after any
     resume. Batches unpack in the data set's field order, ``images, labels = batch``, and are named: ``batch.image`` [N,
-    C, H, W], ``batch.label`` int64 [N]; ``batch.indices`` says which samples they are.
+    C, H, W], ``batch.label`` int64 [N]; ``batch.indices`` says which samples they are. Sounds come as [N, C, T], other
+    series as [N, T, C], spectrograms as [N, C, bins, T], padded with zeros where lengths differ; ``batch.length`` int64
+    [N] then says how long each is.
 
     Args:
         dataset: a dalipipe source (`ImageFolder`, `Arrays`, `TarShards`, `TFRecords`, `Table`, ...), a torchvision or
@@ -71,9 +73,9 @@ class DataLoader(TorchDataLoader):
         loader's `threads` says so; its attribute ``num_workers`` is 0, so that nobody starts processes.
         drop_last: leave a short last batch out.
         timeout: seconds to wait for a batch before a ``TimeoutError``; 0: for ever.
-        policy: what happens to the pictures; ``None``: what the data set's ``transform`` says, converted (`convert`),
-        or, where it has none, decoding only, so all must have one size. Of a policy whose first part a pack has applied
-        already the rest is run.
+        policy: what happens to pictures, sounds or series; ``None``: what the data set's ``transform`` says, converted
+        (`convert`), or, where it has none, decoding only, so all pictures must have one size. Of a policy whose first
+        part a pack has applied already the rest is run.
         device: ``"auto"`` (the current CUDA device where there is one, else the CPU), or a device.
         dtype: float32, float16, bfloat16 (normalised as the policy says, else 0..1), or uint8 (0..255); ``None``: what
         a converted transform gives, else float32.
@@ -191,6 +193,9 @@ class DataLoader(TorchDataLoader):
         self._source = as_source(dataset)
         policy, self._conversion = _policy(policy, self._source, on_unsupported)
         self._plan: Plan | StagedPlan = lower(policy, self._source.schema)
+        field = self._plan.field
+        if cache_settings is not None and field is not None and field.kind != "image":
+            raise ValueError(f"DataLoader: cache keeps pictures, and {field.name!r} is {field.kind}: leave it out")
         if dtype is None:
             dtype = torch.float32 if self._conversion is None else self._conversion.dtype
         self._dtype, self._memory_format, self._device_wanted = dtype, memory_format, device

@@ -203,8 +203,8 @@ class Bucketed(Order):
         if full:
             batches = batches[_permutation(full, self.seed, _BATCHES, epoch, number)(np.arange(full))]
         made = np.concatenate([batches.ravel(), short])
-        while len(self._memo) >= _WINDOWS_KEPT:
-            self._memo.pop(next(iter(self._memo)), None)
+        if len(self._memo) >= _WINDOWS_KEPT:
+            self._memo.clear()
         self._memo[epoch, number] = made
         return made
 

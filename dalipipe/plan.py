@@ -31,8 +31,8 @@ class Fold(Protocol):
         ...
 
 
-# Kind of field → what folds a policy's operators for it, what these say they apply to, and a size to explain them with. A
-# new modality adds its lines here.
+# Kind of field → what folds a policy's operators for it, what these say they apply to, and a size to explain them
+# with. A new modality adds its lines here.
 _LOWER = {"image": lower_image, "audio": lower_signal, "series": lower_signal}
 _MODALITY = {"image": "image", "audio": "signal", "series": "signal"}
 _EXAMPLE = {"image": (375, 500), "audio": (16000, 1, 16000, 1), "series": (1000, 1, 0, 1)}
@@ -73,9 +73,9 @@ class Plan:
     ) -> Draws:
         """What happens to samples ``indices`` int64 [N] of ``size`` int64 [N, d] (of pictures: height, width, px).
 
-        Of signals: frames, channels, rate (Hz), bins. ``key``: `rng.make_key`; ``variants``: which copy of its sample each is; ``positions`` int64 [N]: where they
-        stand in the epoch, -1: nowhere, which says who mixes with whom. Raises `DrawError` where an operator cannot be
-        applied.
+        Of signals: frames, channels, rate (Hz), bins. ``key``: `rng.make_key`; ``variants``: which copy of its sample
+        each is; ``positions`` int64 [N]: where they stand in the epoch, -1: nowhere, which says who mixes with whom.
+        Raises `DrawError` where an operator cannot be applied.
         """
         drawn = self.policy.draw(key, indices, size, variants)
         params = self.fold.fold(drawn, size)

@@ -1,10 +1,11 @@
-"""What a policy does to the pictures of a data set, to look at: as a whole, or operator by operator."""
+"""What a policy does to the samples of a data set, to look at: as a whole, or operator by operator."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from dalipipe.figures import draw_grid, tinted
+from dalipipe.figures import Trace, draw_grid, draw_traces, tinted
 from dalipipe.loader import DataLoader
 from dalipipe.ops.image import CenterCrop, GridMask, Normalize, Resize
 from dalipipe.ops.image.families import BlendOp, CropOp, FilterOp, ResizeOp
 from dalipipe.ops.mix import MixOp
 from dalipipe.orders import Sequential, Subset
-from dalipipe.policy import Choice, Normal, Op, Policy, Range
+from dalipipe.policy import Choice, Node, Normal, Op, Policy, Range
 from dalipipe.records import SampleError
 from dalipipe.schema import Field
 from dalipipe.sources import Source
 
 _CELL_PX = 112
 _MOST_LINES = 5  # of a label
+_BANDS = ("MelSpectrogram", "MFCC")  # operators that make [bands, frames] of a sound
 
 
 def preview(
@@ -33,65 +35,85 @@ def preview(
     path: str | os.PathLike[str],
     *,
     samples: int | None = None,
-    variants: int = 8,
+    variants: int | None = None,
     each: bool = False,
     seed: int = 0,
     title: str = "",
     decoder: str = "auto",
     pass_over_bad: bool = False,
 ) -> Path:
-    """Write a PNG with a row per picture: the original, then ``variants`` of what training would see of it, in the
-    first epochs from that seed.
+    """Write a PNG with a row per picture, sound or series: the original, then ``variants`` (8; of signals 3) of what
+    training would see of it, in the first epochs from that seed.
 
-    The pictures are evenly spaced in ``source``, ``samples`` of them (6, with ``each`` 1). Normalisation is undone,
-    since it is not meant for eyes; label maps are laid over their pictures.
+    The samples are evenly spaced in ``source``, ``samples`` of them (6, of signals 4, with ``each`` 1). Of pictures,
+    normalisation is undone, since it is not meant for eyes; label maps are laid over them. Sounds are drawn over time,
+    with their spectrograms beneath them; where the policy makes features, these, and above them the sound that they
+    are made of.
 
     ``each``: a row per operator instead, in the order in which the policy, its containers and macros unrolled, first
-    names them. Each is applied alone and always, at strengths drawn as in the policy, and to pictures of the size that
-    the policy makes. Of blur, noise and the like the pictures' middle is shown, pixel by pixel.
+    names them. Each is applied alone and always, at strengths drawn as in the policy, and to pictures of the size, or
+    to features of the kind, that the policy makes. Of blur, noise and the like the pictures' middle is shown, pixel by
+    pixel.
 
-    ``pass_over_bad``: take the next picture in the place of one that cannot be read.
+    ``pass_over_bad``: take the next sample in the place of one that cannot be read.
 
     Raises:
         ValueError: ``samples`` or ``variants`` is less than one; there is no operator to show.
-        SampleError: a picture cannot be read, decoded or augmented.
+        SampleError: a sample cannot be read, decoded or augmented.
+        ModuleNotFoundError: matplotlib is missing, and these are signals.
     """
-    samples = (1 if each else 6) if samples is None else samples
+    signals = [field for field in source.schema.fields if field.kind in ("audio", "series")]
+    if samples is None:
+        samples = 1 if each else 4 if signals else 6
+    if variants is None:
+        variants = 3 if signals else 8
     for name, value in (("samples", samples), ("variants", variants)):
         if value < 1:
             raise ValueError(f"preview: {name} must be at least 1, got {value}")
-    album = _Album(source, seed, decoder, pass_over_bad)
+    album: _Shown = (_Tracks if signals else _Album)(source, seed, decoder, pass_over_bad)
     picks = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).round().astype(int)).tolist()
     if pass_over_bad:
         picks = sorted({album.next_readable(pick) for pick in picks})
     if each:
         rows, labels = album.each(picks, policy, variants)
     else:
-        originals = [album.original(pick) for pick in picks]
-        rows = [list(row) for row in zip(originals, *album.variants(picks, policy, variants), strict=True)]
-        labels = [_cut(album.name(pick), 20) for pick in picks]
+        rows, labels = album.rows(picks, policy, variants), [_cut(album.name(pick), 20) for pick in picks]
+    options: dict[str, Any] = {
+        "row_labels": labels,
+        "column_labels": ["original", *(str(variant + 1) for variant in range(variants))],
+        "title": title,
+    }
+    if signals:
+        audio = signals[0].kind == "audio"
+        return draw_traces(rows, path, rate_hz=signals[0].rate_hz, spectra=audio, **options)
     side_px = max(max(image.shape[:2]) for row in rows for image in row[1:])
-    return draw_grid(
-        rows,
-        path,
-        row_labels=labels,
-        column_labels=["original", *(str(variant + 1) for variant in range(variants))],
-        title=title,
-        cell_px=side_px * round(_CELL_PX / side_px) if side_px <= _CELL_PX else _CELL_PX,  # whole multiples stay crisp
-    )
+    cell_px = side_px * round(_CELL_PX / side_px) if side_px <= _CELL_PX else _CELL_PX  # whole multiples stay crisp
+    return draw_grid(rows, path, cell_px=cell_px, **options)
 
 
-class _Album:
-    """The pictures of a source, as they are and as a policy makes them: uint8 [H, W, C], label maps laid over them."""
+class _Shown(ABC):
+    """The samples of a source, as they are and as a policy makes them. ``noun``: what people call them."""
+
+    noun: str
 
     def __init__(self, source: Source, seed: int, decoder: str, pass_over_bad: bool) -> None:
         self._source, self._seed, self._decoder, self._pass_over_bad = source, seed, decoder, pass_over_bad
-        self._records = DataLoader(source, seed=seed, dtype=torch.uint8, decoder=decoder, device="cpu").dataset
-        self._image = source.schema.of_kind("image")[0].name
-        self._masks = source.schema.of_kind("mask")
 
-    def original(self, index: int) -> np.ndarray:
-        return self._seen(self._records.__getitems__([index]), None)[0]
+    @abstractmethod
+    def original(self, index: int) -> Any: ...
+
+    @abstractmethod
+    def variants(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[Any]]:
+        """What training sees of these records in each of the first ``count`` epochs: an entry an epoch."""
+
+    @abstractmethod
+    def each(self, picks: Sequence[int], policy: Policy, count: int) -> tuple[list[list[Any]], list[str]]:
+        """A row an operator and record, and what stands before it."""
+
+    def rows(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[Any]]:
+        """A row a record: the original and its variants."""
+        originals = [self.original(pick) for pick in picks]
+        return [list(row) for row in zip(originals, *self.variants(picks, policy, count), strict=True)]
 
     def next_readable(self, first: int) -> int:
         count = len(self._source)
@@ -99,7 +121,7 @@ class _Album:
             with contextlib.suppress(SampleError):
                 self.original(index)
                 return index
-        raise ValueError(f"preview: none of the {count} pictures can be read")
+        raise ValueError(f"preview: none of the {count} {self.noun} can be read")
 
     def name(self, index: int) -> str:
         """Its class's, or its own."""
@@ -109,26 +131,23 @@ class _Album:
         label = int(labels[index])
         return classes[label] if classes else str(label)
 
-    def variants(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[np.ndarray]]:
-        """What training sees of these records in each of the first ``count`` epochs: an entry an epoch."""
-        normalize = next((op for op in policy if isinstance(op, Normalize)), None)
+    def _epochs(self, picks: Sequence[int], policy: Policy, count: int, dtype: torch.dtype) -> Iterator[Any]:
+        """The batch that begins with these records, in each of the first ``count`` epochs."""
         group = max((leaf.op.group for leaf in policy.leaves if isinstance(leaf.op, MixOp)), default=1)
-        batch = [*picks, *self._others(picks, -len(picks) % group)]  # pictures are mixed within whole groups
+        batch = [*picks, *self._others(picks, -len(picks) % group)]  # samples are mixed within whole groups
         loader = DataLoader(
             self._source,
             batch_size=len(batch),
             sampler=Subset(batch, Sequential()),
             policy=policy,
-            dtype=torch.uint8 if normalize is None else torch.float32,
+            dtype=dtype,
             seed=self._seed,
             decoder=self._decoder,
         )
         with contextlib.closing(loader):
-            seen = []
             for epoch in range(count):
                 loader.set_epoch(epoch)
-                seen.append(self._seen(next(iter(loader)), normalize)[: len(picks)])
-            return seen
+                yield next(iter(loader))
 
     def _others(self, picks: Sequence[int], count: int) -> list[int]:
         """Records to mix with, far from each other."""
@@ -136,8 +155,27 @@ class _Album:
         others = [(picks[-1] + (i + 1) * step) % len(self._source) for i in range(count)]
         return [self.next_readable(other) for other in others] if self._pass_over_bad else others
 
+
+class _Album(_Shown):
+    """The pictures of a source: uint8 [H, W, C], label maps laid over them."""
+
+    noun = "pictures"
+
+    def __init__(self, source: Source, seed: int, decoder: str, pass_over_bad: bool) -> None:
+        super().__init__(source, seed, decoder, pass_over_bad)
+        self._records = DataLoader(source, seed=seed, dtype=torch.uint8, decoder=decoder, device="cpu").dataset
+        self._image = source.schema.of_kind("image")[0].name
+        self._masks = source.schema.of_kind("mask")
+
+    def original(self, index: int) -> np.ndarray:
+        return self._seen(self._records.__getitems__([index]), None)[0]
+
+    def variants(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[np.ndarray]]:
+        normalize = next((op for op in policy if isinstance(op, Normalize)), None)
+        dtype = torch.uint8 if normalize is None else torch.float32
+        return [self._seen(batch, normalize)[: len(picks)] for batch in self._epochs(picks, policy, count, dtype)]
+
     def each(self, picks: Sequence[int], policy: Policy, count: int) -> tuple[list[list[np.ndarray]], list[str]]:
-        """A row an operator and record, and what stands before it."""
         rows: list[list[np.ndarray]] = []
         labels: list[str] = []
         height, width = self.variants(picks[:1], policy, 1)[0][0].shape[:2]
@@ -165,6 +203,92 @@ class _Album:
     @staticmethod
     def _laid_over(image: np.ndarray, mask: torch.Tensor, field: Field) -> np.ndarray:
         return tinted(image, mask.cpu().numpy(), ignore=field.ignore_index)
+
+
+class _Tracks(_Shown):
+    """The sounds or series of a source as traces."""
+
+    noun = "signals"
+
+    def __init__(self, source: Source, seed: int, decoder: str, pass_over_bad: bool) -> None:
+        super().__init__(source, seed, decoder, pass_over_bad)
+        self._field = next(field for field in source.schema.fields if field.kind in ("audio", "series"))
+
+    def original(self, index: int) -> Trace:
+        return self.variants([index], Policy([]), 1)[0][0]
+
+    def variants(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[Trace]]:
+        def seen(policy: Policy) -> list[list[np.ndarray]]:
+            return [self._seen(batch)[: len(picks)] for batch in self._epochs(picks, policy, count, torch.float32)]
+
+        at = _features_at(policy)
+        if at is None:
+            return [[Trace(values) for values in epoch] for epoch in seen(policy)]
+        before = policy.split(at)[0] if at else Policy([])
+        pairs = zip(seen(before), seen(policy), strict=True)
+        return [[Trace(*pair) for pair in zip(*epoch, strict=True)] for epoch in pairs]
+
+    def rows(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[Trace]]:
+        plain = self.variants(picks, Policy(_features(policy)), 1)
+        return [list(row) for row in zip(*plain, *self.variants(picks, policy, count), strict=True)]
+
+    def each(self, picks: Sequence[int], policy: Policy, count: int) -> tuple[list[list[Trace]], list[str]]:
+        rows: list[list[Trace]] = []
+        labels: list[str] = []
+        for op, before in _one_by_one_of_signals(policy):
+            for nth, pick in enumerate(picks):
+                shown = self.variants([pick], Policy(before), 1)[0]
+                shown += [traces[0] for traces in self.variants([pick], Policy([*before, op]), count)]
+                rows.append(shown)
+                labels.append("" if nth else _label(op))
+        if not rows:
+            raise ValueError("preview: the policy has no operator to show")
+        return rows, labels
+
+    def _seen(self, batch: Any) -> list[np.ndarray]:
+        """Of each sample, without what it is padded with: values [T, C], or features [bands, frames], the mean of its
+        channels.
+        """
+        values = getattr(batch, self._field.name).float().cpu().numpy()
+        frames_last = values.mean(axis=1) if values.ndim == 4 else values
+        if self._field.kind == "series":
+            frames_last = values.transpose(0, 2, 1)
+        own = [slice(None)] * len(values)
+        if self._field.length is not None:
+            own = [slice(length) for length in getattr(batch, self._field.length).tolist()]
+        rows = [row[:, part] for row, part in zip(frames_last, own, strict=True)]
+        return rows if values.ndim == 4 else [row.T for row in rows]
+
+
+def _features_at(policy: Policy) -> int | None:
+    """Which of a policy's nodes makes features."""
+    return next((at for at, node in enumerate(policy) if type(node).__name__ in _BANDS), None)
+
+
+def _features(policy: Policy) -> list[Op]:
+    """The operator that makes features, and what normalises them."""
+    at = _features_at(policy)
+    nodes = [] if at is None else list(policy)[at:]
+    return [node for node in nodes if isinstance(node, Op) and (node is nodes[0] or _is_normalize(node))]
+
+
+def _is_normalize(node: Node) -> bool:
+    return "Normalize" in type(node).__name__
+
+
+def _one_by_one_of_signals(policy: Policy) -> Iterator[tuple[Op, list[Op]]]:
+    """Each operator that a policy may apply, always applied, and what goes before it: of what changes features, what
+    makes them.
+    """
+    seen: list[Op] = []
+    before: list[Op] = []
+    for leaf in policy.leaves:
+        op = dataclasses.replace(leaf.op, p=1.0)
+        if type(op).__name__ in _BANDS:
+            before = [op]
+        elif not _is_normalize(op) and op not in seen:
+            seen.append(op)
+            yield op, before
 
 
 def _one_by_one(policy: Policy, size: tuple[int, int]) -> Iterator[tuple[Op, list[Op]]]:

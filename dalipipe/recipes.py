@@ -133,13 +133,13 @@ def speech_eval(rate_hz: int = 16000, duration_s: float = 1.0, n_mels: int = 64)
 
 
 def series() -> Policy:
-    """Time series of any kind: warped or sliced, scaled, a little noise; what Iwana and Uchida found to help most and harm
-    least ("An empirical survey of data augmentation for time series classification with neural networks", PLOS ONE 2021).
-    For series of values about 1 in size, as after z-normalisation.
+    """Time series of any kind: warped or sliced, scaled, a little noise; what Iwana and Uchida found to help most and
+    harm least ("An empirical survey of data augmentation for time series classification with neural networks", PLOS
+    ONE 2021). For series of values about 1 in size, as after z-normalisation.
     """
     return Policy(
         [
-            OneOf([WindowWarp(), WindowSlice(0.9), TimeWarp(max_speed_ratio=2.0)], p=0.8),
+            OneOf((WindowWarp(), WindowSlice(0.9), TimeWarp(max_speed_ratio=2.0)), p=0.8),
             Scaling(0.1, p=0.5),
             Jitter(0.03, p=0.5),
         ]

@@ -1,4 +1,6 @@
-"""What travels between the stages of a loader: encoded bytes, pictures and signals by address, and the samples that went wrong."""
+"""What travels between the stages of a loader: encoded bytes, pictures and signals by address, and the samples that
+went wrong.
+"""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ def noise_keys(key: np.ndarray, indices: np.ndarray, slot: int, variants: np.nda
 
 
 def element_uniforms(keys: np.ndarray, count: int) -> np.ndarray:
-    """The first ``count`` numbers per element of N samples: `noise_keys` uint32 [N, 5], of one epoch → float64 [N, count]
-    in [0, 1), multiples of 2⁻³².
+    """The first ``count`` numbers per element of N samples: `noise_keys` uint32 [N, 5], of one epoch → float64 [N,
+    count] in [0, 1), multiples of 2⁻³².
     """
     blocks = -(-count // 4)
     counters = np.empty((len(keys), blocks, 4), np.uint32)

@@ -20,10 +20,10 @@ class Field:
     ``kind`` says which operators may touch it and which decoder reads it: ``"image"`` is a picture (encoded bytes or
     uint8 pixels, HWC), ``"mask"`` a label map that moves with the image, ``"boxes"`` float32 [k, 4] and ``"points"``
     float32 [..., 2] (x, y) arrays in px that move with it, too: a batch holds a list of tensors, one a sample;
-    ``"audio"`` is a sound (encoded bytes or float32 frames), ``"series"`` float32 [T, C] values over time: a batch holds
-    them padded with zeros at the end, where lengths differ;
-    ``"column"`` a number or a fixed-shape array that travels as it is (class labels, ids, targets), ``"object"`` a
-    Python object (text, parsed JSON): a batch holds a list of them.
+    ``"audio"`` is a sound (encoded bytes or float32 frames), ``"series"`` float32 [T, C] values over time: a batch
+    holds them padded with zeros at the end, where lengths differ; ``"column"`` a number or a fixed-shape array that
+    travels as it is (class labels, ids, targets), ``"object"`` a Python object (text, parsed JSON): a batch holds a
+    list of them.
     """
 
     name: str
@@ -31,8 +31,8 @@ class Field:
     channels: int | None = None
     """Of an image: 1 or 3; of audio: 1 or more, as it is in batches; of a series: 1 or more."""
     rate_hz: float | None = None
-    """Of audio: frames a second, as it is in batches; what was recorded at another rate is resampled. Of a series: where
-    it is known.
+    """Of audio: frames a second, as it is in batches; what was recorded at another rate is resampled. Of a series:
+    where it is known.
     """
     length: str | None = None
     """Of audio and series: the "column" field that says how many frames each sample of a batch has after augmentation,

@@ -93,6 +93,14 @@ def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def signals_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """csrc/cuda's chains over signals, compiled for the host."""
+    from emulation import SignalEmulation, compile_for_host
+
+    return SignalEmulation(compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu"), "signals"))
+
+
+@pytest.fixture(scope="session")
 def host_queue(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """csrc/cuda's JPEG decoder compiled for the host, as a decoder's device."""
     from emulation import jpeg_queue

@@ -82,6 +82,55 @@ class Emulation:
         return int(self._launches())
 
 
+class SignalParams(ctypes.Structure):
+    """`SignalParams` of csrc/signal.h."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("passes", "starts")],
+        *[(name, ctypes.c_int32) for name in ("n", "channels")],
+        *[
+            field
+            for name in ("curve", "segment", "channel_gain", "biquad", "window")
+            for field in ((f"{name}s", ctypes.c_void_p), (f"{name}_count", ctypes.c_int32))
+        ],
+        ("outs", ctypes.c_void_p),
+        ("dtype", ctypes.c_int32),
+    ]
+
+
+class SignalEmulation:
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        self._signals, self._launches = loaded.signals, loaded.launches
+        self._signals.restype = ctypes.c_char_p
+
+    def signals(
+        self,
+        passes: np.ndarray,
+        starts: np.ndarray,
+        outs: np.ndarray,
+        *,
+        channels: int,
+        dtype: torch.dtype,
+        curves: np.ndarray,
+        segments: np.ndarray,
+        channel_gains: np.ndarray,
+        biquads: np.ndarray,
+        windows: np.ndarray,
+    ) -> None:
+        tables = (curves, segments, channel_gains, biquads, windows)
+        params = SignalParams(
+            passes.ctypes.data, starts.ctypes.data, len(starts) - 1, channels,
+            *(value for table in tables for value in (table.ctypes.data, len(table))),
+            outs.ctypes.data, DTYPES.index(dtype),
+        )  # fmt: skip
+        _raise(self._signals(ctypes.byref(params)))
+
+    def launches(self) -> int:
+        """How many kernels the last call started."""
+        return int(self._launches())
+
+
 def _raise(message: bytes) -> None:
     if message:
         raise ValueError(message.decode())

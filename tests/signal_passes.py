@@ -171,7 +171,8 @@ class Maker:
 
     def curves(self, frames: int) -> tuple[int, int]:
         count = int(self.rng.choice([1, self.chains.channels]))
-        return [self.curve(frames, 1.0) for _ in range(count)][0], count
+        first, *_ = [self.curve(frames, 1.0) for _ in range(count)]
+        return first, count
 
     def some_pass(self, frames: int) -> dict[str, Any]:
         r, chains = self.rng, self.chains

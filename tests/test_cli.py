@@ -24,7 +24,11 @@ from dalipipe import bench, doctor
 from dalipipe.cli import app
 from dalipipe.demo_data import DIGITS_COUNT, write_digits
 from dalipipe.figures import draw_curves, draw_grid
-from dalipipe.finetune.classifier import make_model, open_folders
+from dalipipe.finetune.classifier import make_model, open_folders, series_file
+from dalipipe.finetune.parts import Part
+from dalipipe.records import Records
+from dalipipe.schema import Field, Schema
+from dalipipe.sources import Source
 
 SMALL_MODEL = [
     "--model",
@@ -219,6 +223,14 @@ def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:
             "no checkpoint at {}/run/checkpoint.pt; name its folder",
         ),
         (["train", "{}/one", "--resume", "--overwrite"], "give one of them"),
+        (["train", "{}/one", "--task", "video"], "--task must be one of image, audio, series, got video"),
+        (["train", "{}/one", "--task", "series", "--size", "32"], "--size is for --task image, not for series"),
+        (["train", "{}/one", "--rate-hz", "8000"], "--rate-hz is for --task audio, not for image"),
+        (["train", "{}/one", "--task", "series"], "no series at {}/one/one_TRAIN.ts"),
+        (["train", "{}/one", "--task", "series", "--hold-out", "a*"], "leave val_fraction and hold_out out"),
+        (["train", "{}/one", "--hold-out", "dog/*"], "hold_out 'dog/*' fits none of the 4 paths"),
+        (["preview", "--task", "audio", "--out", "{}/p.png"], "give the sounds to show"),
+        (["preview", "{}/one", "--task", "audio", "--masks", "{}/one", "--out", "{}/p.png"], "--masks is for --task"),
         (["preview", "{}/absent", "--out", "{}/p.png"], "there is no {}/absent: give a folder, or files"),
         (["preview", "{}/one", "--policy", "nothing", "--out", "{}/p.png"], "no recipe is called 'nothing'"),
         (["preview", "{}/one", "--policy", "{}/absent.yaml", "--out", "{}/p.png"], "absent.yaml"),
@@ -445,8 +457,88 @@ def test_folder_errors(jpeg_folder: Folder, tmp_path: Path) -> None:
         open_folders(tmp_path / "data")
     with pytest.raises(ValueError, match="leave val_fraction out"):
         open_folders(tmp_path / "data", val_fraction=0.2)
-    with pytest.raises(ValueError, match="'class_0' has 1 picture"):
+    with pytest.raises(ValueError, match="'class_0' has 1 sample"):
         open_folders(jpeg_folder(2, name="few"), val_fraction=0.5)
+
+
+class Names(Source):
+    """So many records of a class each, by their paths; reading gives their numbers."""
+
+    def __init__(self, root: Path, names: list[str]) -> None:
+        self.names = [str(root / name) for name in names]
+        self.classes = sorted({name.split("/")[-2] for name in names})
+        self.labels = np.array([self.classes.index(name.split("/")[-2]) for name in names])
+        self.schema = Schema((Field("number", "column"), Field("label", "column")))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
+        return Records({"number": indices, "label": self.labels[indices]})
+
+    def fingerprint(self) -> str:
+        return "names"
+
+    def describe(self, index: int) -> str:
+        return self.names[index]
+
+
+def test_one_speaker_is_left_out(tmp_path: Path) -> None:
+    names = [f"{who}/{digit}/{take}.wav" for who in ("ann", "bob", "eve") for digit in "01" for take in "xyz"]
+    train, val = open_folders(tmp_path, hold_out="bob/*", opener=lambda path: Names(path, names))
+    assert len(train) == 12 and len(val) == 6 and train.classes == val.classes == ["0", "1"]
+    assert all("/bob/" in val.describe(index) for index in range(len(val)))
+    assert not any("/bob/" in train.describe(index) for index in range(len(train)))
+    np.testing.assert_array_equal(val.labels, [0, 0, 0, 1, 1, 1])
+    read = train.read(np.array([11, 0, 6]))
+    np.testing.assert_array_equal(read.columns["number"], [17, 0, 12])
+    np.testing.assert_array_equal(read.columns["label"], train.labels[[11, 0, 6]])
+    assert train.fingerprint() != val.fingerprint()
+    for pattern, fits in (("carl/*", "none"), ("*", "all")):
+        with pytest.raises(ValueError, match=f"fits {fits} of the 18 paths .* as 'ann/0/x.wav'"):
+            open_folders(tmp_path, hold_out=pattern, opener=lambda path: Names(path, names))
+    with pytest.raises(ValueError, match="give one of them"):
+        open_folders(tmp_path, hold_out="a*", val_fraction=0.5, opener=lambda path: Names(path, names))
+
+
+def test_pictures_can_be_held_out_too(jpeg_folder: Folder) -> None:
+    train, val = open_folders(jpeg_folder(8), hold_out="*/000[01].jpg")
+    assert [os.path.basename(path) for path in val.paths] == ["0000.jpg", "0001.jpg"] and len(train) == 6
+
+
+def test_a_part_of_copies_reads_the_right_ones(tmp_path: Path) -> None:
+    whole = Names(tmp_path, [f"a/{i}" for i in range(5)])
+    whole.copies = 2
+    whole.labels = np.zeros(10, int)
+    part = Part(whole, np.array([1, 4]))
+    np.testing.assert_array_equal(part.read(np.array([0, 1, 2, 3])).columns["number"], [1, 4, 6, 9])
+
+
+def test_files_of_series_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "GunPoint").mkdir()
+    for folder in (tmp_path, tmp_path / "GunPoint"):
+        for part in ("TRAIN", "TEST"):
+            (folder / f"GunPoint_{part}.ts").touch()
+    inside = tmp_path / "GunPoint" / "GunPoint_TEST.ts"
+    assert series_file(tmp_path / "GunPoint", "TEST") == inside
+    assert series_file(tmp_path / "GunPoint" / "GunPoint", "TEST") == inside
+    assert series_file(tmp_path / "GunPoint" / "GunPoint_TRAIN.ts", "TEST") == inside
+    with pytest.raises(FileNotFoundError, match=r"no series at .*Coffee_TRAIN\.ts"):
+        series_file(tmp_path / "Coffee")
+
+
+def test_models_by_task(tmp_path: Path) -> None:
+    for task, name, x in (
+        ("audio", "logmel-cnn", torch.zeros(2, 3, 16, 9)),
+        ("series", "resnet1d", torch.zeros(2, 9, 3)),
+        ("series", "inceptiontime", torch.zeros(2, 9, 3)),
+    ):
+        model, fresh = make_model(name, 5, task=task, channels=3)
+        assert model(x, torch.tensor([9, 4])).shape == (2, 5) and len(fresh) == len(model.state_dict())
+        torch.save(model.state_dict(), tmp_path / "w.pt")
+        assert make_model(name, 4, task=task, channels=3, weights=tmp_path / "w.pt")[1] == ["head.weight", "head.bias"]
+    with pytest.raises(ValueError, match="no model for audio is called 'resnet1d'; there is logmel-cnn"):
+        make_model("resnet1d", 5, task="audio")
 
 
 def test_models_take_weights_of_their_own_kind_only(tmp_path: Path) -> None:

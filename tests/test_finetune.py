@@ -26,6 +26,7 @@ import dalipipe
 from dalipipe.finetune import FineTuneConfig, Interrupted, evaluate, finetune
 from dalipipe.finetune.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from dalipipe.finetune.interrupts import StopSignals
+from dalipipe.finetune.models import InceptionTime, ResNet1d
 from dalipipe.finetune.schedule import warmup_cosine
 from dalipipe.finetune.timing import StepClock
 
@@ -108,6 +109,29 @@ def small_model(stop: nn.Module | None = None) -> nn.Sequential:
     )
 
 
+class RaggedLoader(ArrayLoader):
+    """Series [N, T, 2] of 5 to 20 frames, padded with what would be seen: batches of (series, length, label)."""
+
+    def __init__(self, n: int = 40, **options: Any):
+        super().__init__(n, **options)
+        self.lengths = torch.from_numpy(np.random.default_rng(8).integers(5, 21, n))
+        frames = torch.arange(20)[None, :, None]
+        rising = (frames * (self.labels[:, None, None] - 1)).expand(-1, -1, 2) / 4.0
+        self.images = rising.where(frames < self.lengths[:, None, None], torch.tensor(50.0))
+
+    def __iter__(self) -> Iterator[Any]:
+        for rows in self.batches():
+            yield self.images[rows], self.lengths[rows], self.labels[rows]
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        n = len(self.labels)
+        order = np.random.default_rng(self.epoch).permutation(n) if self.shuffle else np.arange(n)
+        for k in range(self.position, len(self)):
+            self.position = k + 1
+            yield torch.from_numpy(order[k * self.batch_size : (k + 1) * self.batch_size])
+        self.position = 0
+
+
 def small_config(out: Path, **changes: Any) -> FineTuneConfig:
     return FineTuneConfig(out=out, **{"epochs": 3, "lr": 1e-2, "log_every": 3, "progress": "off"} | changes)
 
@@ -183,6 +207,52 @@ def test_evaluation_is_exact_over_a_short_last_batch() -> None:
     assert found.images == 29 and not model.training
     assert found.accuracy == int((logits.argmax(1) == loader.labels).sum()) / 29
     assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, loader.labels).item(), rel=1e-6)
+
+
+# Inputs of several parts -------------------------------------------------------------------------------------------
+
+
+def test_models_get_all_fields_before_the_label(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = small_config(tmp_path, epochs=8, lr=1e-2, channels_last=True)
+    result = finetune(InceptionTime(3, 2, width=4), RaggedLoader(), RaggedLoader(n=30, shuffle=False), config)
+    assert result.val_accuracy > 0.9
+
+
+def test_resume_is_exact_with_lengths(tmp_path: Path) -> None:
+    class Stops(ResNet1d):
+        def __init__(self, step: int) -> None:
+            torch.manual_seed(3)
+            super().__init__(3, 2)
+            self.stop = StopAt(step)
+
+        def forward(self, x: torch.Tensor, length: torch.Tensor | None = None) -> torch.Tensor:
+            return super().forward(self.stop(x), length)
+
+    whole, parts = Stops(-1), Stops(6)
+    finetune(whole, RaggedLoader(), RaggedLoader(n=10), small_config(tmp_path / "whole", epochs=2))
+    with pytest.raises(Interrupted):
+        finetune(parts, RaggedLoader(), RaggedLoader(n=10), small_config(tmp_path / "parts", epochs=2))
+    again = Stops(-1)
+    config = small_config(tmp_path / "parts", epochs=2, resume=True)
+    finetune(again, RaggedLoader(), RaggedLoader(n=10), config)
+    for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("with_length", [False, True])
+def test_evaluation_counts_valid_rows_only(with_length: bool) -> None:
+    """What is last and bool is no label, however many inputs stand before the label."""
+    loader, model = RaggedLoader(n=16, shuffle=False), ResNet1d(3, 2).eval()
+    valid = torch.tensor([True] * 5 + [False] * 3)
+    whole: list[Any] = [
+        (loader.images[rows], *([loader.lengths[rows]] if with_length else []), loader.labels[rows])
+        for rows in loader.batches()
+    ]
+    found = evaluate(model, [(*batch, valid) for batch in whole])
+    expected = evaluate(model, [tuple(part[valid] for part in batch) for batch in whole])
+    assert found.images == expected.images == 10 and found.accuracy == expected.accuracy
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
 
 
 # Resume ------------------------------------------------------------------------------------------------------------

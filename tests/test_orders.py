@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import random
 from typing import Any
@@ -30,6 +31,7 @@ ORDERS = {
     "shuffled": lambda: orders.Shuffled(),
     "blocks": lambda: orders.BlockShuffled(7, window=3),
     "row groups": lambda: orders.BlockShuffled([0, 1, 20, 33], window=2),
+    "buckets": lambda: orders.Bucketed(np.arange(50) % 11, 4, window=3),
     "weighted": lambda: orders.Weighted(np.arange(50) % 7),
     "weighted once": lambda: orders.Weighted(np.arange(50) % 7, 20, replacement=False),
     "subset": lambda: orders.Subset([3, 1, 4, 15, 9, 26]),
@@ -78,6 +80,87 @@ def test_block_shuffle_keeps_few_blocks_in_use(n: int, block: int, window: int, 
         start = end
     assert all(len(group) <= window for group in groups)
     assert sum(len(group) for group in groups) == -(-n // block), "no block comes back in another group"
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=200),
+    batch=st.integers(1, 20),
+    window=st.integers(1, 6),
+    epoch=st.integers(0, 3),
+)
+def test_buckets_hold_alike_lengths(lengths: list[int], batch: int, window: int, epoch: int) -> None:
+    order = bound(orders.Bucketed(lengths, batch, window), len(lengths))
+    indices = epoch_of(order, epoch)
+    assert sorted(indices) == list(range(len(lengths)))
+    some = np.random.default_rng(epoch).integers(0, len(lengths), 9)
+    assert bound(orders.BucketSampler(lengths, batch, window), len(lengths)).at(epoch, some).tolist() == [
+        indices[i] for i in some
+    ], "any position by itself"
+    shuffled = epoch_of(bound(orders.Shuffled(), len(lengths)), epoch)
+    for begin in range(0, len(lengths), window * batch):
+        mine = indices[begin : begin + window * batch]
+        assert sorted(mine) == sorted(shuffled[begin : begin + window * batch]), "a window is shuffled records"
+        cut = [[lengths[i] for i in mine[b : b + batch]] for b in range(0, len(mine), batch)]
+        assert all(part == sorted(part) for part in cut)
+        full = sorted(part for part in cut if len(part) == batch)
+        assert all(a[-1] <= b[0] for a, b in itertools.pairwise(full)), "lengths of batches do not overlap"
+
+
+def test_buckets_are_the_same_on_any_number_of_ranks() -> None:
+    lengths = np.random.default_rng(0).integers(1, 1000, 600)
+    order = bound(orders.Bucketed(lengths, 48, window=4), 600)
+    alone = Sampler(order, 48, drop_last=True)
+    for world in (2, 3, 8):
+        ranks = [Sampler(order, 48 // world, rank=r, world_size=world, drop_last=True) for r in range(world)]
+        for number in (0, 5, 11):
+            shares = [rank.step(3, number).indices for rank in ranks]
+            assert np.concatenate(shares).tolist() == alone.step(3, number).indices.tolist()
+    for first in range(alone.steps):
+        resumed = [step.indices.tolist() for step in alone.batches(2, first)]
+        assert resumed == [step.indices.tolist() for step in alone.batches(2)][first:]
+
+
+def test_no_kind_of_record_is_left_for_the_short_batch() -> None:
+    lengths = np.arange(103)
+    order = bound(orders.Bucketed(lengths, 10, window=20), 103)
+    short = np.array([epoch_of(order, epoch)[-3:] for epoch in range(300)])
+    assert (np.diff(short) >= 1).all() and (np.ptp(short, axis=1) == 2).all(), "cut out of the sorted records"
+    assert set(short[:, 0].tolist()) == set(range(0, 101, 10)), "between any two batches"
+
+
+def test_batches_of_a_window_come_in_any_order() -> None:
+    order = bound(orders.Bucketed(np.arange(60), 10, window=6), 60)
+    first = [epoch_of(order, epoch)[0] for epoch in range(200)]
+    assert set(first) == {0, 10, 20, 30, 40, 50}
+    assert len({tuple(epoch_of(order, epoch)[::10]) for epoch in range(200)}) > 100
+
+
+def test_buckets_within_a_subset() -> None:
+    lengths = np.random.default_rng(1).integers(1, 99, 50)
+    rows = np.arange(3, 50, 2)
+    order = bound(orders.Subset(rows, orders.Bucketed(lengths[rows], 6)))
+    assert sorted(epoch_of(order)) == rows.tolist()
+    for begin in range(0, len(rows), 6):
+        part = lengths[epoch_of(order)[begin : begin + 6]]
+        assert (np.diff(part) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2], 0), "batch_size must be at least 1"),
+        (([1, 2], 1, 0), "window must be at least 1"),
+        (([], 1), "lengths must be numbers"),
+        (([[1], [2]], 1), "lengths must be numbers"),
+        (([1, np.nan], 1), "lengths must be numbers"),
+        ((["a"], 1), "lengths must be numbers"),
+        (([1, 2], 1), "2 lengths for a data set of 50 records"),
+    ],
+)
+def test_buckets_check_what_they_are_given(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bound(orders.Bucketed(*arguments))
 
 
 def test_weights_are_met() -> None:

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 import dalipipe
-from dalipipe.figures import draw_grid, tinted
+from dalipipe.figures import Trace, _spectrogram_db, draw_grid, draw_traces, tinted
 from dalipipe.ops import image as ops
 from dalipipe.ops.mix import CutMix, MixUp
 from dalipipe.policy import Choice, Node, OneOf, Policy
 from dalipipe.preview import preview
 from dalipipe.records import SampleError
-from dalipipe.sources import Arrays, ImageFolder, ImageMasks
+from dalipipe.schema import Field, Schema, make_batch
+from dalipipe.sources import Arrays, ImageFolder, ImageMasks, Source
 
 Folder = Callable[..., Path]
 
@@ -209,3 +210,152 @@ def test_labels_of_several_lines_stand_beside_their_cells(tmp_path: Path) -> Non
     assert (beside[20:-20] < 200).any() and (beside[:20] == 255).all() and (beside[:, :18] == 255).all()
     lines = (beside < 200).any(axis=(1, 2)).astype(int)
     assert (np.diff(lines) == 1).sum() == 3
+
+
+# Signals -----------------------------------------------------------------------------------------------------------
+
+
+class Signals(Source):
+    """Ragged signals [T, C] of two classes."""
+
+    def __init__(self, kind: Any, lengths: list[int], channels: int = 1) -> None:
+        random = np.random.default_rng(0)
+        self.values = [random.normal(size=(length, channels)).astype(np.float32) for length in lengths]
+        self.labels, self.classes = np.arange(len(lengths)) % 2, ["low", "high"]
+        signal = Field(kind, kind, channels=channels, rate_hz=1000.0 if kind == "audio" else None, length="length")
+        self.schema = Schema((signal, Field("length", "column"), Field("label", "column")))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Any:
+        raise AssertionError("the stand-in loader looks into the source itself")
+
+    def fingerprint(self) -> str:
+        return "signals"
+
+
+class SignalLoader:
+    """A loader of signals for policies of stand-ins: Invert is a minus, Brightness adds the epoch, HorizontalFlip
+    leaves the first half, Grayscale makes 4 bands of every 10 frames, Solarize sets the lowest band to 9.
+    """
+
+    def __init__(self, source: Signals, *, sampler: Any, policy: Policy, batch_size: int, dtype: Any, **_: Any) -> None:
+        assert dtype == torch.float32 and batch_size == len(sampler.indices)
+        self.source, self.rows, self.policy, self.epoch = source, sampler.indices.tolist(), policy, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def close(self) -> None:
+        pass
+
+    def __iter__(self) -> Any:
+        made = [self.augmented(self.source.values[row]) for row in self.rows]
+        longest = max(one.shape[-1] for one in made)
+        padded = [np.pad(one, [(0, 0)] * (one.ndim - 1) + [(0, longest - one.shape[-1])]) for one in made]
+        values = torch.from_numpy(np.stack(padded))
+        values = values if self.source.schema.fields[0].kind == "audio" else values.transpose(1, 2)
+        lengths = torch.tensor([one.shape[-1] for one in made])
+        labels = torch.from_numpy(self.source.labels[self.rows])
+        yield make_batch(self.source.schema.names, (values, lengths, labels), np.array(self.rows))
+
+    def augmented(self, values: np.ndarray) -> np.ndarray:
+        found = values.T
+        for op in self.policy:
+            if isinstance(op, ops.Invert):
+                found = -found
+            elif isinstance(op, ops.Brightness):
+                found = found + self.epoch
+            elif isinstance(op, ops.HorizontalFlip):
+                found = found[..., : found.shape[-1] // 2]
+            elif isinstance(op, ops.Grayscale):
+                found = np.repeat(found[:, None, ::10], 4, axis=1) * np.arange(1, 5, dtype=np.float32)[:, None]
+            elif isinstance(op, ops.Solarize):
+                found = np.concatenate([np.full_like(found[:, :1], 9), found[:, 1:]], axis=1)
+        return found
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[Trace]], dict[str, Any]]]:
+    """As `drawn`, for traces."""
+    caught: dict[str, Any] = {}
+
+    def catch(rows: Any, path: Any, **options: Any) -> Any:
+        caught.update(rows=rows, options=options)
+        return path
+
+    def call(source: Any, nodes: list[Node], **arguments: Any) -> Any:
+        monkeypatch.setattr(dalipipe.preview, "DataLoader", SignalLoader)
+        monkeypatch.setattr(dalipipe.preview, "_BANDS", ("Grayscale",))
+        monkeypatch.setattr(dalipipe.preview, "draw_traces", catch)
+        preview(source, Policy(nodes), "nowhere.png", **arguments)
+        return caught["rows"], caught["options"]
+
+    return call
+
+
+@pytest.mark.parametrize("kind", ["audio", "series"])
+def test_signals_without_their_padding(kind: str, traced: Any) -> None:
+    source = Signals(kind, [40, 90, 61, 7], channels=2)
+    rows, options = traced(source, [ops.Brightness(), ops.HorizontalFlip()], samples=2, variants=3)
+    assert options["row_labels"] == ["low", "high"] and options["column_labels"] == ["original", "1", "2", "3"]
+    assert options["spectra"] == (kind == "audio") and options["rate_hz"] == (1000 if kind == "audio" else None)
+    for row, index in zip(rows, (0, 3), strict=True):
+        values = source.values[index]
+        assert all(trace.bands is None for trace in row)
+        np.testing.assert_array_equal(row[0].values, values)
+        for epoch in range(3):
+            np.testing.assert_array_equal(row[1 + epoch].values, values[: len(values) // 2] + np.float32(epoch))
+
+
+def test_features_beneath_the_sounds_they_are_made_of(traced: Any) -> None:
+    source = Signals("audio", [40, 90])
+    nodes: list[Node] = [ops.Brightness(), ops.HorizontalFlip(), ops.Grayscale(), ops.Solarize()]
+    rows, _ = traced(source, nodes, variants=2)
+    for row, values in zip(rows, source.values, strict=True):
+        np.testing.assert_array_equal(row[0].values, values)
+        plain = values[::10].T * np.arange(1, 5, dtype=np.float32)[:, None]
+        np.testing.assert_array_equal(row[0].bands, plain)  # of the original, by nothing but what makes features
+        half = values[: len(values) // 2] + 1
+        np.testing.assert_array_equal(row[2].values, half)
+        expected = half[::10].T * np.arange(1, 5, dtype=np.float32)[:, None]
+        np.testing.assert_array_equal(row[2].bands[1:], expected[1:])
+        assert (row[2].bands[0] == 9).all()
+
+
+def test_each_operator_on_what_it_is_for(traced: Any) -> None:
+    source = Signals("audio", [40])
+    nodes: list[Node] = [ops.Invert(p=0.1), OneOf([ops.HorizontalFlip()]), ops.Grayscale(), ops.Solarize(p=0.2)]
+    rows, options = traced(source, nodes, each=True, variants=1)
+    assert [label.split("\n")[0] for label in options["row_labels"]] == ["Invert", "HorizontalFlip", "Solarize"]
+    invert, flip, solarize = rows
+    np.testing.assert_array_equal(invert[1].values, -invert[0].values)
+    assert len(flip[1].values) == 20 and invert[0].bands is flip[1].bands is None
+    assert (solarize[1].bands[0] == 9).all() and not (solarize[0].bands == 9).any()
+    with pytest.raises(ValueError, match="no operator to show"):
+        traced(source, [ops.Grayscale()], each=True)
+
+
+@pytest.mark.parametrize("channels, frames", [(1, 40), (2, 1), (12, 300)])
+@pytest.mark.parametrize("spectra", [False, True])
+def test_traces_are_drawn(tmp_path: Path, channels: int, frames: int, spectra: bool) -> None:
+    random = np.random.default_rng(0)
+    rows = [[Trace(random.normal(size=(n, channels))) for n in (frames, 2 * frames)], [Trace(np.zeros((5, channels)))]]
+    rate_hz = 8000.0 if spectra else None
+    out = tmp_path / "t.png"
+    draw_traces(rows, out, rate_hz=rate_hz, spectra=spectra, row_labels=["a\nb 1"], column_labels=["x"], title="T")
+    with Image.open(out) as image:
+        assert image.width > 500 and image.height > 350
+        assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 20
+    with pytest.raises(ValueError, match="no signals given"):
+        draw_traces([], out)
+
+
+def test_a_tone_is_seen_at_its_frequency() -> None:
+    tone = np.sin(2 * np.pi * 1000 * np.arange(4000) / 8000)[:, None]
+    power = _spectrogram_db(tone, 8000.0)
+    assert power.argmax(axis=0)[2:-2].tolist() == [round(1000 / 4000 * (len(power) - 1))] * (power.shape[1] - 4)
+    louder = _spectrogram_db(10 * tone, 8000.0)
+    np.testing.assert_allclose(louder.max() - power.max(), 20, atol=1e-3)
+    assert np.isfinite(_spectrogram_db(np.zeros((3, 2)), 8000.0)).all()

@@ -205,7 +205,10 @@ def test_time_warp_is_scipys_pchip() -> None:
 @pytest.mark.parametrize("order", [2, 4, 8])
 def test_filters_are_scipys(order: int) -> None:
     array = made((3000,), 1)[0]
-    for op, kind in ((ops.LowPassFilter((700, 700), 6 * order, p=1.0), "low"), (ops.HighPassFilter((700, 700), 6 * order, p=1.0), "high")):
+    for op, kind in (
+        (ops.LowPassFilter((700, 700), 6 * order, p=1.0), "low"),
+        (ops.HighPassFilter((700, 700), 6 * order, p=1.0), "high"),
+    ):
         expected = scipy_signal.sosfilt(scipy_signal.butter(order, 700, kind, fs=8000, output="sos"), array[:, 0])
         assert np.abs(run([op], [array])[0][:, 0] - expected).max() < 1e-5
     band = run([ops.BandPassFilter((1000, 1000), 1.0, 6 * order, p=1.0)], [array])[0][:, 0]
@@ -259,7 +262,10 @@ def test_coloured_noise_falls_as_asked() -> None:
         (lambda: lower(dalipipe.Policy([ops.MelSpectrogram(p=0.5)]), schema(1)), "applies to every sample"),
         (lambda: lower(dalipipe.Policy([ops.MelSpectrogram(), ops.MFCC()]), schema(1)), "keep one of them"),
         (lambda: lower(dalipipe.Policy([dalipipe.ops.image.HorizontalFlip()]), schema(1)), "applies to image fields"),
-        (lambda: Output(CPU, torch.uint8, torch.contiguous_format).check(lower(dalipipe.Policy([]), schema(1))), "uint8"),
+        (
+            lambda: Output(CPU, torch.uint8, torch.contiguous_format).check(lower(dalipipe.Policy([]), schema(1))),
+            "uint8",
+        ),
     ],
 )
 def test_errors_name_what_was_expected(make: Any, said: str) -> None:

@@ -19,6 +19,7 @@
 #include "permutation.h"
 #include "philox.h"
 #include "shards.h"
+#include "spectral.h"
 
 using namespace dalipipe;
 
@@ -102,6 +103,20 @@ py::dict struct_layouts() {
     py::dict layout(""_a = sizeof(Struct));
     AT(kind), AT(count), AT(list), AT(list_bytes), AT(first), AT(first_bytes);
     layouts["Feature"] = layout;
+  }
+  {
+    using Struct = SpectralRow;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(in), AT(out), AT(in_step), AT(analysed_at), AT(made_at), AT(stretched_at), AT(table), AT(rate), AT(step);
+    AT(in_frames), AT(stretched_frames), AT(out_frames), AT(hop), AT(analysed), AT(made), AT(taps), AT(exponent);
+    AT(key), AT(unused);
+    layouts["SpectralRow"] = layout;
+  }
+  {
+    using Struct = MelBand;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(first), AT(count), AT(weights);
+    layouts["MelBand"] = layout;
   }
 #undef AT
   return layouts;

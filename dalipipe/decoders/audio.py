@@ -1,4 +1,4 @@
-"""Sounds decoded on the host: WAV by our own reader, FLAC and Ogg by NVIDIA DALI, MP3 (which DALI lacks) by soundfile."""
+"""Sounds decoded on the host: WAV natively, FLAC and Ogg by NVIDIA DALI, MP3 (which it lacks) by soundfile."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def decode_audio(
     by_dali = np.flatnonzero((kind == _FLAC) | (kind == _OGG) | ((kind == _WAV) & (problem == _CODEC)))
     for rows, decode in ((by_dali, _by_dali), (np.flatnonzero(kind == _MP3), _by_soundfile)):
         decoded = decode([encoded[row] for row in rows.tolist()], threads) if len(rows) else []
-        for row, sound in zip(rows.tolist(), decoded, strict=True):
-            if isinstance(sound, Exception):
-                errors[row] = sound
+        for row, found in zip(rows.tolist(), decoded, strict=True):
+            if isinstance(found, Exception):
+                errors[row] = found
             else:
-                sounds[row] = sound
+                sounds[row] = found
 
     total, width, rate_hz = headers["frames"], headers["channels"].astype(np.int64), headers["rate_hz"].astype(float)
     for row, (sound, rate) in sounds.items():
@@ -181,7 +181,8 @@ def _refusal(data: np.ndarray, header: np.void) -> DecodeError:
         return DecodeError("the file is empty")
     problem = native.AUDIO_PROBLEMS[header["problem"]]
     if problem:
-        return DecodeError(f"{_PROBLEMS[problem].format(**{name: header[name] for name in header.dtype.names})}; {_AGAIN}")
+        values = {name: header[name] for name in ("rate_hz", "channels", "frames", "promised")}
+        return DecodeError(f"{_PROBLEMS[problem].format(**values)}; {_AGAIN}")
     return DecodeError(
         f"not a WAV, FLAC, Ogg or MP3 file: it starts with {data[:12].tobytes()!r}; convert it, or leave it out"
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +30,8 @@ Finished = tuple[torch.Tensor, np.ndarray]
 class SignalEngine:
     """Applies a plan to batches of signals.
 
-    What comes out: sounds [N, C, T], other series [N, T, C], spectrograms [N, C, bins, T], on the output's device, T as long
-    as the longest. Host tensors' memory comes back to a pool when nobody refers to them any more.
+    What comes out: sounds [N, C, T], other series [N, T, C], spectrograms [N, C, bins, T], on the output's device, T
+    as long as the longest. Host tensors' memory comes back to a pool when nobody refers to them any more.
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class SignalEngine:
         rows = others(signals, self._rate_hz)
         if len(params.steps) == 1 and not len(rows):
             return self._last(params.last, signals, draws)
-        finished: list[Callable[[], Finished]] = []
 
         def finish() -> Finished:
             # What needs whole spectra is torch's work, too: all of it happens when the batch is collected.

@@ -1,4 +1,4 @@
-"""Fine-tuning: a thin loop over any resumable loader of ``(images, labels)``."""
+"""Fine-tuning: a thin loop over any resumable loader of ``(*inputs, labels)``."""
 
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted

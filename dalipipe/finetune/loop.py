@@ -94,9 +94,9 @@ def evaluate(
     Sums are kept on the device in double precision and read once, so the means are exact with any last batch.
 
     Args:
-        model: maps images ``[N,C,H,W]`` to logits ``[N,classes]``; left in evaluation mode.
-        loader: yields ``(images, labels)``, labels int64 ``[N]``, or ``(images, labels, valid)``, where only rows with
-            ``valid`` bool ``[N]`` count, as ``dalipipe.DataLoader`` does with ``shards="exact"``.
+        model: maps a batch's inputs, such as images ``[N,C,H,W]``, to logits ``[N,classes]``; left in evaluation mode.
+        loader: yields ``(*inputs, labels)``, labels int64 ``[N]``, or ``(*inputs, labels, valid)``, where only rows
+            with ``valid`` bool ``[N]`` count, as ``dalipipe.DataLoader`` does with ``shards="exact"``.
         amp: autocast to bf16.
         stop: where given, a signal it received ends the evaluation with :class:`KeyboardInterrupt`.
         ranks: where given, the loader holds this rank's share, and the result is that of all shares together.
@@ -110,12 +110,13 @@ def evaluate(
     model.eval()
     with torch.inference_mode():
         for batch in loader:
-            images, labels, *valid = (tensor.to(device, non_blocking=True) for tensor in batch)
-            if not valid and ranks.world_size > 1:
+            *inputs, last = (tensor.to(device, non_blocking=True) for tensor in batch)
+            marked = last.dtype == torch.bool  # no label is
+            if not marked and ranks.world_size > 1:
                 raise ValueError('evaluate: several ranks need batches that say which rows count: shards="exact"')
-            counts = valid[0] if valid else torch.ones_like(labels, dtype=torch.bool)
+            labels, counts = (inputs.pop(), last) if marked else (last, torch.ones_like(last, dtype=torch.bool))
             with ranks.during("the broadcast of buffers"), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                logits = model(images)
+                logits = model(*inputs)
             losses = functional.cross_entropy(logits.float(), labels, reduction="none").double()
             correct = (logits.argmax(1) == labels) & counts
             sums += torch.stack([losses.where(counts, 0).sum(), correct.sum(), counts.sum()])
@@ -140,11 +141,12 @@ def finetune(model: nn.Module, train: Any, val: Any, config: FineTuneConfig, *, 
     one. A run may be resumed by another number of processes, on exactly the next global batch.
 
     Args:
-        model: maps images ``[N,C,H,W]`` to logits ``[N,classes]``; trained in place, on the loader's device.
-        train: a ``dalipipe.DataLoader``, or any sized loader of ``(images, labels)`` with ``state_dict`` and
+        model: maps a batch's inputs, its fields before the label, to logits ``[N,classes]``: images ``[N,C,H,W]``; or
+            sounds or series, and where they differ in length, that, ``[N]``. Trained in place, on the loader's device.
+        train: a ``dalipipe.DataLoader``, or any sized loader of ``(*inputs, labels)`` with ``state_dict`` and
             ``load_state_dict``; ``set_epoch`` is called where present.
-        val: any loader of ``(images, labels)`` that drops nothing; on several ranks one of ``(images, labels, valid)``,
-            such as ``dalipipe.DataLoader(..., shards="exact")``.
+        val: any loader of ``(*inputs, labels)`` that drops nothing; on several ranks one of
+            ``(*inputs, labels, valid)``, such as ``dalipipe.DataLoader(..., shards="exact")``.
         config: see :class:`FineTuneConfig`.
         ranks: the processes that share the work; those of ``torch.distributed`` by default.
 
@@ -272,8 +274,8 @@ class _Run:
             self.train.set_epoch(state.epoch)
 
         self.model.train()
-        for images, labels in self.clock.watch(self.train):
-            images = images.to(self.device, non_blocking=True, memory_format=self.memory_format)
+        for *inputs, labels in self.clock.watch(self.train):
+            inputs = [self._placed(tensor) for tensor in inputs]
             labels = labels.to(self.device, non_blocking=True)
             lr = config.lr * warmup_cosine(state.step, total_steps=self.total_steps, warmup_steps=self.warmup_steps)
             for group in self.optimizer.param_groups:
@@ -284,7 +286,7 @@ class _Run:
                 self.ranks.during("the broadcast of buffers"),
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp),
             ):
-                logits = self.parallel(images)
+                logits = self.parallel(*inputs)
                 loss = functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
             with self.ranks.during("the all-reduce of gradients"):
                 loss.backward()
@@ -315,6 +317,10 @@ class _Run:
                 f"the training loader promised {self.steps_per_epoch} batches an epoch and ended after "
                 f"{state.step - first}"
             )
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        memory_format = self.memory_format if tensor.ndim == 4 else torch.preserve_format
+        return tensor.to(self.device, non_blocking=True, memory_format=memory_format)
 
     def evaluate_epoch(self, progress: Progress, stop: StopSignals) -> None:
         state, begin_s = self.state, time.perf_counter()

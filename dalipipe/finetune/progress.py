@@ -53,7 +53,7 @@ class Progress:
             f"epoch {row['epoch'] + 1:{width}d}/{self.epochs}"
             f"  train {row['loss']:.3f} {row['accuracy']:6.1%}"
             f"  val {row['val_loss']:.3f} {row['val_accuracy']:6.2%}"
-            f"  {row['images_per_s']:,.0f} img/s  stall {row['stall']:.1%}"
+            f"  {row['images_per_s']:,.0f} samples/s  stall {row['stall']:.1%}"
         )
 
 
@@ -70,7 +70,7 @@ class PlainProgress(Progress):
         if time.monotonic() - self._spoke_s >= PLAIN_EVERY_S:
             self._say(
                 f"step {row['step']}/{self.total_steps}  loss {row['loss']:.3f} {row['accuracy']:.1%}"
-                f"  lr {row['lr']:.2e}  {row['images_per_s']:,.0f} img/s  stall {row['stall']:.1%}"
+                f"  lr {row['lr']:.2e}  {row['images_per_s']:,.0f} samples/s  stall {row['stall']:.1%}"
             )
 
     def epoch_ended(self, row: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class BarProgress(Progress):
             total=self.total_steps,
             completed=self.first_step,
             epoch=f"-/{self.epochs}",
-            speed="- img/s",
+            speed="- samples/s",
             stall="stall -",
             loss="-",
             accuracy="-",
@@ -126,7 +126,7 @@ class BarProgress(Progress):
         colour = "green" if row["stall"] < 0.05 else "yellow" if row["stall"] < 0.2 else "red"
         self._bar.update(
             self._task,
-            speed=f"{row['images_per_s']:,.0f} img/s",
+            speed=f"{row['images_per_s']:,.0f} samples/s",
             stall=f"stall [{colour}]{row['stall']:.1%}[/]",
             loss=f"{row['loss']:.3f}",
             accuracy=f"{row['accuracy']:.1%}",

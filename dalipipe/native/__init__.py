@@ -4,7 +4,7 @@ Arguments are checked here, by name; what arrives in C++ is pointers and sizes. 
 """
 
 from dalipipe.native.audio import probe_audio, read_wavs
-from dalipipe.native.core import build_info, cpu_target, struct_layouts
+from dalipipe.native.core import build_info, check_threads, cpu_target, struct_layouts
 from dalipipe.native.draws import fold, permute, philox, uniforms
 from dalipipe.native.files import MAX_FILE_BYTES, checksums, copy_blocks, crc32c, pack_ranges, probe_images, read_files
 from dalipipe.native.images import Running, elastic, fused_image, mix, move_labels, start_fused_image
@@ -29,6 +29,7 @@ from dalipipe.native.shards import (
     read_examples,
 )
 from dalipipe.native.signals import finite_signals, signals, start_signals
+from dalipipe.native.spectral import SpectralParams, spectral_params, spectral_step
 from dalipipe.native.structs import (
     AUDIO_HEADER,
     AUDIO_KINDS,
@@ -49,10 +50,13 @@ from dalipipe.native.structs import (
     IMAGE_PASS,
     JPEG_SHAPE,
     LABEL_MAP,
+    MEL_BAND,
     MIX_PAIR,
     SIGNAL_OUT,
     SIGNAL_PASS,
     SIGNAL_WINDOW,
+    SPECTRAL_ROW,
+    SPECTRAL_STEPS,
     WAV_SEGMENT,
 )
 
@@ -77,15 +81,20 @@ __all__ = [
     "JPEG_SHAPE",
     "LABEL_MAP",
     "MAX_FILE_BYTES",
+    "MEL_BAND",
     "MIX_PAIR",
     "SIGNAL_OUT",
     "SIGNAL_PASS",
     "SIGNAL_WINDOW",
+    "SPECTRAL_ROW",
+    "SPECTRAL_STEPS",
     "WAV_SEGMENT",
     "Running",
     "ShardScanner",
+    "SpectralParams",
     "Stripped",
     "build_info",
+    "check_threads",
     "checksums",
     "copy_blocks",
     "cpu_target",
@@ -116,6 +125,8 @@ __all__ = [
     "read_wavs",
     "rgb_row_bytes",
     "signals",
+    "spectral_params",
+    "spectral_step",
     "start_fused_image",
     "start_signals",
     "struct_layouts",

@@ -192,3 +192,26 @@ WAV_SEGMENT = np.dtype(
     ],
     align=True,
 )
+#: A channel of a signal on its way through spectra; mirrors `SpectralRow` in csrc/spectral.h.
+SPECTRAL_ROW = np.dtype(
+    [
+        ("in", np.uint64),
+        ("out", np.uint64),
+        *[(name, np.int64) for name in "in_step analysed_at made_at stretched_at table".split()],
+        ("rate", np.float64),
+        ("step", np.float64),
+        *_int32s("in_frames stretched_frames out_frames hop analysed made taps"),
+        ("exponent", np.float32),
+        ("key", np.uint32, 5),
+        ("unused", np.int32),
+    ],
+    align=True,
+)
+
+
+#: A filter of the mel scale; mirrors `MelBand` in csrc/spectral.h.
+MEL_BAND = np.dtype([*_int32s("first count"), ("weights", np.int64)], align=True)
+
+
+#: The steps between signals and features, in the order of csrc/spectral.h's `SpectralStep`.
+SPECTRAL_STEPS = ("cut", "vocode", "overlap", "resample", "mel", "clamp", "mix", "white", "colour", "level")

@@ -121,8 +121,8 @@ class CutMix(MixOp):
 
 @dataclass(frozen=True, repr=False)
 class TimeCutMix(MixOp):
-    """Shows a part of a signal's partner, of all its channels; labels by the share of the length. Of a longer signal: the
-    frames at the same place.
+    """Shows a part of a signal's partner, of all its channels; labels by the share of the length. Of a longer signal:
+    the frames at the same place.
 
     ``alpha``: the share of the sample itself comes from Beta(alpha, alpha), 10⁻⁶..10⁶. Other fields (``num_classes
     labels group smoothing p``) and what becomes of labels: `MixOp`. `CutMix` along time: centred anywhere, and clipped.

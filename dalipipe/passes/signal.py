@@ -3,8 +3,8 @@ because whole spectra are needed.
 
     time map → channels, gain → filter → times a curve → plus a curve → noise → windows
 
-Operators in this order share a pass (``csrc/signal.h``); one that comes too late begins the sample's next. The passes of a
-batch between two spectral operators are a chain: one native call.
+Operators in this order share a pass (``csrc/signal.h``); one that comes too late begins the sample's next. The passes
+of a batch between two spectral operators are a chain: one native call.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class Sounds:
 
 @dataclass(frozen=True)
 class Chain:
-    """The passes of samples ``rows`` int64 [A], rising: ``passes`` [P] of `SIGNAL_PASS`, in which stored frames and sounds are
-    not filled in, ``starts`` int32 [A+1]; ``tables`` that they point to; ``size`` int64 [A, 4]: after them.
+    """The passes of samples ``rows`` int64 [A], rising: ``passes`` [P] of `SIGNAL_PASS`, in which stored frames and
+    sounds are not filled in, ``starts`` int32 [A+1]; ``tables`` that they point to; ``size`` int64 [A, 4]: after
+    them.
     """
 
     rows: np.ndarray
@@ -72,7 +73,9 @@ class Spectral:
 
 @dataclass(frozen=True)
 class SignalParams:
-    """What happens to N signals, in ``steps``, of which the last is a chain of all of them; ``out_size`` int64 [N, 4]."""
+    """What happens to N signals, in ``steps``, of which the last is a chain of all of them; ``out_size`` int64 [N,
+    4].
+    """
 
     steps: tuple[Chain | Spectral, ...]
     out_size: np.ndarray
@@ -177,7 +180,7 @@ class _Folding:
         curves["count"] = counts
         return self._tables["curves"].add(curves) + np.arange(count)
 
-    # What each family writes into passes ``at`` (samples, which of theirs) ---------------------------------------------
+    # What each family writes into passes ``at`` int64 [A] -----------------------------------------------------------
 
     def shift(self, op: families.ShiftOp, at: np.ndarray, params: Params) -> None:
         self._set(at, start=params["start"], direction=params["direction"], edge=EDGES.index(op.edge))
@@ -320,13 +323,13 @@ class SignalFold:
                 counts[step.rows] += np.diff(step.starts)
         shares = [f"{count}: {share / n:.0%}" for count, share in enumerate(np.bincount(counts)) if share]
         lines = [f"passes a sample takes: {', '.join(shares)}"]
-        for leaf, (step, depth) in zip(self.leaves, places, strict=True):
+        for leaf, (number, depth) in zip(self.leaves, places, strict=True):
             if not len(depth):
                 lines.append(f"{leaf.op!r}: drawn for none of {n:,} samples")
             elif isinstance(leaf.op, families.PassOp):
                 low, high = int(depth.min()) + 1, int(depth.max()) + 1
                 where = f"pass {low}" if low == high else f"passes {low} to {high}"
-                part = f", after {step} other step(s)" if step else ""
+                part = f", after {number} other step(s)" if number else ""
                 stage = STAGES[leaf.op.stages[0]]
                 lines.append(f"{leaf.op!r}: {stage}, {where}{part}; {len(depth) / n:.0%} of samples")
             else:

@@ -58,7 +58,9 @@ class Op:
         raise TypeError(f"{type(self).__name__} does not say how to draw its parameters")
 
     def complete(self, params: Params, size: np.ndarray) -> Params:
-        """Parameters that need its numbers per element (``params["noise"]``), added to the others; of noisy operators."""
+        """Parameters that need its numbers per element (``params["noise"]``), added to the others; of noisy
+        operators.
+        """
         return params
 
     def output_size(self, params: Params, size: np.ndarray) -> np.ndarray:

@@ -87,8 +87,8 @@ class _Sounds(LabelledFiles):
         if len(unknown):
             kind = native.AUDIO_KINDS[headers["kind"][unknown[0]]]
             raise ValueError(
-                f"{paths[unknown[0]]}: the header of this file ({kind}) does not say how long it is: leave it out if it "
-                "is damaged; for Ogg and MP3 files give BucketSampler lengths from elsewhere (their sizes, say)"
+                f"{paths[unknown[0]]}: the header of this file ({kind}) does not say how long it is: leave it out if "
+                "it is damaged; for Ogg and MP3 files give BucketSampler lengths from elsewhere (their sizes, say)"
             )
         return np.asarray(headers["frames"] / headers["rate_hz"])
 
@@ -240,7 +240,7 @@ def _parse(data: bytes, file: str, columns: dict[str, str]) -> Iterator[tuple[st
         values = {name: row[column] for name, column in columns.items() if row.get(column) not in (None, "")}
         if "path" not in values:
             raise ValueError(
-                f'{where}: expected a path in column {columns["path"]!r}, got columns {", ".join(map(repr, row))}; '
+                f"{where}: expected a path in column {columns['path']!r}, got columns {', '.join(map(repr, row))}; "
                 'columns={"path": ...} names another'
             )
         yield where, values

@@ -83,7 +83,7 @@ def changed_labels(labels: np.ndarray, target_transform: Callable[[int], Any] | 
 
 
 def to_numpy(name: str, value: Any) -> np.ndarray:
-    """An array of numbers or texts, of an array, a tensor on the host, or lists. Raises ``TypeError`` calling it ``name``."""
+    """An array, a tensor on the host or lists as one array. Raises ``TypeError`` that calls it ``name``."""
     if hasattr(value, "detach"):  # a torch tensor
         if value.device.type != "cpu":
             raise TypeError(f"{name} must be on the host, got a tensor on {value.device}; use .cpu()")

@@ -36,7 +36,7 @@ class Series(Source):
     Args:
         values: numbers [N, T, C], or [N, T] (one channel), numpy, a memory map or a torch tensor; or a list of N arrays
             [T_i, C] or [T_i]. Float32 arrays are not copied, lists and other numbers are, once.
-        labels: whole numbers [N], names (numbered by ``classes``), other numbers [N] or [N, ...] to regress on; or None.
+        labels: whole numbers [N], names (numbered by ``classes``), other numbers [N] or [N, ...]; or None.
         lengths: whole numbers [N] in 1..T: of an array, how many frames of each record are no padding.
         classes: names by label; None: where labels are names, in sorted order.
         rate_hz: frames a second, where that is known.
@@ -141,6 +141,8 @@ class Series(Source):
         if ending not in (".npy", ".npz"):
             raise ValueError(f"Series.open: expected .ts, {', '.join(_TABLES)}, .npy or .npz, got {path}")
         opened = open_arrays(path, storage)
+        array: np.ndarray | list[np.ndarray]
+        given: Any
         if isinstance(opened, dict):
             series = series or next((name for name in _SERIES if name in opened), None)
             labels = labels or next((name for name in LABELS if name in opened), None)
@@ -220,7 +222,7 @@ def _laid_out(values: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray, np.nda
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(
-            f"Series: values must be [N, T, C] or [N, T], or a list of arrays [T, C], at least one value each, got shape "
+            "Series: values must be [N, T, C] or [N, T], or a list of arrays [T, C], with values in each, got shape "
             f"{array.shape}"
         )
     array = _floats("values", array)
@@ -237,7 +239,7 @@ def _laid_out(values: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray, np.nda
 def _joined(values: Sequence[Any], lengths: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if lengths is not None:
         raise ValueError("Series: a list of arrays has its own lengths: leave lengths out, or give one array [N, T, C]")
-    arrays = []
+    arrays: list[np.ndarray] = []
     for i, value in enumerate(values):
         array = to_numpy(f"Series: record {i}", value)
         array = array[:, None] if array.ndim == 1 else array
@@ -276,7 +278,9 @@ def _check_finite(values: np.ndarray, frames: np.ndarray) -> None:
         else:
             record = int(np.searchsorted(ends, row, side="right"))
             frame = row - int(ends[record] - frames[record])
-        raise ValueError(f"Series: record {record} has no finite number at frame {frame}, channel {place[-1]}: {_REMEDY}")
+        raise ValueError(
+            f"Series: record {record} has no finite number at frame {frame}, channel {place[-1]}: {_REMEDY}"
+        )
 
 
 def _labels(labels: Any, classes: list[str] | None) -> tuple[np.ndarray, list[str] | None]:
@@ -303,7 +307,7 @@ def _labels(labels: Any, classes: list[str] | None) -> tuple[np.ndarray, list[st
 
 
 def _filled(series: Sequence[np.ndarray], missing: Missing, where: Callable[[int], str]) -> list[np.ndarray]:
-    """Without what is missing. Raises ``ValueError`` where it is to be there, or there is nothing to hold."""
+    """Without gaps. Raises ``ValueError`` where there must be none, or nothing to hold."""
     filled = []
     for row, values in enumerate(series):
         gaps = np.isnan(values)
@@ -314,17 +318,15 @@ def _filled(series: Sequence[np.ndarray], missing: Missing, where: Callable[[int
                     f'{where(row)}: the value of frame {frame}, channel {channel} is missing: give missing="hold" (the '
                     'last one before it) or "zero", or fill it in'
                 )
-            values = np.where(gaps, 0, values) if missing == "zero" else _held(values, gaps)
-            if values is None:
+            if missing == "hold" and gaps.all(axis=0).any():
                 raise ValueError(f'{where(row)}: a channel has no value at all: give missing="zero", or leave it out')
+            values = np.where(gaps, 0, values) if missing == "zero" else _held(values, gaps)
         filled.append(values)
     return filled
 
 
-def _held(values: np.ndarray, gaps: np.ndarray) -> np.ndarray | None:
-    """The last value before each gap; None where a channel is nothing but gap."""
-    if gaps.all(axis=0).any():
-        return None
+def _held(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Gaps filled with the last value before them."""
     frame = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1))
     last = np.maximum.accumulate(np.where(gaps, -1, frame), axis=0)
     source = np.where(last < 0, np.argmin(gaps, axis=0), last)  # before the first value: that one
@@ -339,7 +341,7 @@ def _text(path: str, storage: Storage) -> str:
 
 
 def _table(path: str, ending: str, storage: Storage) -> dict[str, np.ndarray]:
-    """A file's columns: those of numbers as float64 or whole ones, not-a-number where there is none; others as objects."""
+    """A file's columns: numbers as they are, not-a-number where one is missing; all else as objects."""
     try:
         import pyarrow as pa
         import pyarrow.csv
@@ -402,7 +404,7 @@ def _of_table(
         of_record = [np.unique(part) for part in np.split(labels[order], cuts)]
         for i, part in enumerate(of_record):
             if len(part) > 1:
-                raise ValueError(f"{path}: {id}={names[i]} has labels {part[0]!r} and {part[1]!r}: one series, one label")
+                raise ValueError(f"{path}: {id}={names[i]} has labels {part[0]} and {part[1]}: one series, one label")
         labels = np.array([part[0] for part in of_record])
     return np.split(values[order], cuts), _plain(labels), lambda row: f"{path}, {id}={names[row]}"
 

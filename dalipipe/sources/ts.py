@@ -68,12 +68,12 @@ def parse_ts(text: str, file: str) -> TsFile:
                 raise ValueError(f"{where}: expected values, ':' and a label, as the header says, got {line[:60]!r}")
             if classes and labels[-1] not in classes:
                 raise ValueError(f"{where}: label {labels[-1]!r} is none of @classLabel ({', '.join(classes)})")
-        values = np.stack(_same_lengths([_numbers(part, where) for part in parts], where), axis=1)
-        if series and values.shape[1] != series[0].shape[1]:
+        frames = np.stack(_same_lengths([_numbers(part, where) for part in parts], where), axis=1)
+        if series and frames.shape[1] != series[0].shape[1]:
             raise ValueError(
-                f"{where}: expected {series[0].shape[1]} channels, as line {at[0]} has, got {values.shape[1]}"
+                f"{where}: expected {series[0].shape[1]} channels, as line {at[0]} has, got {frames.shape[1]}"
             )
-        series.append(values)
+        series.append(frames)
         at.append(number)
     if not series:
         raise ValueError(f"{file}: expected a series a line after @data, found none")

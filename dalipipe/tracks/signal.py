@@ -1,4 +1,6 @@
-"""Signals: sounds are decoded, parameters drawn, and chains of passes make them a batch, padded where lengths differ."""
+"""Signals: sounds are decoded, parameters drawn, and chains of passes make them a batch, padded where lengths
+differ.
+"""
 
 from __future__ import annotations
 
@@ -99,15 +101,23 @@ class SignalTrack:
 
 
 def decoded(column: Encoded | Signals, field: Field, *, threads: int) -> tuple[Signals, dict[int, Exception]]:
-    """N signals on the host, and what is wrong with some, by row: they cannot be decoded, have no frames, or values that
-    are no numbers.
+    """N signals on the host, and what is wrong with some, by row: they cannot be decoded, have no frames, or values
+    that are no numbers.
     """
     errors: dict[int, Exception] = {}
     if isinstance(column, Encoded):
         column, errors = decode_audio(column, channels=field.channels or 1, threads=threads)
     for row in np.flatnonzero(column.frames == 0).tolist():
         errors.setdefault(row, ValueError(f"{field.name!r} has no frames: remove the sample, or leave it out"))
-    for row in np.flatnonzero(~native.finite_signals(column, threads=threads)).tolist():
+    finite = native.finite_signals(
+        column.address,
+        column.frames,
+        column.frame_step,
+        column.channel_step,
+        channels=column.channels,
+        threads=threads,
+    )
+    for row in np.flatnonzero(finite == 0).tolist():
         errors.setdefault(row, ValueError(f"{field.name!r} has values that are NaN or infinite: mend or remove it"))
     return column, errors
 

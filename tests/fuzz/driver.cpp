@@ -37,7 +37,7 @@ const Target targets[] = {{"passes", fuzz_passes}};
 #else
 const Target targets[] = {{"probe", fuzz_probe},     {"tar", fuzz_tar},   {"tfrecord", fuzz_tfrecord},
                           {"example", fuzz_example}, {"jpeg", fuzz_jpeg}, {"device", fuzz_device},
-                          {"overrun", overrun}};
+                          {"audio", fuzz_audio},     {"overrun", overrun}};
 #endif
 
 using Blob = std::vector<uint8_t>;

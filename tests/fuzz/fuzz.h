@@ -28,4 +28,5 @@ void fuzz_tfrecord(const uint8_t* data, size_t size);  // the index of TFRecord 
 void fuzz_example(const uint8_t* data, size_t size);   // tf.train.Example messages
 void fuzz_jpeg(const uint8_t* data, size_t size);      // JPEGs transcoded, cut and decoded
 void fuzz_device(const uint8_t* data, size_t size);    // JPEGs decoded by the CUDA kernels, compiled for the host
+void fuzz_audio(const uint8_t* data, size_t size);     // audio headers, and WAV files read
 void fuzz_passes(const uint8_t* data, size_t size);    // batches of pictures, labels and pairs

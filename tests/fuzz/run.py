@@ -28,8 +28,8 @@ CRASH = "fuzz-crash.bin"  # where the driver leaves the input that was too much
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = "-std=c++17 -g -O1 -ffp-contract=off -fno-sanitize-recover=all -fno-omit-frame-pointer".split()
 FLAGS += ["-fsanitize=address,undefined,float-cast-overflow"]
-FILES = [ROOT / "tests" / "fuzz" / f"{name}.cpp" for name in ("probe", "shards", "jpeg", "device")]
-FILES += [ROOT / "csrc" / name for name in ("probe.cpp", "shards.cpp", "tfrecord.cpp", "cpu/pool.cpp")]
+FILES = [ROOT / "tests" / "fuzz" / f"{name}.cpp" for name in ("probe", "shards", "jpeg", "device", "audio")]
+FILES += [ROOT / "csrc" / name for name in ("probe.cpp", "audio.cpp", "shards.cpp", "tfrecord.cpp", "cpu/pool.cpp")]
 FILES += sorted((ROOT / "csrc/jpeg").glob("*.cpp"))
 PASSES = [ROOT / "tests/fuzz/passes.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
 
@@ -188,6 +188,26 @@ def examples() -> list[bytes]:
     ]
 
 
+def sounds() -> list[bytes]:
+    """Small WAV files of every way to store a sample, plain and extensible, and the beginnings of other kinds."""
+    noise = np.random.default_rng(0).bytes(600)
+    files = []
+    for codec, bits in ((1, 8), (1, 16), (1, 24), (1, 32), (3, 32), (3, 64), (7, 8)):
+        for channels in (1, 2, 5):
+            width = channels * bits // 8
+            plain = struct.pack("<HHIIHH", codec, channels, 8000, 8000 * width, width, bits)
+            extensible = struct.pack("<HHIIHH", 0xFFFE, channels, 8000, 8000 * width, width, bits)
+            extensible += struct.pack("<HHIH", 22, bits, 3, codec) + bytes.fromhex("000000001000800000aa00389b71")
+            for form in (plain, extensible):
+                data = np.linspace(-1, 1, 60, dtype=f"<f{bits // 8}").tobytes() if codec == 3 else noise[: 40 * width]
+                chunks = b"fmt " + struct.pack("<I", len(form)) + form + b"LIST" + struct.pack("<I", 3) + b"abc\0"
+                chunks += b"data" + struct.pack("<I", len(data)) + data
+                files.append(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    large = b"ds64" + struct.pack("<IQQQI", 28, 0, 40, 0, 0)
+    files.append(b"RF64" + b"\xff" * 4 + b"WAVE" + large + files[0][12:].replace(b"data(\0\0\0", b"data" + b"\xff" * 4))
+    return [*files, b"fLaC\0\0\0\x22" + noise[:34], b"OggS" + noise, b"ID3" + noise, b"\xff\xfb\x90" + noise]
+
+
 def passes() -> list[bytes]:
     """Choices that batches are made from: any will do."""
     rng = np.random.default_rng(0)
@@ -201,6 +221,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "example": examples,
     "jpeg": jpegs,
     "device": grids,
+    "audio": sounds,
     "passes": passes,
 }
 

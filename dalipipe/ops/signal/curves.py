@@ -1,5 +1,5 @@
-"""Piecewise cubics through knots, as ``csrc/signal.h`` takes them: segments float64 [..., S, 5], each the frame where it
-begins and the coefficients c0 … c3 of the distance from there; what begins at infinity is not there.
+"""Piecewise cubics through knots, as ``csrc/signal.h`` takes them: segments float64 [..., S, 5], each the frame where
+it begins and the coefficients c0 … c3 of the distance from there; what begins at infinity is not there.
 
 Elementwise numpy alone: a solver's roundings would differ from processor to processor.
 """

@@ -143,8 +143,8 @@ class NoiseOp(PassOp):
 
 
 class SoundOp(PassOp):
-    """Plus a sound that is looked up or made outside the signal, times the signal's RMS times ``level`` float32 [A], over
-    the sound's RMS. What else says which sound it is: its class.
+    """Plus a sound that is looked up or made outside the signal, times the signal's RMS times ``level`` float32 [A],
+    over the sound's RMS. What else says which sound it is: its class.
     """
 
     stages = (5, 5)

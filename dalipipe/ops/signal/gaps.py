@@ -86,8 +86,8 @@ class TimeCutout(WindowOp):
 
 @dataclass(frozen=True, repr=False)
 class Dropout(WindowOp):
-    """Drops a share ``rate``, 0..1, of a series' frames, in runs of ``size`` that begin anywhere and may overlap, in all
-    channels at once. ``fill`` "hold": the last value before the run stands on; or a number. tsaug's ``Dropout``.
+    """Drops a share ``rate``, 0..1, of a series' frames, in runs of ``size`` that begin anywhere and may overlap, in
+    all channels at once. ``fill`` "hold": the last value before the run stands on; or a number. tsaug's ``Dropout``.
     """
 
     rate: float = 0.05
@@ -104,7 +104,7 @@ class Dropout(WindowOp):
             object.__setattr__(self, "fill", check_number(self, "fill", -1e30, 1e30))
 
     @property
-    def hold(self) -> bool:  # type: ignore[override]
+    def hold(self) -> bool:
         return self.fill == "hold"
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
@@ -158,8 +158,8 @@ class FrequencyMask(WindowOp):
 
 @dataclass(frozen=True, repr=False)
 class SpecTimeMask(WindowOp):
-    """Sets up to ``frames`` successive frames of a spectrogram to ``value``, at most a share ``most`` of them, 0..1: their
-    number is uniform in 0..frames, their place anywhere. SpecAugment's, and torchaudio's ``TimeMasking``.
+    """Sets up to ``frames`` successive frames of a spectrogram to ``value``, at most a share ``most`` of them, 0..1:
+    their number is uniform in 0..frames, their place anywhere. SpecAugment's, and torchaudio's ``TimeMasking``.
     """
 
     frames: int = 100

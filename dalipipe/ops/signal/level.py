@@ -68,8 +68,8 @@ class PolarityInversion(GainOp):
 
 @dataclass(frozen=True, repr=False)
 class AddGaussianSNR(NoiseOp):
-    """White normal noise at a signal-to-noise ratio within ``snr_db`` decibels, −100..200: exactly, as the noise's RMS is
-    measured, too. What is silent stays so. audiomentations' ``AddGaussianSNR``.
+    """White normal noise at a signal-to-noise ratio within ``snr_db`` decibels, −100..200: exactly, as the noise's
+    RMS is measured, too. What is silent stays so. audiomentations' ``AddGaussianSNR``.
     """
 
     snr_db: Any = (5.0, 40.0)
@@ -88,7 +88,10 @@ class AddGaussianSNR(NoiseOp):
 
 @dataclass(frozen=True, repr=False)
 class AddGaussianNoise(NoiseOp):
-    """White normal noise of a standard deviation within ``amplitude``, 0..10⁶. audiomentations' ``AddGaussianNoise``."""
+    """White normal noise of a standard deviation within ``amplitude``, 0..10⁶.
+
+    audiomentations' ``AddGaussianNoise``.
+    """
 
     amplitude: Any = (0.001, 0.015)
     p: float = field(default=0.5, kw_only=True)
@@ -105,8 +108,8 @@ class AddGaussianNoise(NoiseOp):
 
 @dataclass(frozen=True, repr=False)
 class Jitter(NoiseOp):
-    """White normal noise of standard deviation ``sigma``, 0..10⁶, on every value. Um et al. (ICMI 2017); 0.03 as in Iwana,
-    Uchida (2021).
+    """White normal noise of standard deviation ``sigma``, 0..10⁶, on every value. Um et al. (ICMI 2017); 0.03 as in
+    Iwana, Uchida (2021).
     """
 
     sigma: Any = 0.03
@@ -123,9 +126,9 @@ class Jitter(NoiseOp):
 
 @dataclass(frozen=True, repr=False)
 class AddColorNoise(SoundOp):
-    """Normal noise whose spectrum falls by ``decay_db`` decibels an octave (rises, below 0), −24..24, at a signal-to-noise
-    ratio within ``snr_db``; one noise for all channels. 3 is pink, 6 brown, −3 blue. audiomentations' ``AddColorNoise``,
-    whose ``f_decay`` counts the other way.
+    """Normal noise whose spectrum falls by ``decay_db`` decibels an octave (rises, below 0), −24..24, at a
+    signal-to-noise ratio within ``snr_db``; one noise for all channels. 3 is pink, 6 brown, −3 blue. audiomentations'
+    ``AddColorNoise``, whose ``f_decay`` counts the other way.
     """
 
     snr_db: Any = (5.0, 40.0)
@@ -200,9 +203,9 @@ class Scaling(ChannelsOp):
 
 @dataclass(frozen=True, repr=False)
 class Rotation(ChannelsOp):
-    """Turns every channel's sign with probability one half (``flip``), and puts channels in another order (``permute``):
-    what turning a sensor's axes would do. Um et al. (ICMI 2017), as in Iwana, Uchida (2021), there one order for a whole
-    data set.
+    """Turns every channel's sign with probability one half (``flip``), and puts channels in another order
+    (``permute``): what turning a sensor's axes would do. Um et al. (ICMI 2017), as in Iwana, Uchida (2021), there one
+    order for a whole data set.
     """
 
     flip: bool = True
@@ -240,8 +243,8 @@ def _knots(size: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True, repr=False)
 class MagnitudeWarp(TimesOp):
-    """Every channel times a smooth curve about 1: a cubic spline through ``knots`` inner knots and two at the ends, whose
-    values are Normal(1, ``sigma``). Um et al. (ICMI 2017); defaults as in Iwana, Uchida (2021).
+    """Every channel times a smooth curve about 1: a cubic spline through ``knots`` inner knots and two at the ends,
+    whose values are Normal(1, ``sigma``). Um et al. (ICMI 2017); defaults as in Iwana, Uchida (2021).
     """
 
     sigma: float = 0.2
@@ -265,8 +268,9 @@ class MagnitudeWarp(TimesOp):
 
 @dataclass(frozen=True, repr=False)
 class Drift(PlusOp):
-    """Lets every channel drift away from its values, smoothly: a cubic spline through a random walk of ``n_drift_points``
-    inner points, from 0 at the beginning, at its greatest as far as ``max_drift``, 0..10⁶, in the signal's units.
+    """Lets every channel drift away from its values, smoothly: a cubic spline through a random walk of
+    ``n_drift_points`` inner points, from 0 at the beginning, at its greatest as far as ``max_drift``, 0..10⁶, in the
+    signal's units.
 
     tsaug's ``Drift``, which measures ``max_drift`` in each series' range by default.
     """
@@ -372,8 +376,8 @@ class HighPassFilter(_Filter):
 
 @dataclass(frozen=True, repr=False)
 class BandPassFilter(_Filter):
-    """Keeps a band about a centre within ``center_hz``, as wide as a share of it within ``bandwidth``, 0.01..1.99: a high
-    pass at its lower end and a low pass at its upper one. audiomentations' ``BandPassFilter``.
+    """Keeps a band about a centre within ``center_hz``, as wide as a share of it within ``bandwidth``, 0.01..1.99: a
+    high pass at its lower end and a low pass at its upper one. audiomentations' ``BandPassFilter``.
     """
 
     center_hz: Any = (200.0, 4000.0)

@@ -32,8 +32,8 @@ _WINDOW_S = 0.064
 
 
 def window_frames(rate_hz: int) -> int:
-    """Of a short-time spectrum by default: the power of two nearest to 64 ms (512 at 8 kHz, 1024 at 16, 2048 at 22.05 to
-    44.1); of what has no rate, 512.
+    """Of a short-time spectrum by default: the power of two nearest to 64 ms (512 at 8 kHz, 1024 at 16, 2048 at 22.05
+    to 44.1); of what has no rate, 512.
     """
     return 2 ** round(math.log2(_WINDOW_S * rate_hz)) if rate_hz > 0 else 512
 
@@ -58,8 +58,8 @@ class TimeStretch(VocoderOp):
     """Plays a sound faster, or slower (below 1), by a rate within ``rate``, 0.1..10, at the same pitch.
 
     ``leave_length_unchanged``: what is too long is cut off, what is missing silent. A phase vocoder, as
-    ``librosa.effects.time_stretch``, with windows of ``n_fft`` frames (``None``: 64 ms) a quarter apart. Flanagan, Golden:
-    "Phase vocoder" (Bell System Tech. J. 45, 1966). audiomentations' ``TimeStretch``.
+    ``librosa.effects.time_stretch``, with windows of ``n_fft`` frames (``None``: 64 ms) a quarter apart. Flanagan,
+    Golden: "Phase vocoder" (Bell System Tech. J. 45, 1966). audiomentations' ``TimeStretch``.
     """
 
     rate: Any = (0.8, 1.25)
@@ -89,8 +89,8 @@ class TimeStretch(VocoderOp):
 class PitchShift(VocoderOp):
     """Raises a sound's pitch by semitones within ``semitones``, −24..24, at the same speed.
 
-    A phase vocoder stretches it, and a windowed sinc takes it back to its length. Windows are n_fft / 4 · √(pitch) apart, so
-    that the cost does not depend on the semitones. audiomentations' ``PitchShift``.
+    A phase vocoder stretches it, and a windowed sinc takes it back to its length. Windows are n_fft / 4 · √(pitch)
+    apart, so that the cost does not depend on the semitones. audiomentations' ``PitchShift``.
     """
 
     semitones: Any = (-4.0, 4.0)
@@ -110,8 +110,8 @@ class PitchShift(VocoderOp):
 
 @dataclass(frozen=True, repr=False)
 class Resample(SpectralOp):
-    """Gives a sound another rate within ``rate_hz``, 1..10⁶ Hz, rounded to whole Hz: as it would have been recorded, but
-    for frequencies that no longer fit, which are filtered out. As long in seconds, rounded up to whole frames.
+    """Gives a sound another rate within ``rate_hz``, 1..10⁶ Hz, rounded to whole Hz: as it would have been recorded,
+    but for frequencies that no longer fit, which are filtered out. As long in seconds, rounded up to whole frames.
     """
 
     rate_hz: Any = 16000
@@ -177,12 +177,13 @@ def _check_mel(op: Any) -> None:
 
 @dataclass(frozen=True, repr=False)
 class MelSpectrogram(FeatureOp):
-    """Power in ``n_mels`` bands of the mel scale, over Hann windows of ``win_length`` frames (``n_fft`` by default), ``hop``
-    frames apart (half a window), centred, the sound mirrored at its ends: 1 + T // hop frames.
+    """Power in ``n_mels`` bands of the mel scale, over Hann windows of ``win_length`` frames (``n_fft`` by default),
+    ``hop`` frames apart (half a window), centred, the sound mirrored at its ends: 1 + T // hop frames.
 
-    ``log``: "db" gives 10 log₁₀, "ln" the natural logarithm of the power and 10⁻⁶, ``None`` neither. ``f_max``: half the
-    rate by default. ``power``: of the magnitude. ``norm`` "slaney": bands of equal area. Else as
-    ``torchaudio.transforms.MelSpectrogram``. It stands before operators on spectrograms; the batch is [N, C, n_mels, frames].
+    ``log``: "db" gives 10 log₁₀, "ln" the natural logarithm of the power and 10⁻⁶, ``None`` neither. ``f_max``: half
+    the rate by default. ``power``: of the magnitude. ``norm`` "slaney": bands of equal area. Else as
+    ``torchaudio.transforms.MelSpectrogram``. It stands before operators on spectrograms; the batch is [N, C, n_mels,
+    frames].
     """
 
     n_mels: int = 64
@@ -206,7 +207,7 @@ class MelSpectrogram(FeatureOp):
     draw = FeatureOp.draw
 
     @property
-    def n_out(self) -> int:  # type: ignore[override]
+    def n_out(self) -> int:
         return self.n_mels
 
 
@@ -233,5 +234,5 @@ class MFCC(FeatureOp):
     draw = FeatureOp.draw
 
     @property
-    def n_out(self) -> int:  # type: ignore[override]
+    def n_out(self) -> int:
         return self.n_mfcc

@@ -56,7 +56,7 @@ class TimeShift(ShiftOp):
         object.__setattr__(self, "fade_s", check_number(self, "fade_s", 0.0, 10.0))
 
     @property
-    def edge(self) -> str:  # type: ignore[override]
+    def edge(self) -> str:
         return "wrap" if self.rollover else "zero"
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
@@ -125,7 +125,7 @@ class AdjustDuration(ShiftOp):
         check_choice(self, "position", ("end", "start", "both"))
 
     @property
-    def edge(self) -> str:  # type: ignore[override]
+    def edge(self) -> str:
         return self.padding
 
     def misfits(self, size: np.ndarray) -> np.ndarray | None:
@@ -248,8 +248,8 @@ class TimeWarp(CurveOp):
 
 @dataclass(frozen=True, repr=False)
 class WindowWarp(CurveOp):
-    """Stretches or squeezes one window of a signal, of a share ``window`` of it, by a factor of ``scales``, and then all
-    of it to the length that it had.
+    """Stretches or squeezes one window of a signal, of a share ``window`` of it, by a factor of ``scales``, and then
+    all of it to the length that it had.
 
     Le Guennec, Malinowski, Tavenard (AALTD 2016); defaults as in Iwana, Uchida (2021).
     """

@@ -1,0 +1,84 @@
+"""A data set parted in two: what is trained on, and what is kept for validation."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dalipipe.records import Records
+from dalipipe.sources import Source
+from dalipipe.sources.base import digest
+
+
+class Part(Source):
+    """Some records of a source, ``rows`` int64 [n], as a source of their own."""
+
+    def __init__(self, whole: Source, rows: np.ndarray) -> None:
+        self.whole, self.rows = whole, np.asarray(rows, np.int64)
+        self.schema, self.classes, self.transform = whole.schema, whole.classes, whole.transform
+        self.front, self.copies, self.in_memory = whole.front, whole.copies, whole.in_memory
+        self.labels = None if whole.labels is None else whole.labels[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
+        copy, at = np.divmod(indices, len(self))
+        return self.whole.read(copy * len(self.whole) + self.rows[at], threads=threads, allocate=allocate)
+
+    def fingerprint(self) -> str:
+        return f"part-{len(self)}-{digest([self.whole.fingerprint().encode(), self.rows.tobytes()])}"
+
+    def describe(self, index: int) -> str:
+        return self.whole.describe(int(self.rows[index]))
+
+    def files(self) -> Iterable[str]:
+        return self.whole.files()
+
+    def close(self) -> None:
+        self.whole.close()
+
+
+def choose(whole: Source, root: Path, *, val_fraction: float | None, hold_out: str | None) -> np.ndarray:
+    """bool [N]: which records are for validation, by their paths within ``root`` alone.
+
+    ``val_fraction``: in each class the share with the lowest hashes (rounded, at least one on each side).
+    ``hold_out``: those whose path this pattern fits, such as ``george/*``; ``*`` stands for any characters, ``/`` too.
+
+    Raises:
+        ValueError: not one of the two is given; the fraction is out of (0, 1) or a class too small to be split; the
+            pattern fits no path, or all.
+    """
+    if hold_out is not None and val_fraction is not None:
+        raise ValueError("hold_out and val_fraction both say what validation is on: give one of them")
+    paths = getattr(whole, "paths", None) or map(whole.describe, range(len(whole)))
+    names = [os.path.relpath(path, root) for path in paths]
+    if hold_out is not None:
+        chosen = np.array([fnmatch.fnmatchcase(name, hold_out) for name in names])
+        if chosen.all() or not chosen.any():
+            fits = "all" if chosen.all() else "none"
+            raise ValueError(f"hold_out {hold_out!r} fits {fits} of the {len(names)} paths in {root}, as {names[0]!r}")
+        return chosen
+    if val_fraction is None:
+        raise ValueError(f"{root} has no train/ and val/ folders: make them, or split it with a val_fraction, 0.2 say")
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"val_fraction must be in (0, 1), got {val_fraction}")
+    if whole.labels is None:
+        raise ValueError(f"{root} has labels that are known only when it is read: it cannot be split by class")
+    hashes = [hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names]
+    order = np.array(sorted(range(len(whole)), key=hashes.__getitem__))
+    chosen = np.zeros(len(whole), bool)
+    for label, name in enumerate(whole.classes or []):
+        members = order[whole.labels[order] == label]
+        if len(members) < 2:
+            raise ValueError(
+                f"class {name!r} has {len(members)} sample, too few to split; add some or remove the class"
+            )
+        chosen[members[: min(max(1, round(val_fraction * len(members))), len(members) - 1)]] = True
+    return chosen
