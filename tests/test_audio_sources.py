@@ -152,7 +152,7 @@ def test_ogg_files_end_where_they_say(tmp_path: Path, subtype: str) -> None:
     assert (header["problem"], header["channels"]) == (0, 2)
     assert header["rate_hz"] == (48_000 if subtype == "OPUS" else 16_000)
     for cut in (len(file) - 1, len(file) // 2, 100, 27, 5):
-        signals, errors = decode_audio(encoded([file[:cut]]), channels=2)
+        _, errors = decode_audio(encoded([file[:cut]]), channels=2)
         assert "an Ogg file truncated after" in str(errors[0]), cut
     (tmp_path / "data/a").mkdir(parents=True)
     (tmp_path / "data/a/1.ogg").write_bytes(file)
