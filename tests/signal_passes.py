@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,22 +70,27 @@ class Chains:
         self, signals: Any = native.signals, dtype: Any = torch.float32, planar: bool = True, room: int = 0, **how: Any
     ) -> list[torch.Tensor]:
         """What ``signals`` makes of them: [T, C] each; checks that nothing but its out and its padding is written."""
-        given = self.arrays()
+        given, device = self.arrays(), how.get("device", torch.device("cpu"))
+        held = [_moved(array, given["passes"], name, device) for array, name in self._addressed()]
         outs = np.zeros(len(self.inputs), native.SIGNAL_OUT)
         kept, views = [], []
         for i, last in enumerate(self.starts[1:]):
             frames = int(self.passes[last - 1]["out_frames"])
             shape = (self.channels + 2, frames + room) if planar else (frames + room + 2, self.channels)
-            whole = torch.full(shape, 77, dtype=dtype)
+            whole = torch.full(shape, 77, dtype=dtype, device=device)
             view = whole[1:-1].T if planar else whole[1:-1]
             outs[i] = (view.data_ptr(), view.stride(0), view.stride(1), frames + room)
             kept.append(whole)
             views.append(view)
         signals(given.pop("passes"), given.pop("starts"), outs, channels=self.channels, dtype=dtype, **given, **how)
+        del held  # on a device, what the stream has passed by the time that memory is used again
         for whole, view in zip(kept, views, strict=True):
             assert (whole[[0, -1]] == 77).all(), "it writes outside"
             assert not room or (view[-room:] == 0).all(), "padding is zeros"
-        return [view[: len(view) - room] for view in views]
+        return [view[: len(view) - room].cpu() for view in views]
+
+    def _addressed(self) -> list[tuple[np.ndarray, str]]:
+        return [(x, "data") for x in self.inputs] + [(x, "noise_data") for x in self.recordings]
 
     def expected(self) -> list[np.ndarray]:
         """What the specification makes of them."""
@@ -231,3 +237,13 @@ class Maker:
                 frames = passes[-1]["out_frames"]
             self.chains.add(x, *passes)
         return self.chains
+
+
+def _moved(array: np.ndarray, passes: np.ndarray, name: str, device: torch.device) -> Any:
+    """Takes an array to a device, strides and all, and passes that point to it along; what holds it there."""
+    if device.type == "cpu" or not array.size:
+        return None
+    low, high = np.lib.array_utils.byte_bounds(array)
+    there = torch.tensor(np.ctypeslib.as_array((ctypes.c_uint8 * (high - low)).from_address(low)), device=device)
+    passes[name][passes[name] == array.ctypes.data] = there.data_ptr() + array.ctypes.data - low
+    return there

@@ -176,7 +176,7 @@ def join(n: int, one: Column, at: np.ndarray, other: Column, *, allocate: Any, t
     if isinstance(one, Pictures):
         assert isinstance(other, Pictures)
         return Pictures.join(n, [(at, one), (rest, other)])
-    assert isinstance(other, Encoded)
+    assert isinstance(one, Encoded) and isinstance(other, Encoded)
     address, nbytes = np.zeros(n, np.int64), np.zeros(n, np.int64)
     for rows, files in ((at, one), (rest, other)):
         address[rows], nbytes[rows] = files.arena.ctypes.data + files.starts[:-1], np.diff(files.starts)

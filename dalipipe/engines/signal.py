@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -197,7 +198,7 @@ class SignalEngine:
         if isinstance(op, ops.Resample):
             ratio = params["rate"] / step.size[:, 2]
             return spectral.resample(signals, ratio, params["frames"], threads=threads)
-        mel = {"rate_hz": float(self._rate_hz or 0), "threads": threads}
+        mel: dict[str, Any] = {"rate_hz": float(self._rate_hz or 0), "threads": threads}
         assert isinstance(op, ops.MelSpectrogram | ops.MFCC)
         for name in ("n_fft", "hop", "win_length", "n_mels", "f_min", "f_max", "mel_scale"):
             mel[name] = getattr(op, name)

@@ -90,7 +90,7 @@ class GainOp(PassOp):
     stages = (1, 1)
 
     def reference(self, x: np.ndarray, params: Params) -> np.ndarray:
-        return signals.gain(x, params["gain"])
+        return signals.gain(x, float(params["gain"]))
 
 
 class ChannelsOp(PassOp):
@@ -174,7 +174,7 @@ def windows_of(params: Params, hold: bool) -> list[signals.Window]:
     """Those of one sample that are there."""
     fill = signals.KEEP if hold else signals.VALUE
     both = zip(params["windows"].tolist(), params["value"].tolist(), strict=True)
-    return [signals.Window(*window, fill, value) for window, value in both if window[1] >= window[0]]
+    return [signals.Window._make((*window, fill, value)) for window, value in both if window[1] >= window[0]]
 
 
 def with_frames(size: np.ndarray, frames: np.ndarray) -> np.ndarray:
