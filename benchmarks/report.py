@@ -463,8 +463,8 @@ def signal_accuracy(load: Load) -> str:
     minutes = sum(one["cpu_s"] for one in result["runs"]) / 60
     words.append(
         f"Digits: LogMelCNN of width {settings['width'][0]}, {settings['steps'][0]} steps, one value a seed, the mean "
-        f"over speakers; series: InceptionTime (one network) of width {settings['width'][1]}, {settings['steps'][1]} steps; "
-        f"batches of {settings['batch_size']}, AdamW, one cycle. ± is the standard error over seeds (initial weights, "
+        f"over speakers; series: one InceptionTime network of width {settings['width'][1]}, {settings['steps'][1]} "
+        f"steps; batches of {settings['batch_size']}, AdamW, one cycle. ± is the standard error over seeds (initial weights, "
         f"order, augmentation), of differences over their own. All of it took {minutes:.0f} processor minutes. "
         f"{_measured_on(result)}."
     )
