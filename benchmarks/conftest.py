@@ -26,6 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", type=Path, metavar="DIR", help="folder with real photographs")
     parser.addoption("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     parser.addoption("--results", type=Path, default=HERE / "results", help="where JSON goes")
+    parts = "of test_decode.py: only these, by commas, into the results that are there"
+    parser.addoption("--parts", type=lambda names: names.split(","), default=[], metavar="NAMES", help=parts)
     parser.addoption("--dry-run", action="store_true", help="try what needs a GPU on a few pictures without one")
 
 

@@ -4,13 +4,15 @@
 
 Writes results/decode_gpu.json anew after every part, so that whatever becomes of one, the others' results are there.
 A peer or tool that is not there, or fails, is recorded with the reason, and so is a part that does, which fails the
-test at its end. `--dry-run` tries all of it where there is no GPU.
+test at its end. `--parts` measures some anew, among the results that are there; `--dry-run` tries all of it where
+there is no GPU.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -393,8 +395,27 @@ def limited(command: list[str], limit_s: float) -> dict[str, Any]:
 # --- all of it ------------------------------------------------------------------------------------------------------
 
 
-def test_decode(photographs: Path, device: Device, results: Path, tmp_path: Path) -> None:
+def verify(bench: Bench, found: dict[str, Any]) -> None:
+    verify_decoder(bench, found)
+    verify_loader(bench, found)
+
+
+PARTS: dict[str, Callable[[Bench, dict[str, Any]], None]] = {
+    "verified": verify,
+    "decode_whole": lambda bench, found: decoding(bench, True, found),
+    "decode_crops": lambda bench, found: decoding(bench, False, found),
+    "end_to_end": end_to_end,
+    "roofline": roofline,
+    "training": training,
+    "sanitizer": sanitizer,
+}
+
+
+def test_decode(photographs: Path, device: Device, results: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     began = time.perf_counter()
+    parts = pytestconfig.getoption("--parts")
+    if unknown := set(parts) - set(PARTS):
+        pytest.fail(f"--parts: there is no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     dalipipe.pack(dalipipe.ImageFolder(photographs), tmp_path / "tiled", format="tiled")
     pack, cores = dalipipe.Packed(tmp_path / "tiled"), len(os.sched_getaffinity(0))
     batches = tuple(sorted({min(batch, len(pack)) for batch in (256, 1024)}))
@@ -403,6 +424,9 @@ def test_decode(photographs: Path, device: Device, results: Path, tmp_path: Path
     if device.dry_run:
         scale = Scale(0.0, (4,), threads[:1], loads[:1], 1)
     result: dict[str, Any] = {"dry_run": device.dry_run, "goals": {}, "absent": {}, "failed": {}, "seconds": {}}
+    before = results / "decode_gpu.json"
+    if parts and before.is_file():
+        result = {**result, **json.loads(before.read_text())}
     bench = Bench(device, scale, photographs, pack, results, result)
     result["what"] = (
         "JPEGs → RGB on the device; end to end: and RandomResizedCrop 224, flip, normalise → bfloat16 NHWC. Ours takes "
@@ -415,20 +439,9 @@ def test_decode(photographs: Path, device: Device, results: Path, tmp_path: Path
     result["workers"] = cores
     result["seconds"]["pack"] = round(time.perf_counter() - began, 1)
     bench.save()
-    with bench.part("verified") as found:
-        verify_decoder(bench, found)
-        verify_loader(bench, found)
-    with bench.part("decode_whole") as found:
-        decoding(bench, True, found)
-    with bench.part("decode_crops") as found:
-        decoding(bench, False, found)
-    with bench.part("end_to_end") as found:
-        end_to_end(bench, found)
-    with bench.part("roofline") as found:
-        roofline(bench, found)
-    with bench.part("training") as found:
-        training(bench, found)
-    with bench.part("sanitizer") as found:
-        sanitizer(bench, found)
+    for name, run in PARTS.items():
+        if not parts or name in parts:
+            with bench.part(name) as found:
+                run(bench, found)
     print(f"\n{result['goals']}\n{result['absent']}\n→ {bench.save()}")
     assert not result["failed"], result["failed"]

@@ -100,6 +100,38 @@ void read_flac(const Bytes& in, AudioHeader& header) {
   header.promised = header.frames;
 }
 
+// RFC 3533: pages, each with the number of samples up to its end; RFC 7845 (Opus) and "Vorbis I specification", 4.2.2,
+// for what the first one holds. Only the first stream counts.
+AudioProblem read_ogg(const Bytes& in, AudioHeader& header) {
+  constexpr size_t kPage = 27;
+  constexpr uint64_t kNone = ~uint64_t{0};
+  const uint32_t stream = in.le32(14);
+  uint64_t samples = 0, skipped = 0;
+  bool cut = false;
+  for (size_t at = 0; !cut && in.equal(at, "OggS", 4);) {
+    const uint32_t pieces = in.u8(at + 26);
+    size_t end = at + kPage + pieces;
+    for (uint32_t i = 0; i < pieces; ++i) end += in.u8(at + kPage + i);
+    cut = !in.has(at, kPage + pieces) || end > in.size;
+    const size_t body = at + kPage + pieces;
+    if (at == 0 && in.equal(body, "\x01vorbis", 7)) {
+      header.channels = static_cast<int32_t>(in.u8(body + 11));
+      header.rate_hz = positive(in.le32(body + 12));
+    } else if (at == 0 && in.equal(body, "OpusHead", 8)) {
+      header.channels = static_cast<int32_t>(in.u8(body + 9));
+      header.rate_hz = 48000;  // of its count, whatever it was recorded at
+      skipped = in.le16(body + 10);
+    }
+    if (!cut && in.le32(at + 14) == stream && in.le64(at + 6) != kNone) samples = in.le64(at + 6);
+    at = end;
+  }
+  constexpr uint64_t kMost = std::numeric_limits<int32_t>::max();
+  if (header.rate_hz > 0 && samples > skipped) {
+    header.frames = header.promised = static_cast<int64_t>(std::min(samples - skipped, kMost));
+  }
+  return cut ? AudioProblem::truncated : AudioProblem::none;
+}
+
 bool is_mp3(const Bytes& in) {  // a tag, or a frame of layer I, II or III
   return in.equal(0, "ID3", 3) || (in.u8(0) == 0xFF && (in.u8(1) & 0xE0) == 0xE0 && (in.u8(1) >> 1 & 3) != 0 &&
                                    (in.u8(1) >> 3 & 3) != 1 && in.u8(2) >> 4 != 15 && (in.u8(2) >> 2 & 3) != 3);
@@ -198,6 +230,7 @@ AudioHeader probe_audio(const uint8_t* data, size_t size) {
     read_flac(in, header);
   } else if (in.equal(0, "OggS", 4)) {
     is(AudioKind::ogg);
+    header.problem = static_cast<int32_t>(read_ogg(in, header));
   } else if (is_mp3(in)) {
     is(AudioKind::mp3);
   }

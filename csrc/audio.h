@@ -11,26 +11,26 @@ enum class AudioKind : int32_t { other = 0, wav = 1, flac = 2, ogg = 3, mp3 = 4 
 // How a WAV file stores a sample; others are not read here.
 enum class WavSample : int32_t { none = 0, pcm8 = 1, pcm16 = 2, pcm24 = 3, pcm32 = 4, float32 = 5, float64 = 6 };
 
-// Why a WAV file cannot be read.
+// Why a WAV or Ogg file cannot be read.
 enum class AudioProblem : int32_t {
   none = 0,
   no_format = 1,  // no format chunk, or one cut short
   damaged = 2,    // a format that contradicts itself
   codec = 3,      // compressed, or samples of another size: other decoders may read it
   no_data = 4,    // no data chunk, or no whole frame in it
-  truncated = 5   // the file ends before its data do
+  truncated = 5   // the file ends before its data do; of Ogg files, within a page
 };
 
 // Mirrored, field by field, by `dalipipe.native.AUDIO_HEADER` (a numpy dtype).
 struct AudioHeader {
   int32_t kind = 0;      // an `AudioKind`
-  int32_t problem = 0;   // an `AudioProblem`, of WAV files only
-  int32_t rate_hz = 0;   // 0: not found
+  int32_t problem = 0;   // an `AudioProblem`
+  int32_t rate_hz = 0;   // 0: not found; of Opus 48000
   int32_t channels = 0;  // 0: not found
   int32_t sample = 0;    // a `WavSample`
   int32_t codec = 0;     // of WAV files: the format's tag
-  int64_t frames = 0;    // that are there whole; of MP3 and Ogg files, and where a FLAC file does not say: 0
-  int64_t promised = 0;  // frames; more than those there are, where the file is truncated
+  int64_t frames = 0;    // that are there whole; of MP3 files, and where a FLAC or Ogg file does not say: 0
+  int64_t promised = 0;  // frames; more than those there are, where a WAV file is truncated
   int64_t data = 0;      // bytes before a WAV file's first frame
 };
 static_assert(sizeof(AudioHeader) == 48, "keep dalipipe.native.AUDIO_HEADER in step");

@@ -36,9 +36,9 @@ struct ChannelGain {
 struct Biquad {
   double b[3], a[2];
 };
-// Frames [begin, end) of channels [first_channel, end_channel) are filled; then the `fade_out` frames before fall to it,
-// and the `fade_in` after rise from it, linearly (times (i + 1) / (fade + 1), counted from the window's edge). All of it
-// is clipped to the signal.
+// Frames [begin, end) of channels [first_channel, end_channel) are filled; then the `fade_out` frames before fall to
+// it, and the `fade_in` after rise from it, linearly (times (i + 1) / (fade + 1), counted from the window's edge). All
+// of it is clipped to the signal.
 struct SignalWindow {
   int32_t begin, end, fade_out, fade_in, first_channel, end_channel;
   // A `Fill`; hold: what stands before the window; if nothing does, what stands after it; else `value`.
@@ -190,15 +190,17 @@ DP_HD double biquad_step(const Biquad& q, double x, BiquadState& state) {
   return y;
 }
 
-// What relative noise is multiplied by; of the sums of squares over all elements. In these sums frame t of every channel
-// goes to lane t mod 64, channel after channel; then lanes l += l + 32, l + 16, … l + 1.
+// What relative noise is multiplied by; of the sums of squares over all elements. In these sums frame t of every
+// channel goes to lane t mod 64, channel after channel; then lanes l += l + 32, l + 16, … l + 1.
 constexpr int32_t kLanes = 64;
 DP_HD float noise_scale(float level, double signal, double noise) {
   return signal > 0.0 && noise > 0.0 ? static_cast<float>(level * sqrt(signal / noise)) : 0.0f;
 }
 
 // Frame i of a fade over `fade`, counted from the window.
-DP_HD float fade_factor(int64_t i, int32_t fade) { return static_cast<float>(i + 1) / (static_cast<float>(fade) + 1.0f); }
+DP_HD float fade_factor(int64_t i, int32_t fade) {
+  return static_cast<float>(i + 1) / (static_cast<float>(fade) + 1.0f);
+}
 
 DP_HD int32_t clip_frame(int64_t t, int32_t frames) {
   return static_cast<int32_t>(t < 0 ? 0 : (t < frames ? t : frames));

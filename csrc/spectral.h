@@ -1,6 +1,6 @@
 // Spectra of signals: frames cut out of them, the phase vocoder, overlap-add, resampling, mel features, coloured noise.
-// Formulas for host and device, and the twins. Between the steps come Fourier transforms, which are the caller's (MKL's,
-// cuFFT's); within a step CPU and CUDA agree bit for bit.
+// Formulas for host and device, and the twins. Between the steps come Fourier transforms, which are the caller's
+// (MKL's, cuFFT's); within a step CPU and CUDA agree bit for bit.
 #pragma once
 
 #include <cmath>
@@ -15,9 +15,9 @@
 namespace dalipipe {
 
 enum class SpectralStep : int32_t {
-  cut = 0,      // signal → windowed frames, into target [frames, n_fft]
-  vocode = 1,   // source: spectra of analysed frames [frames, bins] → target: of made ones
-  overlap = 2,  // source: made frames [frames, n_fft] → target [floats] or, without one, the row's out
+  cut = 0,       // signal → windowed frames, into target [frames, n_fft]
+  vocode = 1,    // source: spectra of analysed frames [frames, bins] → target: of made ones
+  overlap = 2,   // source: made frames [frames, n_fft] → target [floats] or, without one, the row's out
   resample = 3,  // source: [floats] as `overlap` left it, or, without one, the signal → the row's out
   mel = 4,       // source: spectra of analysed frames → the row's out, [bands, analysed]
   clamp = 5,     // in place: what is further than `top_db` below the row's maximum
@@ -30,8 +30,8 @@ constexpr int32_t kSpectralSteps = 10;
 enum class FrameEdge : int32_t { zero = 0, mirror = 1 };  // what lies before a signal and after it
 enum class MelLog : int32_t { none = 0, db = 1, ln = 2 };
 
-constexpr int32_t kPhases = 256;    // of a table of resampling
-constexpr int32_t kTapLanes = 16;   // its taps are a multiple of
+constexpr int32_t kPhases = 256;   // of a table of resampling
+constexpr int32_t kTapLanes = 16;  // its taps are a multiple of
 constexpr int32_t kMostTaps = 4096;
 
 // One channel of a sample. Each step looks at what it needs. Mirrored by `dalipipe.native.SPECTRAL_ROW`.
@@ -64,9 +64,9 @@ static_assert(sizeof(MelBand) == 16, "keep dalipipe.native.MEL_BAND in step");
 struct SpectralParams {
   const SpectralRow* rows;  // [n]; host
   int32_t n;
-  int32_t n_fft;  // even
-  int32_t lead;   // frames of the signal that frame 0 begins before it
-  int32_t edge;   // a `FrameEdge`
+  int32_t n_fft;        // even
+  int32_t lead;         // frames of the signal that frame 0 begins before it
+  int32_t edge;         // a `FrameEdge`
   const float* window;  // [n_fft]
   const float* source;
   int64_t source_floats;
@@ -180,14 +180,8 @@ DP_HD Tap tap_at(double step, int64_t t) {
 }
 
 // The sum of kTapLanes lanes, always in this order.
-DP_HD float lane_sum(float* lanes) {
-#ifdef __CUDA_ARCH__
-#pragma unroll
-#endif
+DP_HD float lane_sum(float (&lanes)[kTapLanes]) {
   for (int32_t half = kTapLanes / 2; half > 0; half /= 2) {
-#ifdef __CUDA_ARCH__
-#pragma unroll
-#endif
     for (int32_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
   }
   return lanes[0];

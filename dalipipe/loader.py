@@ -95,8 +95,9 @@ class DataLoader(TorchDataLoader):
         quarantine: a file that gets a line of JSON for each bad sample: index, where, cause, when.
         on_unsupported: what to do with a step of the data set's ``transform`` that cannot be converted: ``"raise"``, or
         let it run in ``"python"``, picture by picture, which costs time.
-        decoder: ``"auto"``, ``"native"`` (dalipipe's own: on the host of baseline JPEGs, on a CUDA device of JPEGs in
-        tiles, as `dalipipe pack` writes them; others go to DALI), ``"dali"`` or ``"pillow"``. engine: ``"auto"``,
+        decoder: ``"auto"``, ``"native"`` (dalipipe's own: of baseline JPEGs on the host, on a CUDA device of JPEGs in
+        tiles, as `dalipipe pack` writes them; others go to DALI), ``"dali"`` or ``"pillow"``, both on the host; the
+        pixels are the same. engine: ``"auto"``,
         ``"native"`` or ``"reference"``.
         cache: keep samples in memory, so that they are not read and decoded again: in ``"ram"``, which the processes
         of this node share, or on the ``"device"``, where batches are made (of a CPU, that is the same). What comes

@@ -18,15 +18,15 @@ from dalipipe.loader import DataLoader
 from dalipipe.ops.image import CenterCrop, GridMask, Normalize, Resize
 from dalipipe.ops.image.families import BlendOp, CropOp, FilterOp, ResizeOp
 from dalipipe.ops.mix import MixOp
+from dalipipe.ops.signal import FeatureOp
 from dalipipe.orders import Sequential, Subset
-from dalipipe.policy import Choice, Node, Normal, Op, Policy, Range
+from dalipipe.policy import Choice, Normal, Op, Policy, Range
 from dalipipe.records import SampleError
 from dalipipe.schema import Field
 from dalipipe.sources import Source
 
 _CELL_PX = 112
 _MOST_LINES = 5  # of a label
-_BANDS = ("MelSpectrogram", "MFCC")  # operators that make [bands, frames] of a sound
 
 
 def preview(
@@ -229,7 +229,7 @@ class _Tracks(_Shown):
         return [[Trace(*pair) for pair in zip(*epoch, strict=True)] for epoch in pairs]
 
     def rows(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[Trace]]:
-        plain = self.variants(picks, Policy(_features(policy)), 1)
+        plain = self.variants(picks, Policy([op for op in policy if isinstance(op, FeatureOp)]), 1)
         return [list(row) for row in zip(*plain, *self.variants(picks, policy, count), strict=True)]
 
     def each(self, picks: Sequence[int], policy: Policy, count: int) -> tuple[list[list[Trace]], list[str]]:
@@ -262,18 +262,7 @@ class _Tracks(_Shown):
 
 def _features_at(policy: Policy) -> int | None:
     """Which of a policy's nodes makes features."""
-    return next((at for at, node in enumerate(policy) if type(node).__name__ in _BANDS), None)
-
-
-def _features(policy: Policy) -> list[Op]:
-    """The operator that makes features, and what normalises them."""
-    at = _features_at(policy)
-    nodes = [] if at is None else list(policy)[at:]
-    return [node for node in nodes if isinstance(node, Op) and (node is nodes[0] or _is_normalize(node))]
-
-
-def _is_normalize(node: Node) -> bool:
-    return "Normalize" in type(node).__name__
+    return next((at for at, node in enumerate(policy) if isinstance(node, FeatureOp)), None)
 
 
 def _one_by_one_of_signals(policy: Policy) -> Iterator[tuple[Op, list[Op]]]:
@@ -284,9 +273,9 @@ def _one_by_one_of_signals(policy: Policy) -> Iterator[tuple[Op, list[Op]]]:
     before: list[Op] = []
     for leaf in policy.leaves:
         op = dataclasses.replace(leaf.op, p=1.0)
-        if type(op).__name__ in _BANDS:
+        if isinstance(op, FeatureOp):
             before = [op]
-        elif not _is_normalize(op) and op not in seen:
+        elif op not in seen:
             seen.append(op)
             yield op, before
 

@@ -16,7 +16,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from dalipipe import native
 from dalipipe.buffers import BufferPool
 from dalipipe.records import Signals
 
-_CHUNK_BYTES = 1 << 20  # of frames and spectra on the host: what a core's cache holds
+_CHUNK_BYTES = 2 << 20  # of frames and spectra on the host: about what a core's cache holds
 _CUDA_CHUNK_BYTES = 512 << 20
 _PHASES, _TAP_LANES = 256, 16  # kPhases, kTapLanes
 _MAX_SEMITONES = 48.0
@@ -111,7 +111,7 @@ def pitch_shift(
     rows, job = _stretching("pitch_shift", signals, 1 / ratio, hop, n_fft, threads)
     result = job.results(signals.frames, signals.channels, signals.rate_hz, buffers)
     rows["out"], rows["out_frames"] = _addresses(result), np.repeat(result.frames, signals.channels)
-    tables = job.upload(_set_taps(rows, np.repeat(1 / ratio, signals.channels)))
+    tables = job.upload(_set_taps(rows, np.repeat(1 / ratio, signals.channels), _SHIFTING_ZEROS))
     window = job.upload(_hann(n_fft))
 
     def work(chunk: _Chunk) -> None:
@@ -153,7 +153,7 @@ def resample(
     rate_hz = None if signals.rate_hz is None else signals.rate_hz * ratio
     result = job.results(out_frames, signals.channels, rate_hz, buffers)
     rows["out"], rows["out_frames"] = _addresses(result), np.repeat(result.frames, signals.channels)
-    tables = job.upload(_set_taps(rows, np.repeat(ratio, signals.channels)))
+    tables = job.upload(_set_taps(rows, np.repeat(ratio, signals.channels), _RESAMPLING_ZEROS))
     job.at_once(rows, lambda chunk: job.run("resample", chunk, threads=threads, tables=tables))
     return result
 
@@ -230,12 +230,11 @@ def mel_spectrogram(
     result = job.results(frames // hop + 1, signals.channels * n_mels, rate, buffers)
     rows["out"] = _addresses(result, signals.channels)
     rows["out_frames"] = rows["analysed"]
-    window, weights = job.upload(_hann(win_length, n_fft)), job.upload(weights)
-    device_bands = job.upload(bands)
+    window, tables, device_bands = (job.upload(array) for array in (_hann(win_length, n_fft), weights, bands))
 
     def work(chunk: _Chunk) -> None:
         spectra = _analysed(job, chunk, n_fft, window, lead, "mirror")
-        job.run("mel", chunk, n_fft=n_fft, source=spectra, tables=weights, bands=(bands, device_bands),
+        job.run("mel", chunk, n_fft=n_fft, source=spectra, tables=tables, bands=(bands, device_bands),
                 squared=power == 2, log=log)  # fmt: skip
 
     job.in_chunks(rows, work, rows["analysed"] * 8 * (n_fft + 2))
@@ -280,7 +279,6 @@ def mfcc(
     rows["in_frames"] = rows["out_frames"] = np.repeat(mels.frames, signals.channels)
     matrix = job.upload(_dct(n_mfcc, n_mels))
     job.at_once(rows, lambda chunk: job.run("mix", chunk, threads=threads, tables=matrix, mixed=n_mels, mixes=n_mfcc))
-    job.keep(mels)
     return result
 
 
@@ -365,11 +363,6 @@ class _Job:
         self.on_cuda, self.threads = on_cuda, threads
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
         self.stream = torch.cuda.current_stream(self.device).cuda_stream if on_cuda else None
-        self._kept: list[Any] = []
-
-    def keep(self, what: Any) -> None:
-        """Until the job's queue has passed it: torch's allocator sees to that for tensors freed on this stream."""
-        self._kept.append(what)
 
     def upload(self, array: np.ndarray) -> torch.Tensor:
         """The array's bytes where the job works."""
@@ -419,7 +412,8 @@ class _Job:
     def at_once(self, rows: np.ndarray, work: Callable[[_Chunk], None]) -> None:
         """A step without transforms: native threads share out the rows."""
         if len(rows):
-            work(_Chunk(rows, self.upload(rows).data_ptr() if self.on_cuda else 0, self._no_scratch))
+            on_device = self.upload(rows) if self.on_cuda else None
+            work(_Chunk(rows, 0 if on_device is None else on_device.data_ptr(), self._no_scratch))
 
     def in_chunks(self, rows: np.ndarray, work: Callable[[_Chunk], None], nbytes: np.ndarray) -> None:
         """Calls work with the rows, as many at a time as ``nbytes`` [rows] allow."""
@@ -506,7 +500,7 @@ def _mkl_threads() -> Callable[[int], int]:
     except (IndexError, OSError, AttributeError):
         return lambda threads: 0
     found.argtypes, found.restype = [ctypes.c_int], ctypes.c_int
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @contextmanager
@@ -602,32 +596,43 @@ def _hann(length: int, n_fft: int | None = None) -> np.ndarray:
 # --- resampling
 
 
-def _set_taps(rows: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+_BETA = 6.0  # of Kaiser's window: what it stops is 65 dB down
+_SHIFTING_ZEROS, _RESAMPLING_ZEROS = 12, 16  # zero crossings of the sinc on either side, at least
+
+
+def _set_taps(rows: np.ndarray, ratio: np.ndarray, zeros: int) -> np.ndarray:
     """Gives rows their steps and their tables; returns the tables, float32, one after the other."""
     rows["step"] = 1 / ratio
     steps = np.ceil(-24 * np.log2(np.minimum(ratio, 1)) - 1e-9).astype(np.int64)  # half semitones below
     used, which = np.unique(steps, return_inverse=True)
-    tables = [_taps(int(step)) for step in used]
+    tables, begins, taps = _tables(tuple(used.tolist()), zeros)
+    rows["table"], rows["taps"] = begins[which], taps[which]
+    return tables
+
+
+@lru_cache(maxsize=8)
+def _tables(half_semitones: tuple[int, ...], zeros: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tables one after the other, where each begins, and how many taps it has. They lie at multiples of 64 bytes."""
+    tables = [_taps(steps, zeros) for steps in half_semitones]
     sizes = np.array([table.size for table in tables], np.int64)
-    rows["table"] = (np.cumsum(sizes) - sizes)[which]
-    rows["taps"] = np.array([table.shape[1] for table in tables], np.int32)[which]
-    return np.concatenate([table.ravel() for table in tables]) if tables else np.zeros(0, np.float32)
-
-
-_ZEROS, _BETA, _ROLLOFF = 16, 6.0, 0.92
+    memory = np.empty(int(sizes.sum()) + 16, np.float32)
+    memory = memory[-(memory.ctypes.data // 4) % 16 :][: sizes.sum()]
+    np.concatenate([np.zeros(0, np.float32), *(table.ravel() for table in tables)], out=memory)
+    return memory, np.cumsum(sizes) - sizes, np.array([table.shape[-1] for table in tables], np.int32)
 
 
 @lru_cache(maxsize=256)
-def _taps(half_semitones: int) -> np.ndarray:
-    """float32 [_PHASES + 1, taps]: a sinc that cuts off so far below the stored signal's half rate, Kaiser-windowed.
+def _taps(half_semitones: int, zeros: int) -> np.ndarray:
+    """float32 [_PHASES + 1, taps]: a sinc that cuts off so far below half the signal's rate, Kaiser-windowed.
 
     Entry [p, j] weighs the frame that lies j - taps / 2 + 1 after the last one before a place p / _PHASES after that.
+    The sinc's own cutoff lies lower by half the width of the slope that a window of so many taps makes.
     """
     cutoff = 2.0 ** (-half_semitones / 24)
-    taps = -(-math.ceil(2 * _ZEROS / cutoff) // _TAP_LANES) * _TAP_LANES
+    taps = max(-(-math.ceil(2 * zeros / cutoff) // _TAP_LANES) * _TAP_LANES, 2 * _TAP_LANES)
     at = np.arange(taps) - (taps // 2 - 1) - np.arange(_PHASES + 1)[:, None] / _PHASES
     within = np.clip(1 - (2 * at / taps) ** 2, 0, None)
-    table = np.sinc(cutoff * _ROLLOFF * at) * np.i0(_BETA * np.sqrt(within))
+    table = np.sinc((cutoff - 2.56 / taps) * at) * np.i0(_BETA * np.sqrt(within))
     return (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ import pytest
 from sounds import chunk, form, riff, stored, together, wav
 
 import dalipipe
-from dalipipe import orders
+from dalipipe import native, orders
 from dalipipe.decoders import audio as decoding
 from dalipipe.decoders.audio import decode_audio
 from dalipipe.decoders.base import DecodeError
@@ -142,6 +142,22 @@ def test_flac_and_ogg_by_dali() -> None:
     assert list(errors) == [1] and parts.frames.tolist() == [40, 1, 40, 40, 40, 20]
     stereo = made[0][1][80:120]
     assert np.array_equal(parts[0][:, 0], (stereo[:, 0] + stereo[:, 1]) / np.float32(2))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_files_end_where_they_say(tmp_path: Path, subtype: str) -> None:
+    """Or what is missing would go unnoticed: libsndfile takes what there is."""
+    file, meant = written("OGG", subtype, frames=40_000)
+    header = native.probe_audio(*together([file]))[0]
+    assert (header["problem"], header["channels"]) == (0, 2)
+    assert header["rate_hz"] == (48_000 if subtype == "OPUS" else 16_000)
+    for cut in (len(file) - 1, len(file) // 2, 100, 27, 5):
+        _, errors = decode_audio(encoded([file[:cut]]), channels=2)
+        assert "an Ogg file truncated after" in str(errors[0]), cut
+    (tmp_path / "data/a").mkdir(parents=True)
+    (tmp_path / "data/a/1.ogg").write_bytes(file)
+    source = dalipipe.AudioFolder(tmp_path / "data", rate_hz=8000)
+    np.testing.assert_allclose(source.durations_s(), len(meant) / 16_000, atol=0.001)
 
 
 def test_more_sounds_than_dali_takes_at_a_time() -> None:

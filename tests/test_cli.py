@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sounds import wav
 from typer.testing import CliRunner, Result
 
 import dalipipe
@@ -117,6 +119,51 @@ def test_train_splits_a_single_folder_and_starts_from_weights(jpeg_folder: Folde
     assert shown.exit_code == 0, shown.output
     assert "12 to train on, 4 to validate" in shown.output
     assert "but for fc.weight, fc.bias" in shown.output
+
+
+def ts_files(folder: Path, name: str) -> Path:
+    """name_TRAIN.ts and name_TEST.ts: ragged series of two channels that rise or fall."""
+    random = np.random.default_rng(0)
+    for part, count in (("TRAIN", 16), ("TEST", 6)):
+        lines = ["@problemName x", "@timeStamps false", "@missing false", "@univariate false", "@dimensions 2"]
+        lines += ["@equalLength false", "@classLabel true down up", "@data"]
+        for n in range(count):
+            slope = np.linspace(0, 3, random.integers(8, 20)) * (1 if n % 2 else -1)
+            lines.append(":".join([*[",".join(f"{v:.3f}" for v in slope)] * 2, ("down", "up")[n % 2]]))
+        (folder / f"{name}_{part}.ts").write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+SIGNAL_RUN = ["--epochs", "1", "--batch-size", "4", "--workers", "1", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("model", ["resnet1d", "inceptiontime"])
+def test_train_and_preview_series(tmp_path: Path, model: str) -> None:
+    data, out = ts_files(tmp_path, "Slopes"), tmp_path / "run"
+    shown = call("train", data, "--task", "series", "--model", model, "--out", out, *SIGNAL_RUN)
+    assert shown.exit_code == 0, shown.output
+    assert "series    16 to train on, 6 to validate, 2 classes" in shown.output and model in shown.output
+    for name in ("checkpoint.pt", "metrics.jsonl", "samples.png", "curves.png"):
+        assert (out / name).is_file()
+    if model == "resnet1d":
+        for given in (data, f"{data}_TEST.ts"):
+            seen = call("preview", given, "--task", "series", "--samples", "1", "--n", "1", "--out", out / "p.png")
+            assert seen.exit_code == 0 and (out / "p.png").is_file(), seen.output
+
+
+def test_train_and_preview_sounds_with_a_speaker_left_out(tmp_path: Path) -> None:
+    data, out = tmp_path / "words", tmp_path / "run"
+    for n, (who, word, take) in enumerate(itertools.product(("ann", "bob", "eve"), ("no", "yes"), "abcd")):
+        (data / who / word).mkdir(parents=True, exist_ok=True)
+        (data / who / word / f"{take}.wav").write_bytes(wav("pcm16", 1000 + 100 * n, rate_hz=4000, seed=n)[0])
+    options = ["--task", "audio", "--rate-hz", "4000", "--hold-out", "bob/*"]
+    shown = call("train", data, *options, "--out", out, *SIGNAL_RUN)
+    assert shown.exit_code == 0, shown.output
+    assert "sounds    16 to train on, 8 to validate, 2 classes" in shown.output and "logmel-cnn" in shown.output
+    again = call("train", data, *options, "--out", out, "--resume", *SIGNAL_RUN)
+    assert again.exit_code == 0 and "epoch " not in again.output  # finished already
+    seen = call("preview", data, *options[:4], "--samples", "1", "--n", "1", "--out", out / "p.png")
+    assert seen.exit_code == 0 and (out / "p.png").is_file(), seen.output
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(halves: Path, tmp_path: Path) -> None:

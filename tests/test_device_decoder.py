@@ -461,7 +461,9 @@ def test_damaged_tiles_are_bad_samples(tmp_path: Path, as_device: list[int]) -> 
 
 def test_who_decodes_what() -> None:
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert decoders.describe_decoder("auto", cuda) == "native (JPEGs in tiles, on the device; others by dali)"
+    assert decoders.describe_decoder("auto", cuda) == (
+        "native (JPEGs in tiles on the device, other baseline JPEGs on the host; others by dali)"
+    )
     assert decoders.describe_decoder("native", cpu) == "native (baseline JPEGs; others by dali)"
     assert decoders.describe_decoder("dali", cuda) == "dali"
 

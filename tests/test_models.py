@@ -35,7 +35,7 @@ def own(x: torch.Tensor, row: int, length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("model", ALL)
-@pytest.mark.parametrize("frames", [1, 2, 3, 16, 37, 64])
+@pytest.mark.parametrize("frames", [1, 3, 37])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_any_number_of_frames_and_channels(model: type[nn.Module], frames: int, channels: int) -> None:
     made = model(5, channels)
@@ -47,7 +47,7 @@ def test_any_number_of_frames_and_channels(model: type[nn.Module], frames: int, 
 
 
 @pytest.mark.parametrize("model", ALL)
-@pytest.mark.parametrize("lengths", [(37, 1, 20), (36, 33, 2), (15, 16, 17)])
+@pytest.mark.parametrize("lengths", [(37, 1, 20), (36, 33, 2)])
 @pytest.mark.parametrize("filler", [0.0, 1e4])
 def test_padding_changes_no_logits(model: type[nn.Module], lengths: tuple[int, ...], filler: float) -> None:
     """Not those of a sample alone, whatever stands behind its end."""

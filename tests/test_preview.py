@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sounds import wav
 
 import dalipipe
 from dalipipe.figures import Trace, _spectrogram_db, draw_grid, draw_traces, tinted
 from dalipipe.ops import image as ops
+from dalipipe.ops import signal as signal_ops
 from dalipipe.ops.mix import CutMix, MixUp
 from dalipipe.policy import Choice, Node, OneOf, Policy
 from dalipipe.preview import preview
 from dalipipe.records import SampleError
-from dalipipe.schema import Field, Schema, make_batch
-from dalipipe.sources import Arrays, ImageFolder, ImageMasks, Source
+from dalipipe.sources import Arrays, AudioFolder, ImageFolder, ImageMasks, Series, Source
 
 Folder = Callable[..., Path]
 
@@ -215,67 +216,6 @@ def test_labels_of_several_lines_stand_beside_their_cells(tmp_path: Path) -> Non
 # Signals -----------------------------------------------------------------------------------------------------------
 
 
-class Signals(Source):
-    """Ragged signals [T, C] of two classes."""
-
-    def __init__(self, kind: Any, lengths: list[int], channels: int = 1) -> None:
-        random = np.random.default_rng(0)
-        self.values = [random.normal(size=(length, channels)).astype(np.float32) for length in lengths]
-        self.labels, self.classes = np.arange(len(lengths)) % 2, ["low", "high"]
-        signal = Field(kind, kind, channels=channels, rate_hz=1000.0 if kind == "audio" else None, length="length")
-        self.schema = Schema((signal, Field("length", "column"), Field("label", "column")))
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Any:
-        raise AssertionError("the stand-in loader looks into the source itself")
-
-    def fingerprint(self) -> str:
-        return "signals"
-
-
-class SignalLoader:
-    """A loader of signals for policies of stand-ins: Invert is a minus, Brightness adds the epoch, HorizontalFlip
-    leaves the first half, Grayscale makes 4 bands of every 10 frames, Solarize sets the lowest band to 9.
-    """
-
-    def __init__(self, source: Signals, *, sampler: Any, policy: Policy, batch_size: int, dtype: Any, **_: Any) -> None:
-        assert dtype == torch.float32 and batch_size == len(sampler.indices)
-        self.source, self.rows, self.policy, self.epoch = source, sampler.indices.tolist(), policy, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def close(self) -> None:
-        pass
-
-    def __iter__(self) -> Any:
-        made = [self.augmented(self.source.values[row]) for row in self.rows]
-        longest = max(one.shape[-1] for one in made)
-        padded = [np.pad(one, [(0, 0)] * (one.ndim - 1) + [(0, longest - one.shape[-1])]) for one in made]
-        values = torch.from_numpy(np.stack(padded))
-        values = values if self.source.schema.fields[0].kind == "audio" else values.transpose(1, 2)
-        lengths = torch.tensor([one.shape[-1] for one in made])
-        labels = torch.from_numpy(self.source.labels[self.rows])
-        yield make_batch(self.source.schema.names, (values, lengths, labels), np.array(self.rows))
-
-    def augmented(self, values: np.ndarray) -> np.ndarray:
-        found = values.T
-        for op in self.policy:
-            if isinstance(op, ops.Invert):
-                found = -found
-            elif isinstance(op, ops.Brightness):
-                found = found + self.epoch
-            elif isinstance(op, ops.HorizontalFlip):
-                found = found[..., : found.shape[-1] // 2]
-            elif isinstance(op, ops.Grayscale):
-                found = np.repeat(found[:, None, ::10], 4, axis=1) * np.arange(1, 5, dtype=np.float32)[:, None]
-            elif isinstance(op, ops.Solarize):
-                found = np.concatenate([np.full_like(found[:, :1], 9), found[:, 1:]], axis=1)
-        return found
-
-
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[Trace]], dict[str, Any]]]:
     """As `drawn`, for traces."""
@@ -286,8 +226,6 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[Tra
         return path
 
     def call(source: Any, nodes: list[Node], **arguments: Any) -> Any:
-        monkeypatch.setattr(dalipipe.preview, "DataLoader", SignalLoader)
-        monkeypatch.setattr(dalipipe.preview, "_BANDS", ("Grayscale",))
         monkeypatch.setattr(dalipipe.preview, "draw_traces", catch)
         preview(source, Policy(nodes), "nowhere.png", **arguments)
         return caught["rows"], caught["options"]
@@ -295,46 +233,86 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[Tra
     return call
 
 
-@pytest.mark.parametrize("kind", ["audio", "series"])
-def test_signals_without_their_padding(kind: str, traced: Any) -> None:
-    source = Signals(kind, [40, 90, 61, 7], channels=2)
-    rows, options = traced(source, [ops.Brightness(), ops.HorizontalFlip()], samples=2, variants=3)
-    assert options["row_labels"] == ["low", "high"] and options["column_labels"] == ["original", "1", "2", "3"]
-    assert options["spectra"] == (kind == "audio") and options["rate_hz"] == (1000 if kind == "audio" else None)
-    for row, index in zip(rows, (0, 3), strict=True):
-        values = source.values[index]
-        assert all(trace.bands is None for trace in row)
-        np.testing.assert_array_equal(row[0].values, values)
-        for epoch in range(3):
-            np.testing.assert_array_equal(row[1 + epoch].values, values[: len(values) // 2] + np.float32(epoch))
+def sounds(folder: Path, lengths: list[int]) -> tuple[AudioFolder, list[np.ndarray]]:
+    """Sounds at 8 kHz of the classes "0", "1" ..., and what is in them."""
+    values = []
+    for n, frames in enumerate(lengths):
+        data, meant = wav("pcm16", frames, seed=n)
+        (folder / str(n)).mkdir()
+        (folder / str(n) / "a.wav").write_bytes(data)
+        values.append(meant)
+    return AudioFolder(folder, rate_hz=8000), values
 
 
-def test_features_beneath_the_sounds_they_are_made_of(traced: Any) -> None:
-    source = Signals("audio", [40, 90])
-    nodes: list[Node] = [ops.Brightness(), ops.HorizontalFlip(), ops.Grayscale(), ops.Solarize()]
-    rows, _ = traced(source, nodes, variants=2)
-    for row, values in zip(rows, source.values, strict=True):
-        np.testing.assert_array_equal(row[0].values, values)
-        plain = values[::10].T * np.arange(1, 5, dtype=np.float32)[:, None]
-        np.testing.assert_array_equal(row[0].bands, plain)  # of the original, by nothing but what makes features
-        half = values[: len(values) // 2] + 1
-        np.testing.assert_array_equal(row[2].values, half)
-        expected = half[::10].T * np.arange(1, 5, dtype=np.float32)[:, None]
-        np.testing.assert_array_equal(row[2].bands[1:], expected[1:])
-        assert (row[2].bands[0] == 9).all()
+def same_batch(source: Source, nodes: list[Node], epoch: int, seed: int = 0) -> Any:
+    loader = dalipipe.DataLoader(source, len(source), policy=Policy(nodes), seed=seed, device="cpu")
+    loader.set_epoch(epoch)
+    return next(iter(loader))
 
 
-def test_each_operator_on_what_it_is_for(traced: Any) -> None:
-    source = Signals("audio", [40])
-    nodes: list[Node] = [ops.Invert(p=0.1), OneOf([ops.HorizontalFlip()]), ops.Grayscale(), ops.Solarize(p=0.2)]
+def test_series_are_what_the_first_epochs_of_training_see(traced: Any) -> None:
+    random = np.random.default_rng(0)
+    values = [random.normal(size=(frames, 2)).astype(np.float32) for frames in (40, 90, 61, 7)]
+    source = Series(values, ["a", "b", "a", "b"], rate_hz=50)
+    nodes: list[Node] = [signal_ops.WindowSlice((0.5, 0.8)), signal_ops.Jitter(0.1)]
+    rows, options = traced(source, nodes, samples=2, variants=2, seed=3)
+    assert options["row_labels"] == ["a", "b"] and options["column_labels"] == ["original", "1", "2"]
+    assert options["rate_hz"] == 50 and not options["spectra"]
+    for epoch in range(2):
+        batch = same_batch(source, nodes, epoch, seed=3)
+        for row, index in zip(rows, (0, 3), strict=True):
+            np.testing.assert_array_equal(row[0].values, values[index])
+            expected = batch.series[index, : batch.length[index]].numpy()
+            np.testing.assert_array_equal(row[1 + epoch].values, expected)
+            assert row[1 + epoch].bands is None
+
+
+def test_features_beneath_the_sounds_they_are_made_of(traced: Any, tmp_path: Path) -> None:
+    source, values = sounds(tmp_path, [700, 1500])
+    features = signal_ops.MelSpectrogram(16, 128)
+    nodes: list[Node] = [signal_ops.Gain(), signal_ops.AdjustDuration(frames=1000), features]
+    nodes.append(signal_ops.FrequencyMask(4))
+    rows, options = traced(source, nodes, variants=2)
+    assert options["rate_hz"] == 8000 and options["spectra"]
+    plain = same_batch(source, [features], 0)
+    for n, row in enumerate(rows):
+        np.testing.assert_array_equal(row[0].values, values[n])
+        np.testing.assert_array_equal(row[0].bands, plain.audio[n, 0, :, : plain.length[n]].numpy())
+    for epoch in range(2):
+        front, whole = same_batch(source, nodes[:2], epoch), same_batch(source, nodes, epoch)
+        for n, row in enumerate(rows):
+            np.testing.assert_array_equal(row[1 + epoch].values, front.audio[n].numpy().T)
+            np.testing.assert_array_equal(row[1 + epoch].bands, whole.audio[n, 0].numpy())
+
+
+def test_each_operator_on_what_it_is_for(traced: Any, tmp_path: Path) -> None:
+    source, _ = sounds(tmp_path, [500])
+    nodes: list[Node] = [
+        signal_ops.PolarityInversion(p=0.1),
+        OneOf([signal_ops.Reverse()], p=0.1),
+        signal_ops.MelSpectrogram(16, 128),
+        signal_ops.FrequencyMask(12, value=-50.0, p=0.2),
+    ]
     rows, options = traced(source, nodes, each=True, variants=1)
-    assert [label.split("\n")[0] for label in options["row_labels"]] == ["Invert", "HorizontalFlip", "Solarize"]
-    invert, flip, solarize = rows
+    names = [label.split("\n")[0] for label in options["row_labels"]]
+    assert names == ["PolarityInversion", "Reverse", "FrequencyMask"]
+    invert, reverse, mask = rows
     np.testing.assert_array_equal(invert[1].values, -invert[0].values)
-    assert len(flip[1].values) == 20 and invert[0].bands is flip[1].bands is None
-    assert (solarize[1].bands[0] == 9).all() and not (solarize[0].bands == 9).any()
+    np.testing.assert_array_equal(reverse[1].values, reverse[0].values[::-1])
+    assert invert[0].bands is reverse[1].bands is None
+    changed = (mask[1].bands != mask[0].bands).any(axis=1)
+    assert 0 < changed.sum() <= 12 and (mask[1].bands[changed] == -50).all()
     with pytest.raises(ValueError, match="no operator to show"):
-        traced(source, [ops.Grayscale()], each=True)
+        traced(source, nodes[2:3], each=True)
+
+
+def test_sounds_that_cannot_be_read(traced: Any, tmp_path: Path) -> None:
+    source, values = sounds(tmp_path, [300, 400, 500])
+    Path(source.paths[0]).write_bytes(b"no sound")
+    with pytest.raises(SampleError):
+        traced(source, [signal_ops.Gain()], samples=2)
+    rows, _ = traced(source, [signal_ops.Gain()], samples=2, variants=1, pass_over_bad=True)
+    np.testing.assert_array_equal(rows[0][0].values, values[1])
 
 
 @pytest.mark.parametrize("channels, frames", [(1, 40), (2, 1), (12, 300)])

@@ -324,6 +324,8 @@ def test_npy_and_npz(tmp_path: Path) -> None:
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Series.open(tmp_path / "none.ts")
+    with pytest.raises(ValueError, match=r"labels_path goes with an .npy"):
+        Series.open(tmp_path / "x.ts", tmp_path / "y.npy")
     with pytest.raises(ValueError, match=r"expected \.ts"):
         Series.open(tmp_path / "none.txt")
 

@@ -1,8 +1,7 @@
 // Chains of passes over signals.
-#include "signal.h"
-
 #include "bindings/bindings.h"
 #include "cpu/pool.h"
+#include "signal.h"
 
 namespace dalipipe {
 namespace {

@@ -10,6 +10,7 @@
 #include "cpu/image_kernels.h"
 #include "cpu/pool.h"
 #include "cpu/signal_kernels.h"
+#include "cpu/transpose.h"
 
 namespace dalipipe {
 namespace {
@@ -104,31 +105,43 @@ Run run_from(int64_t i, int32_t direction, int32_t frames, int32_t edge) {
 // Strided frames of all channels go tile by tile, so that what lies in a cache line is taken while it is there.
 constexpr int32_t kTileFrames = 64;
 
+// Frames of all channels that a shift makes in a row, from frame t on; `n` of them.
+void shift_run(const Context& x, const SignalPass& s, const Stored& in, const Run& run, int32_t t, int32_t n,
+               const Planes& out) {
+  const int64_t step = run.step * in.frame_step;
+  const bool interleaved = in.channel_step == 1 && s.channel_gains < 0 && run.step != 0;
+  if (interleaved && x.p.channels > 1) {
+    transpose(in.data + run.first * in.frame_step, step, n, x.p.channels, out.data + t, out.channel_step);
+    for (int32_t c = 0; c < x.p.channels && s.gain != 1.0f; ++c) x.k.times_constant(s.gain, n, out.channel(c) + t);
+    return;
+  }
+  const int32_t tile = x.p.channels == 1 || step == 1 || step == -1 ? n : kTileFrames;
+  for (int32_t at = 0; at < n; at += tile) {
+    const int32_t count = std::min(tile, n - at);
+    for (int32_t c = 0; c < x.p.channels; ++c) {
+      const ChannelGain made = channel_gain(x.p, s, c);
+      float* to = out.channel(c) + t + at;
+      if (run.first < 0) {
+        std::fill_n(to, count, 0.0f * made.gain);
+        continue;
+      }
+      const float* from = in.data + made.from * in.channel_step + run.first * in.frame_step + at * step;
+      if (run.step == 0) {
+        std::fill_n(to, count, *from * made.gain);
+      } else if (step == 1 && made.gain == 1.0f) {
+        memcpy(to, from, count * sizeof(float));
+      } else {
+        x.k.scale(from, step, made.gain, count, to);
+      }
+    }
+  }
+}
+
 void shift(const Context& x, const SignalPass& s, const Stored& in, const Planes& out) {
   for (int32_t t = 0, n; t < s.out_frames; t += n) {
     const Run run = run_from(s.start + int64_t{s.direction} * t, s.direction, s.in_frames, s.edge);
     n = static_cast<int32_t>(std::min<int64_t>(run.frames, s.out_frames - t));
-    const int64_t step = run.step * in.frame_step;
-    const int32_t tile = x.p.channels == 1 || step == 1 || step == -1 ? n : kTileFrames;
-    for (int32_t at = 0; at < n; at += tile) {
-      const int32_t count = std::min(tile, n - at);
-      for (int32_t c = 0; c < x.p.channels; ++c) {
-        const ChannelGain made = channel_gain(x.p, s, c);
-        float* to = out.channel(c) + t + at;
-        if (run.first < 0) {
-          std::fill_n(to, count, 0.0f * made.gain);
-          continue;
-        }
-        const float* from = in.data + made.from * in.channel_step + run.first * in.frame_step + at * step;
-        if (run.step == 0) {
-          std::fill_n(to, count, *from * made.gain);
-        } else if (step == 1 && made.gain == 1.0f) {
-          memcpy(to, from, count * sizeof(float));
-        } else {
-          x.k.scale(from, step, made.gain, count, to);
-        }
-      }
-    }
+    shift_run(x, s, in, run, t, n, out);
   }
 }
 
@@ -136,6 +149,10 @@ void shift(const Context& x, const SignalPass& s, const Stored& in, const Planes
 Stored dense(const Context& x, const SignalPass& s, const Stored& in) {
   if (in.frame_step == 1) return in;
   float* to = x.ws.stored.need(int64_t{s.in_frames} * x.p.channels);
+  if (in.channel_step == 1) {
+    transpose(in.data, in.frame_step, s.in_frames, x.p.channels, to, s.in_frames);
+    return {to, 1, s.in_frames};
+  }
   for (int32_t t = 0; t < s.in_frames; t += kTileFrames) {
     const int32_t n = std::min(kTileFrames, s.in_frames - t);
     for (int32_t c = 0; c < x.p.channels; ++c) {
@@ -221,12 +238,7 @@ Planes make_noise(const Context& x, const SignalPass& s) {
     }
     float* interleaved = x.ws.interleaved.need(elements);
     noise.normals(words, elements, interleaved);
-    for (int32_t at = 0; at < n; at += kTileFrames) {
-      const int32_t count = std::min(kTileFrames, n - at);
-      for (int32_t c = 0; c < channels; ++c) {
-        x.k.scale(interleaved + int64_t{at} * channels + c, channels, 1.0f, count, to + int64_t{c} * frames + t + at);
-      }
-    }
+    transpose(interleaved, channels, n, channels, to + t, frames);
   }
   return {to, frames};
 }
@@ -275,27 +287,39 @@ void run_pass(const Context& x, const SignalPass& s, const Stored& in, const Pla
   for (int32_t w = 0; w < s.windows; ++w) fill_window(x.p.windows[s.first_window + w], s.out_frames, out);
 }
 
+// A made signal into its place, cast, if it is not there; and zeros behind it.
 template <typename T>
 void write(const Context& x, const Planes& signal, int32_t frames, const SignalOut& out,
            void (*cast)(const float*, int32_t, int64_t, T*)) {
   T* const to = reinterpret_cast<T*>(out.data);
-  const int32_t tile = out.frame_step == 1 ? std::max(frames, 1) : kTileFrames;
-  if (reinterpret_cast<void*>(signal.data) != to) {  // else it has been written there
-    for (int32_t t = 0; t < frames; t += tile) {
-      for (int32_t c = 0; c < x.p.channels; ++c) {
-        cast(signal.channel(c) + t, std::min(tile, frames - t), out.frame_step,
-             to + c * out.channel_step + t * out.frame_step);
+  const int32_t channels = x.p.channels;
+  if (out.frame_step == 1) {
+    for (int32_t c = 0; c < channels; ++c) {
+      T* row = to + c * out.channel_step;
+      if (reinterpret_cast<void*>(signal.data) != to) cast(signal.channel(c), frames, 1, row);
+      std::fill(row + frames, row + out.frames, T{0});
+    }
+    return;
+  }
+  float* rows = out.channel_step == 1 ? x.ws.interleaved.need(int64_t{kTileFrames} * channels) : nullptr;
+  for (int32_t t = 0; t < frames; t += kTileFrames) {
+    const int32_t n = std::min(kTileFrames, frames - t);
+    T* tile = to + t * out.frame_step;
+    if (out.channel_step == 1) {
+      transpose(signal.data + t, signal.channel_step, channels, n, rows, channels);
+      if (out.frame_step == channels) {
+        cast(rows, n * channels, 1, tile);
+      } else {
+        for (int32_t k = 0; k < n; ++k) cast(rows + int64_t{k} * channels, channels, 1, tile + k * out.frame_step);
+      }
+    } else {
+      for (int32_t c = 0; c < channels; ++c) {
+        cast(signal.channel(c) + t, n, out.frame_step, tile + c * out.channel_step);
       }
     }
   }
-  if (out.frame_step == 1) {
-    for (int32_t c = 0; c < x.p.channels; ++c) {
-      std::fill(to + c * out.channel_step + frames, to + c * out.channel_step + out.frames, T{0});
-    }
-  } else {
-    for (int64_t t = frames; t < out.frames; ++t) {
-      for (int32_t c = 0; c < x.p.channels; ++c) to[c * out.channel_step + t * out.frame_step] = 0;
-    }
+  for (int64_t t = frames; t < out.frames; ++t) {
+    for (int32_t c = 0; c < channels; ++c) to[c * out.channel_step + t * out.frame_step] = 0;
   }
 }
 

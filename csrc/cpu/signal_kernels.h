@@ -30,6 +30,7 @@ struct SignalKernels {
   // Picks → out, times gain; `outside`: some of them may be 0.
   void (*pick_nearest)(const float* in, const Picks& picks, bool outside, float gain, int32_t n, float* out);
   void (*pick_linear)(const float* in, const Picks& picks, bool outside, float gain, int32_t n, float* out);
+  void (*times_constant)(float gain, int32_t n, float* x);
   void (*times)(const double* values, int32_t n, float* x);
   void (*plus)(const double* values, int32_t n, float* x);
   // Squares, into kLanes lanes; frame 0 to lane 0.

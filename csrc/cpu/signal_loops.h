@@ -84,7 +84,7 @@ DP_TARGET void pick_nearest_all(const float* __restrict in, const Picks& picks, 
 template <bool outside>
 DP_TARGET void pick_linear_all(const float* __restrict in, const Picks& picks, float gain, int32_t n,
                                float* __restrict out) {
-  const int32_t *__restrict first = picks.first, *__restrict second = picks.second;
+  const int32_t* __restrict first = picks.first, * __restrict second = picks.second;
   const float* __restrict share = picks.share;
   for (int32_t k = 0; k < n; ++k) {
     out[k] = lerp(pick<outside>(in, first[k]), pick<outside>(in, second[k]), share[k]) * gain;
@@ -97,6 +97,10 @@ DP_TARGET void pick_nearest(const float* in, const Picks& picks, bool outside, f
 
 DP_TARGET void pick_linear(const float* in, const Picks& picks, bool outside, float gain, int32_t n, float* out) {
   outside ? pick_linear_all<true>(in, picks, gain, n, out) : pick_linear_all<false>(in, picks, gain, n, out);
+}
+
+DP_TARGET void times_constant(float gain, int32_t n, float* x) {
+  for (int32_t k = 0; k < n; ++k) x[k] = x[k] * gain;
 }
 
 DP_TARGET void times(const double* __restrict values, int32_t n, float* __restrict x) {
@@ -150,6 +154,6 @@ DP_TARGET bool finite(const float* x, int64_t step, int32_t n) {
   return most < 0x7f800000u;
 }
 
-#define SIGNAL_LOOPS                                                                                             \
-  scale, line, segment, nearest, linear, pick_nearest, pick_linear, times, plus, squares, add,                   \
+#define SIGNAL_LOOPS                                                                                           \
+  scale, line, segment, nearest, linear, pick_nearest, pick_linear, times_constant, times, plus, squares, add, \
       cast<DType::float16>, cast<DType::bfloat16>, cast<DType::float32>, finite

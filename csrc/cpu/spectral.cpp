@@ -109,9 +109,9 @@ void resample(const SpectralParams& p, const SpectralRow& r, const SpectralKerne
     for (int64_t i = 0; i < n; ++i) padded[r.taps + i] = in[i * step];
   }
   std::fill_n(padded + r.taps + n, 2 * r.taps, 0.0f);
-  // Those whose taps reach the signal; past them there is nothing.
+  // At least those whose taps reach the signal; past them there is nothing.
   const double reached = static_cast<double>(n + r.taps / 2) / r.step;
-  const int32_t count = reached < r.out_frames ? static_cast<int32_t>(reached) : r.out_frames;
+  const int32_t count = reached < r.out_frames ? static_cast<int32_t>(reached) + 1 : r.out_frames;
   float* out = reinterpret_cast<float*>(r.out);
   k.resample(padded + r.taps, r.step, p.tables + r.table, r.taps, 0, count, out);
   std::fill_n(out + count, r.out_frames - count, 0.0f);

@@ -7,6 +7,7 @@
 namespace dalipipe {
 namespace {
 
+constexpr int kVectorBytes = 32;
 #include "cpu/spectral_loops.h"
 
 constexpr SpectralKernels kKernels = {"avx2", SPECTRAL_LOOPS};

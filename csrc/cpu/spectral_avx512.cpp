@@ -11,6 +11,7 @@
 namespace dalipipe {
 namespace {
 
+constexpr int kVectorBytes = 64;
 #include "cpu/spectral_loops.h"
 
 constexpr SpectralKernels kKernels = {"avx512", SPECTRAL_LOOPS};

@@ -8,8 +8,8 @@
 namespace dalipipe {
 namespace {
 
-constexpr const char* kNames[kSpectralSteps] = {"cut", "vocode", "overlap", "resample", "mel",
-                                                "clamp", "mix", "white", "colour", "level"};
+constexpr const char* kNames[kSpectralSteps] = {"cut",   "vocode", "overlap", "resample", "mel",
+                                                "clamp", "mix",    "white",   "colour",   "level"};
 
 struct Checker {
   const SpectralStep step;
@@ -25,8 +25,8 @@ struct Checker {
 
   // `count` things of `floats` each, from thing `first` on, lie in memory of `room` floats.
   void within(const char* what, const void* memory, int64_t room, int64_t first, int64_t count, int64_t floats) const {
-    need(count >= 0 && first >= 0, std::string(what) + " must have a place, got " + std::to_string(first) + ", " +
-                                       std::to_string(count));
+    need(count >= 0 && first >= 0,
+         std::string(what) + " must have a place, got " + std::to_string(first) + ", " + std::to_string(count));
     if (count == 0) return;
     need(memory != nullptr, std::string(what) + " must not be null");
     need(first <= INT64_MAX / 2 / floats - count && (first + count) * floats <= room,
@@ -44,7 +44,8 @@ struct Checker {
            "n_fft must be even, in 2 ... 2^26, got " + std::to_string(p.n_fft));
       need(p.lead >= 0 && p.lead <= p.n_fft, "lead must be in 0 ... n_fft, got " + std::to_string(p.lead));
     }
-    if (step == SpectralStep::cut || step == SpectralStep::overlap) need(p.window != nullptr, "window must not be null");
+    if (step == SpectralStep::cut || step == SpectralStep::overlap)
+      need(p.window != nullptr, "window must not be null");
     if (step == SpectralStep::mel) check_bands();
     if (step == SpectralStep::mix) {
       need(p.mixed >= 1 && p.mixes >= 1, "mixed and mixes must be at least 1");
@@ -123,9 +124,7 @@ struct Checker {
     need(r.out_frames >= 1, "out_frames must be at least 1, got " + std::to_string(r.out_frames));
   }
 
-  void pace(const SpectralRow& r) const {
-    need(r.hop >= 1, "hop must be at least 1, got " + std::to_string(r.hop));
-  }
+  void pace(const SpectralRow& r) const { need(r.hop >= 1, "hop must be at least 1, got " + std::to_string(r.hop)); }
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The loops of SpectralKernels. A target's .cpp defines DP_TARGET (attributes) and includes this in its anonymous
-// namespace.
+// The loops of SpectralKernels. A target's .cpp defines DP_TARGET (attributes) and kVectorBytes (of a register) and
+// includes this in its anonymous namespace.
 
 DP_TARGET void window(const float* __restrict in, const float* __restrict window, int32_t n, float* __restrict out) {
   for (int32_t i = 0; i < n; ++i) out[i] = in[i] * window[i];
@@ -47,12 +47,12 @@ DP_TARGET void all_overlapped(const float* __restrict sums, const float* __restr
   for (int32_t i = 0; i < n; ++i) out[i] = overlapped(sums[i], windows[i]);
 }
 
-// kTapLanes floats, anywhere in memory.
-typedef float TapLanes __attribute__((vector_size(4 * kTapLanes), aligned(4), may_alias));
+// A register of floats, anywhere in memory.
+typedef float Lanes __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
 
 DP_TARGET void resample(const float* __restrict in, double step, const float* __restrict table, int32_t taps,
                         int64_t first, int32_t count, float* __restrict out) {
-  constexpr int32_t kBlock = 16;
+  constexpr int32_t kBlock = 16, kRegisters = 4 * kTapLanes / kVectorBytes;
   int32_t frame[kBlock], row[kBlock];
   float after[kBlock], lanes[kBlock][kTapLanes] = {};
   for (int32_t begin = 0; begin < count; begin += kBlock) {
@@ -67,13 +67,18 @@ DP_TARGET void resample(const float* __restrict in, double step, const float* __
       const float* x = in + frame[i] - (taps / 2 - 1);
       const float* here = table + row[i];
       const float* next = here + taps;
-      TapLanes a = {}, b = {};
+      Lanes a[kRegisters] = {}, b[kRegisters] = {};
       for (int32_t k = 0; k < taps; k += kTapLanes) {
-        const TapLanes v = *reinterpret_cast<const TapLanes*>(x + k);
-        a += v * *reinterpret_cast<const TapLanes*>(here + k);
-        b += v * *reinterpret_cast<const TapLanes*>(next + k);
+        for (int32_t v = 0; v < kRegisters; ++v) {
+          const int32_t at = k + v * kTapLanes / kRegisters;
+          const Lanes frames = *reinterpret_cast<const Lanes*>(x + at);
+          a[v] += frames * *reinterpret_cast<const Lanes*>(here + at);
+          b[v] += frames * *reinterpret_cast<const Lanes*>(next + at);
+        }
       }
-      *reinterpret_cast<TapLanes*>(lanes[i]) = a + after[i] * (b - a);
+      for (int32_t v = 0; v < kRegisters; ++v) {
+        *reinterpret_cast<Lanes*>(lanes[i] + v * kTapLanes / kRegisters) = a[v] + after[i] * (b[v] - a[v]);
+      }
     }
     for (int32_t half = kTapLanes / 2; half > 2; half /= 2) {
       for (int32_t i = 0; i < kBlock; ++i) {
@@ -115,5 +120,4 @@ DP_TARGET void colour(float exponent, int32_t n, float* __restrict complex) {
   }
 }
 
-#define SPECTRAL_LOOPS \
-  window, polars, phasors, turn, overlap, all_overlapped, resample, powers, mel, add_times, colour
+#define SPECTRAL_LOOPS window, polars, phasors, turn, overlap, all_overlapped, resample, powers, mel, add_times, colour

@@ -6,6 +6,7 @@
 namespace dalipipe {
 namespace {
 
+constexpr int kVectorBytes = 16;
 #include "cpu/spectral_loops.h"
 
 }  // namespace

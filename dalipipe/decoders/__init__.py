@@ -27,13 +27,15 @@ def describe_decoder(name: str, device: torch.device) -> str:
     name = decoder_of(name)
     if name != "native":
         return name
-    own = "baseline JPEGs" if device.type == "cpu" else "JPEGs in tiles, on the device"
-    return f"native ({own}; others by dali)"
+    if device.type == "cpu":
+        return "native (baseline JPEGs; others by dali)"
+    return "native (JPEGs in tiles on the device, other baseline JPEGs on the host; others by dali)"
 
 
 def make_decoder(name: str, device: torch.device, *, batch_size: int, threads: int, depth: int) -> Decoder:
-    """``"dali"`` decodes on the device, ``"pillow"`` on the host. ``"native"``, which ``"auto"`` means, is dalipipe's
-    own decoder, on the host of baseline JPEGs, on a CUDA device of JPEGs in tiles; all others it leaves to DALI.
+    """``"native"``, which ``"auto"`` means, is dalipipe's own decoder: of baseline JPEGs on the host, and, where batches
+    are made on a CUDA device, of JPEGs in tiles there; other kinds of picture it leaves to DALI. ``"dali"`` and
+    ``"pillow"`` decode on the host. All give libjpeg-turbo's pixels, to the bit.
 
     Raises ``ValueError`` for another name, `MissingDaliError` where DALI is needed and not installed.
     """
@@ -47,15 +49,19 @@ def make_decoder(name: str, device: torch.device, *, batch_size: int, threads: i
         from dalipipe.decoders.dali import DaliDecoder
         from dalipipe.decoders.tiles import TileCutter
 
-        return TileCutter(DaliDecoder(device, batch_size=batch_size, threads=threads, depth=depth), threads=threads)
+        return TileCutter(DaliDecoder(batch_size=batch_size, threads=threads, depth=depth), threads=threads)
 
     if name == "dali":
         return dali()
-    if device.type == "cuda":
-        from dalipipe.decoders.device import DeviceDecoder
-        from dalipipe.queues import queue_of
 
-        return DeviceDecoder(queue_of(device), dali, threads=threads)
-    from dalipipe.decoders.native import NativeDecoder
+    def on_host() -> Decoder:
+        from dalipipe.decoders.native import NativeDecoder
 
-    return NativeDecoder(dali, threads=threads)
+        return NativeDecoder(dali, threads=threads)
+
+    if device.type != "cuda":
+        return on_host()
+    from dalipipe.decoders.device import DeviceDecoder
+    from dalipipe.queues import queue_of
+
+    return DeviceDecoder(queue_of(device), on_host, threads=threads)

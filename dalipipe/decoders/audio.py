@@ -76,7 +76,9 @@ def decode_audio(
         errors[row] = _refusal(encoded[row], headers[row])
 
     sounds: dict[int, Sound] = {}
-    by_dali = np.flatnonzero((kind == _FLAC) | (kind == _OGG) | ((kind == _WAV) & (problem == _CODEC)))
+    by_dali = np.flatnonzero(
+        (kind == _FLAC) | ((kind == _OGG) & (problem == 0)) | ((kind == _WAV) & (problem == _CODEC))
+    )
     for rows, decode in ((by_dali, _by_dali), (np.flatnonzero(kind == _MP3), _by_soundfile)):
         decoded = decode([encoded[row] for row in rows.tolist()], threads) if len(rows) else []
         for row, found in zip(rows.tolist(), decoded, strict=True):
@@ -180,6 +182,8 @@ def _refusal(data: np.ndarray, header: np.void) -> DecodeError:
     if not len(data):
         return DecodeError("the file is empty")
     problem = native.AUDIO_PROBLEMS[header["problem"]]
+    if header["kind"] == _OGG:
+        return DecodeError(f"an Ogg file truncated after {header['frames']} frames; {_AGAIN}")
     if problem:
         values = {name: header[name] for name in ("rate_hz", "channels", "frames", "promised")}
         return DecodeError(f"{_PROBLEMS[problem].format(**values)}; {_AGAIN}")

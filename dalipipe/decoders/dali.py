@@ -1,4 +1,4 @@
-"""Decoding with NVIDIA DALI, on the CPU or (mixed) on a CUDA device.
+"""Decoding with NVIDIA DALI, on the host.
 
 DALI's readers, random operators and checkpoints are not used: they depend on the batch slot, not on the sample. Bytes
 and regions go in by index through ``external_source``, and exactly the predicted pixels come out.
@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from dalipipe import native
 from dalipipe.decoders.base import DecodeError
 from dalipipe.decoders.pillow import decode_rgb
 from dalipipe.records import Encoded, Pictures
-
-if TYPE_CHECKING:
-    import torch
 
 _DALI_KINDS = [native.IMAGE_KINDS.index(kind) for kind in ("jpeg", "png", "webp", "bmp", "tiff", "pnm")]
 _JPEG = native.IMAGE_KINDS.index("jpeg")
@@ -46,24 +43,21 @@ class _Flight:
 
 
 class DaliDecoder:
-    """A `Decoder` whose pictures are on ``device``. At most ``depth`` batches may be in flight.
+    """A `Decoder` on the host, whose pixels are Pillow's to the bit. At most ``depth`` batches may be in flight.
 
-    ``whole``: pictures are decoded whole and regions of them looked at; ``None``: on a CUDA device, whose decoders
-    refuse regions where chroma is upsampled as on the host, and leave them to the host.
+    Its decoders on CUDA devices are left alone: a picture's pixels depend on which of them takes it, and that on the
+    batch; and regions, where chroma is upsampled as here, they leave to the host.
     """
 
-    def __init__(
-        self, device: torch.device, *, batch_size: int, threads: int, depth: int, whole: bool | None = None
-    ) -> None:
-        self._device, self._threads = device, threads
-        self._whole = device.type == "cuda" if whole is None else whole
-        self._pipeline = _make_pipeline(device, batch_size, threads, depth, self._whole)
+    def __init__(self, *, batch_size: int, threads: int, depth: int) -> None:
+        self._threads = threads
+        self._pipeline = _make_pipeline(batch_size, threads, depth)
         self._single: Any = None
         self._in_flight: deque[_Flight] = deque()
         # A pipeline's first run starts as many runs as its queue is deep, and dies if they find nothing to decode.
         # Feed it pixels of no consequence now; from then on each run decodes one batch.
         for _ in range(depth):
-            self._feed(self._pipeline, [_one_pixel_jpeg()], np.array([[0, 0, 1, 1]]))
+            _feed(self._pipeline, [_one_pixel_jpeg()], np.array([[0, 0, 1, 1]]))
         self._pipeline.schedule_run()
         for _ in range(depth):
             self._pipeline.outputs()
@@ -74,40 +68,28 @@ class DaliDecoder:
             ~np.isin(kind, _DALI_KINDS) | ((flags & _ANIMATED) != 0) | ((kind == _JPEG) & ((flags & _RARE_JPEG) != 0))
         )
         fed = [_one_pixel_jpeg() if by_pillow[row] else encoded[row] for row in range(len(encoded))]
-        self._feed(self._pipeline, fed, np.where(by_pillow[:, None], [0, 0, 1, 1], roi))
+        _feed(self._pipeline, fed, np.where(by_pillow[:, None], [0, 0, 1, 1], roi))
         self._pipeline.schedule_run()
         self._in_flight.append(_Flight(encoded, roi, by_pillow, fed))
 
     def collect(self) -> tuple[Pictures, dict[int, Exception]]:
         flight = self._in_flight.popleft()
         errors: dict[int, Exception] = {}
-        decoded: Any = None
+        regions: Any = None
         try:
-            (decoded,) = self._outputs(self._pipeline)
-            owners = [decoded[row] for row in range(len(flight.encoded))]
+            (regions,) = self._pipeline.outputs()
+            owners = [regions[row] for row in range(len(flight.encoded))]
+            address = np.array([owner.data_ptr() for owner in owners], np.uint64)
         except RuntimeError:
             # One bad picture fails DALI's whole batch (the next is not affected): find it, and keep the others.
             owners = [self._decode_alone(flight, row, errors) for row in range(len(flight.encoded))]
+            address = np.array([_address(owner) for owner in owners], np.uint64)
         for row in np.flatnonzero(flight.by_pillow).tolist():
             owners[row] = self._decode_by_pillow(flight, row, errors)
-        size, row_bytes = flight.roi[:, 2:].astype(np.int32), flight.roi[:, 3] * 3
-        address = np.array([owner.data_ptr() for owner in owners], np.uint64)
-        if self._whole:
-            stored = np.array([owner.shape() if callable(owner.shape) else owner.shape for owner in owners], np.int64)
-            whole = (stored[:, :2] != size).any(axis=1)  # the others are regions already, by Pillow
-            row_bytes = stored[:, 1] * 3
-            corner = flight.roi[:, 0] * row_bytes + flight.roi[:, 1] * 3
-            address += np.where(whole, corner, 0).astype(np.uint64)
-        pictures = Pictures(
-            address=address,
-            row_bytes=row_bytes,
-            size_px=size,
-            origin_px=flight.roi[:, :2].astype(np.int32),
-            channels=3,
-            owner=(decoded, owners),
-            on_cuda=self._device.type == "cuda",
-        )
-        return pictures, errors
+            address[row] = _address(owners[row])
+        size = flight.roi[:, 2:].astype(np.int32)
+        origin = flight.roi[:, :2].astype(np.int32)
+        return Pictures.dense(address, size, origin, 3, (regions, owners)), errors
 
     def reset(self) -> None:
         while self._in_flight:
@@ -120,57 +102,42 @@ class DaliDecoder:
         self.reset()
         self._pipeline = self._single = None
 
-    def _feed(self, pipeline: Any, encoded: list[np.ndarray], roi: np.ndarray) -> None:
-        from nvidia.dali.tensors import TensorCPU
-
-        pipeline.feed_input("encoded", [TensorCPU(data) for data in encoded])  # what DALI makes of arrays, more slowly
-        if not self._whole:
-            region = np.asarray(roi, np.int32)
-            pipeline.feed_input("anchor", np.ascontiguousarray(region[:, :2]))
-            pipeline.feed_input("shape", np.ascontiguousarray(region[:, 2:]))
-
-    def _outputs(self, pipeline: Any) -> Any:
-        if self._device.type != "cuda":
-            return pipeline.outputs()
-        import torch
-
-        return pipeline.outputs(cuda_stream=torch.cuda.current_stream(self._device).cuda_stream)
-
     def _decode_alone(self, flight: _Flight, row: int, errors: dict[int, Exception]) -> Any:
         if flight.by_pillow[row]:
             return None
         if self._single is None:
-            self._single = _make_pipeline(self._device, 1, 1, 1, self._whole)
-        self._feed(self._single, [flight.fed[row]], flight.roi[row : row + 1])
+            self._single = _make_pipeline(1, 1, 1)
+        _feed(self._single, [flight.fed[row]], flight.roi[row : row + 1])
         try:
             self._single.schedule_run()
-            (decoded,) = self._outputs(self._single)
-            return decoded[0]
+            (regions,) = self._single.outputs()
+            return regions[0]
         except RuntimeError as error:
             if _FAILED_TO_DECODE in str(error):  # it does not say why; Pillow does, or can decode it after all
                 return self._decode_by_pillow(flight, row, errors)
             errors[row] = DecodeError(f"cannot be decoded: {_cause(error)}")
-            return self._to_device(np.zeros((*flight.roi[row, 2:].tolist(), 3), np.uint8))
+            return np.zeros((*flight.roi[row, 2:].tolist(), 3), np.uint8)
 
-    def _decode_by_pillow(self, flight: _Flight, row: int, errors: dict[int, Exception]) -> Any:
+    def _decode_by_pillow(self, flight: _Flight, row: int, errors: dict[int, Exception]) -> np.ndarray:
         try:
-            pixels = decode_rgb(flight.encoded[row], flight.roi[row])
+            return decode_rgb(flight.encoded[row], flight.roi[row])
         except DecodeError as error:
             errors[row] = error
-            pixels = np.zeros((*flight.roi[row, 2:].tolist(), 3), np.uint8)
-        return self._to_device(pixels)
+            return np.zeros((*flight.roi[row, 2:].tolist(), 3), np.uint8)
 
-    def _to_device(self, pixels: np.ndarray) -> torch.Tensor:
-        import torch
 
-        return torch.from_numpy(pixels).to(self._device)
+def _address(owner: Any) -> int:
+    """Of a region, DALI's or an array; 0: none."""
+    if owner is None:
+        return 0
+    return int(owner.ctypes.data if isinstance(owner, np.ndarray) else owner.data_ptr())
 
 
 # DALI keeps the pipeline under construction in a thread-local, but its plugin loading is not thread-safe.
 building = threading.Lock()
 
 
-def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: int, whole: bool) -> Any:
+def _make_pipeline(batch_size: int, threads: int, depth: int) -> Any:
     try:
         from nvidia.dali import Pipeline, fn
         from nvidia.dali.types import INT32, RGB, UINT8  # type: ignore[attr-defined]
@@ -180,35 +147,28 @@ def _make_pipeline(device: torch.device, batch_size: int, threads: int, depth: i
             '(older drivers, and machines without a GPU); decoder="pillow" does without it, more slowly'
         ) from error
 
-    on_cuda = device.type == "cuda"
     with building:
         pipeline = Pipeline(
-            batch_size=batch_size,
-            num_threads=threads,
-            device_id=(device.index or 0) if on_cuda else None,
-            exec_dynamic=True,
-            prefetch_queue_depth=depth,
+            batch_size=batch_size, num_threads=threads, device_id=None, exec_dynamic=True, prefetch_queue_depth=depth
         )
         with pipeline:
             # The sources' memory is kept alive until the batch is collected, so DALI need not copy it.
             encoded = fn.external_source(name="encoded", dtype=UINT8, ndim=1, no_copy=True)
-            options: dict[str, Any] = {
-                "device": "mixed" if on_cuda else "cpu",
-                "output_type": RGB,
-                "adjust_orientation": False,
-                "jpeg_fancy_upsampling": True,  # on the device too, as on the host: the same pixels
-            }
-            if on_cuda:  # a share would go to another decoder, which one depending on the batch
-                options["hw_decoder_load"] = 1.0
-            if whole:
-                decoded = fn.decoders.image(encoded, **options)
-            else:
-                anchor = fn.external_source(name="anchor", dtype=INT32, ndim=1)
-                shape = fn.external_source(name="shape", dtype=INT32, ndim=1)
-                decoded = fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], **options)
-            pipeline.set_outputs(decoded)
+            anchor = fn.external_source(name="anchor", dtype=INT32, ndim=1)
+            shape = fn.external_source(name="shape", dtype=INT32, ndim=1)
+            options = {"output_type": RGB, "adjust_orientation": False, "jpeg_fancy_upsampling": True}
+            pipeline.set_outputs(fn.decoders.image_slice(encoded, anchor, shape, axes=[0, 1], device="cpu", **options))
         pipeline.build()
     return pipeline
+
+
+def _feed(pipeline: Any, encoded: list[np.ndarray], roi: np.ndarray) -> None:
+    from nvidia.dali.tensors import TensorCPU
+
+    region = np.asarray(roi, np.int32)
+    pipeline.feed_input("encoded", [TensorCPU(data) for data in encoded])  # what DALI makes of arrays, more slowly
+    pipeline.feed_input("anchor", np.ascontiguousarray(region[:, :2]))
+    pipeline.feed_input("shape", np.ascontiguousarray(region[:, 2:]))
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,8 @@ class LogMelCNN(nn.Module):
     """Four blocks of convolution 3×3, BatchNorm, ReLU and 2×2 maximum over a spectrogram, the mean over frequencies
     and frames, a linear layer.
 
-    A small one of the kind that Kong et al. ("PANNs", IEEE/ACM TASLP 2020) train on AudioSet.
+    A small one of the kind that Kong et al. ("PANNs", IEEE/ACM TASLP 2020) train on AudioSet. A BatchNorm comes first,
+    so that decibels and logarithms both do, and the zeros around a spectrogram are its mean and not a loud sound.
 
     Args:
         classes: outputs.
@@ -31,6 +32,7 @@ class LogMelCNN(nn.Module):
     def __init__(self, classes: int, channels: int = 1, width: int = 32) -> None:
         super().__init__()
         widths = [channels, width, 2 * width, 4 * width, 8 * width]
+        self.scale = nn.BatchNorm2d(channels)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(widths)
         )
@@ -48,6 +50,7 @@ class LogMelCNN(nn.Module):
                 "MelSpectrogram"
             )
         inside = _inside(x, length)
+        x = self.scale(_cleared(x, inside))
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = functional.relu(norm(convolution(_cleared(x, inside))))
             # The last window may be a part of one: a zero behind a sample's end is no maximum after a ReLU.

@@ -9,7 +9,7 @@ from dalipipe.native.structs import AUDIO_HEADER, WAV_SEGMENT
 
 
 def probe_audio(arena: np.ndarray, starts: np.ndarray, *, threads: int = 1) -> np.ndarray:
-    """Reads the headers of N encoded sounds: kind, rate, channels, frames, and what keeps a WAV file from being read.
+    """Reads the headers of N sounds: kind, rate, channels, frames, and what keeps a WAV or Ogg file from being read.
 
     Nothing is decoded, and no bytes make it raise: what cannot be made out has kind 0, or zeros.
 

@@ -58,7 +58,7 @@ class _Sounds(LabelledFiles):
         """float64 [N]: how long every sound is, as recorded: by what `BucketSampler` puts alike ones together.
 
         Reads the headers of all files. Raises ``OSError`` for a file that cannot be read, ``ValueError`` for one whose
-        header does not say: damaged ones, and Ogg and MP3 files, whose length is known only once they are decoded.
+        header does not say: damaged ones, and MP3 files, whose length is known only once they are decoded.
         """
         durations = np.zeros(len(self))
         for begin in range(0, len(self), _HEADER_BYTES):
@@ -88,7 +88,7 @@ class _Sounds(LabelledFiles):
             kind = native.AUDIO_KINDS[headers["kind"][unknown[0]]]
             raise ValueError(
                 f"{paths[unknown[0]]}: the header of this file ({kind}) does not say how long it is: leave it out if "
-                "it is damaged; for Ogg and MP3 files give BucketSampler lengths from elsewhere (their sizes, say)"
+                "it is damaged; for MP3 files give BucketSampler lengths from elsewhere (their sizes, say)"
             )
         return np.asarray(headers["frames"] / headers["rate_hz"])
 

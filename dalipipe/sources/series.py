@@ -128,6 +128,8 @@ class Series(Source):
         if missing not in ("raise", "hold", "zero"):
             raise ValueError(f'Series.open: missing must be "raise", "hold" or "zero", got {missing!r}')
         ending = os.path.splitext(path)[1].lower()
+        if labels_path is not None and ending != ".npy":
+            raise ValueError(f"Series.open: labels_path goes with an .npy file: the labels of {path} are in it")
         if ending == ".ts":
             parsed = parse_ts(_text(path, storage), path)
             where: Callable[[int], str] = lambda row: f"{path}, line {parsed.lines[row]}"  # noqa: E731

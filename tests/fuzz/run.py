@@ -203,9 +203,17 @@ def sounds() -> list[bytes]:
                 chunks = b"fmt " + struct.pack("<I", len(form)) + form + b"LIST" + struct.pack("<I", 3) + b"abc\0"
                 chunks += b"data" + struct.pack("<I", len(data)) + data
                 files.append(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    first = b"\x01vorbis" + struct.pack("<IBI", 0, 2, 8000), b"OpusHead\x01\x02" + struct.pack("<HI", 312, 8000)
+    oggs = [
+        b"".join(
+            b"OggS\0\2" + struct.pack("<qIIIBB", 960 * i, 7, i, 0, 1, len(body)) + body
+            for i, body in enumerate((head, noise[:99], noise[:250]))
+        )
+        for head in first
+    ]
     large = b"ds64" + struct.pack("<IQQQI", 28, 0, 40, 0, 0)
     files.append(b"RF64" + b"\xff" * 4 + b"WAVE" + large + files[0][12:].replace(b"data(\0\0\0", b"data" + b"\xff" * 4))
-    return [*files, b"fLaC\0\0\0\x22" + noise[:34], b"OggS" + noise, b"ID3" + noise, b"\xff\xfb\x90" + noise]
+    return [*files, b"fLaC\0\0\0\x22" + noise[:34], *oggs, b"ID3" + noise, b"\xff\xfb\x90" + noise]
 
 
 def passes() -> list[bytes]:
