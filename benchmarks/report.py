@@ -428,6 +428,62 @@ def _signal_task(task: str, measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def signal_accuracy(load: Load) -> str:
+    """What the recipes for sounds and series bring, by data set; differences are of the same seed."""
+    result = load("signal_accuracy")
+    if result is None:
+        return "Not measured yet."
+    settings, tasks = result["settings"], list(dict.fromkeys(one["task"] for one in result["runs"]))
+    speakers = [task for task in tasks if task.startswith("digits of ")]
+    parts = {"spoken digits of a speaker not heard before": speakers} if speakers else {}
+    parts |= {task: [task] for task in tasks if task not in speakers}
+    lines = [
+        "| test accuracy, % | without | recipe | recipe minus without, points | training accuracy, % | seeds |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for shown, part in parts.items():
+        without, recipe = (_by_seed(result, part, arm, "accuracy") for arm in ("none", "recipe"))
+        seeds = sorted(set(without) & set(recipe))
+        if len(seeds) < 2:
+            continue
+        gain = _mean([recipe[seed] - without[seed] for seed in seeds], "+")
+        fitted = [statistics.mean(_by_seed(result, part, arm, "train_accuracy").values()) for arm in ("none", "recipe")]
+        values = " | ".join(_mean([arm[seed] for seed in seeds]) for arm in (without, recipe))
+        lines.append(f"| {shown} | {values} | {gain} | {fitted[0]:.1f}, {fitted[1]:.1f} | {len(seeds)} |")
+    words = []
+    if speakers:
+        gains = []
+        for task in speakers:
+            without, recipe = (_by_seed(result, [task], arm, "accuracy") for arm in ("none", "recipe"))
+            both = set(without) & set(recipe)
+            if both:
+                gain = statistics.mean(recipe[seed] - without[seed] for seed in both)
+                gains.append(f"{task.removeprefix('digits of ')} {gain:+.1f}")
+        words.append(f"Points that the recipe brings, by the speaker who is tested: {', '.join(gains)}.")
+    minutes = sum(one["cpu_s"] for one in result["runs"]) / 60
+    words.append(
+        f"Digits: LogMelCNN of width {settings['width'][0]}, {settings['steps'][0]} steps, one value a seed, the mean "
+        f"over speakers; series: one InceptionTime network of width {settings['width'][1]}, {settings['steps'][1]} "
+        f"steps; batches of {settings['batch_size']}, AdamW, one cycle. ± is the standard error over seeds (initial weights, "
+        f"order, augmentation), of differences over their own. All of it took {minutes:.0f} processor minutes. "
+        f"{_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", *words])
+
+
+def _by_seed(result: dict[str, Any], tasks: list[str], arm: str, field: str) -> dict[int, float]:
+    """The mean over tasks, of seeds that all of them have."""
+    found: dict[int, list[float]] = {}
+    for one in result["runs"]:
+        if one["task"] in tasks and one["arm"] == arm:
+            found.setdefault(one["seed"], []).append(one[field])
+    return {seed: statistics.mean(values) for seed, values in found.items() if len(values) == len(tasks)}
+
+
+def _mean(values: list[float], sign: str = "") -> str:
+    return f"{statistics.mean(values):{sign}.2f} ± {statistics.stdev(values) / len(values) ** 0.5:.2f}"
+
+
 def _decoders(result: dict[str, Any]) -> str:
     parts = [result.get(part, {}).get("contenders", {}) for part in ("decode_whole", "decode_crops")]
     names = sorted({name for part in parts for name in part}, key=lambda name: -_rate(parts[-1], name))
@@ -516,6 +572,7 @@ _FUNCTIONS = (
     operators_cpu,
     operators_summary,
     signals_cpu,
+    signal_accuracy,
     gpu,
     decode_gpu,
 )
