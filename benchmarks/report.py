@@ -20,6 +20,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = ("README.md", "docs/decoding.md", "docs/operators.md", "docs/scale.md", "docs/signals.md")
 
 RECIPE_GOAL = 3.0
+GPU_GOAL = 50.0
 LIBRARIES = ("torchvision", "kornia", "albumentations")
 
 Load = Callable[[str], "dict[str, Any] | None"]
@@ -428,6 +429,35 @@ def _signal_task(task: str, measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def signals_gpu(load: Load) -> str:
+    """Signals on a CUDA device, beside the best that peers do on two CPU cores."""
+    result = load("signals_gpu")
+    if result is None:
+        return "Not measured yet."
+    beside = load("signals_cpu")
+    lines = ["| signals a second | on the device alone | drawn and augmented | µs to draw |", "|---|---:|---:|---:|"]
+    lines += [
+        f"| {task} | {row['device_per_s']:,.0f} | {row['per_s']:,.0f} | {row['draw_us']:.1f} |"
+        for task, row in result["tasks"].items()
+    ]
+    found = [
+        f"{task} {row['per_s'] / best:.0f}×, {_outcome(GPU_GOAL, row['per_s'] / best)}"
+        for task, row in result["tasks"].items()
+        if (best := _best_peer(beside, row["peer"])) is not None
+    ]
+    goal = f" Times the best peer on two CPU cores ({GPU_GOAL:.0f} wanted): {'; '.join(found)}." if found else ""
+    what = result["what"][0].upper() + result["what"][1:]
+    return "\n".join([f"{what}.", "", *lines, "", f"Medians.{goal} {_measured_on(result)}."])
+
+
+def _best_peer(result: dict[str, Any] | None, task: str | None) -> float | None:
+    """What the best of the others does, a second."""
+    if result is None or task is None:
+        return None
+    contenders = result["tasks"][task]["contenders"]
+    return max((timing["per_s"] for name, timing in contenders.items() if "dalipipe" not in name), default=None)
+
+
 def signal_accuracy(load: Load) -> str:
     """What the recipes for sounds and series bring, by data set; differences are of the same seed."""
     result = load("signal_accuracy")
@@ -572,6 +602,7 @@ _FUNCTIONS = (
     operators_cpu,
     operators_summary,
     signals_cpu,
+    signals_gpu,
     signal_accuracy,
     gpu,
     decode_gpu,

@@ -115,6 +115,26 @@ def test_what_is_drawn_depends_on_the_sample_alone(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_batch_without_samples_is_none(case: Case) -> None:
+    plan = lower(dalipipe.Policy(nodes_of(case)), schema(1))
+    draws = plan.draw(rng.make_key(3, 0), np.zeros(0, np.int64), np.zeros((0, 4), np.int64))
+    assert draws.params.out_size.shape == (0, 4) and len(draws.params.last.passes) == 0
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_device_gives_what_the_host_gives(case: Case, channels: int) -> None:
+    arrays = made(FRAMES, channels)
+    there = run(nodes_of(case), arrays, device=torch.device("cuda", torch.cuda.current_device()))
+    for host, device in zip(run(nodes_of(case), arrays), there, strict=True):
+        if case.spectral or case.after_mel:  # FFTs round in ways of their own; logarithms of silence show it
+            assert host.shape == device.shape and np.abs(host - device).mean() <= 1e-2 * (np.abs(host).mean() + 1e-6)
+        else:
+            assert np.array_equal(host, device)
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_json_pickle_and_repr(case: Case) -> None:
     policy = dalipipe.Policy([case.op])
     assert dalipipe.Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy

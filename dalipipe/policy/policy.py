@@ -151,7 +151,8 @@ class Policy:
         cannot be applied.
         """
         n = len(indices)
-        u_all = rng.uniforms(key, indices, self._pair_slots, self._pair_blocks, variants).reshape(n, -1)
+        u_all = rng.uniforms(key, indices, self._pair_slots, self._pair_blocks, variants)
+        u_all = u_all.reshape(n, 4 * len(self._pair_slots))
         open_gates = {}
         for slot, container in self._containers.items():
             u = u_all[:, self._columns[slot]]
