@@ -331,7 +331,7 @@ def test_signals(
     path = write(
         "signals_cpu",
         {
-            "what": f"batches of {CLIPS} clips of 1 s at {RATE_HZ} Hz, of {SERIES} series of {POINTS} points, in memory",
+            "what": f"batches of {CLIPS} clips of 1 s at {RATE_HZ} Hz, of {SERIES} series of {POINTS} points",
             "signals": "made" if data is None else "spoken digits (FSDD) and outlines of leaves (OSULeaf)",
             "rounds": rounds,
             "versions": _versions(peers),
@@ -353,7 +353,7 @@ def _versions(peers: list[Peer]) -> dict[str, str]:
 
 
 def pitch_spread(bench: Bench) -> dict[str, dict[str, float]]:
-    """Milliseconds a clip by semitones, on one core, by contender: the fastest of three; only what it can shift by."""
+    """Milliseconds a clip by semitones, on one core, by contender: the fastest of five; only what it can shift by."""
     task, spread = "pitch shift", {}
     for name in bench.contenders(task):
         times = {}
@@ -364,7 +364,7 @@ def pitch_spread(bench: Bench) -> dict[str, dict[str, float]]:
             try:
                 bench.run(task, name, settings, "clips")
                 elapsed = []
-                for _ in range(3):
+                for _ in range(5):
                     start = time.perf_counter()
                     bench.run(task, name, settings, "clips")
                     elapsed.append(time.perf_counter() - start)
