@@ -494,9 +494,9 @@ def signal_accuracy(load: Load) -> str:
     words.append(
         f"Digits: LogMelCNN of width {settings['width'][0]}, {settings['steps'][0]} steps, one value a seed, the mean "
         f"over speakers; series: one InceptionTime network of width {settings['width'][1]}, {settings['steps'][1]} "
-        f"steps; batches of {settings['batch_size']}, AdamW, one cycle. ± is the standard error over seeds (initial weights, "
-        f"order, augmentation), of differences over their own. All of it took {minutes:.0f} processor minutes. "
-        f"{_measured_on(result)}."
+        f"steps; batches of {settings['batch_size']}, AdamW, one cycle. ± is the standard error over seeds (initial "
+        f"weights, order, augmentation), of differences over their own. All of it took {minutes:.0f} processor "
+        f"minutes. {_measured_on(result)}."
     )
     return "\n".join([*lines, "", *words])
 

@@ -3,9 +3,9 @@
     SIGNAL_PEERS_PYTHON=... pytest benchmarks/test_signals.py --data=DIR
 
 DIR holds fsdd_600.tar (spoken digits, cut and padded to a second) and ucr_series.tar (OSULeaf); without, signals are
-made. 64 signals → a batch of them, drawing their parameters counted. The peers live in two processes of their own
-(signal_peers.py), which work at once where two cores are asked for; what has threads is tried with two of them in one
-process, too. Before anything is timed, each contender's signals are verified to be what was asked for.
+made. 64 clips or 256 series → a batch of them, drawing their parameters counted. The peers live in two processes of
+their own (signal_peers.py), which work at once where two cores are asked for; what has threads is tried with two of
+them in one process, too. Before anything is timed, each contender's signals are verified to be what was asked for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dalipipe.plan import Plan, lower
 from dalipipe.records import Signals
 from dalipipe.schema import Field, Kind, Schema
 
-N, POINTS, TURN_S = 64, 427, 0.25
+CLIPS, SERIES, POINTS, TURN_S = 64, 256, 427, 0.25
 TONE_HZ = 440.0
 OURS = "dalipipe"
 THREADED = ("torch-audiomentations",)
@@ -72,10 +72,10 @@ class Ours:
         self.size, self.epoch = self.engine.size(self.signals), 0
 
     def __call__(self) -> torch.Tensor:
-        key, indices = rng.make_key(0, self.epoch), np.arange(N)
+        key, indices = rng.make_key(0, self.epoch), np.arange(len(self.signals))
         self.epoch += 1
         batch, _ = self.engine.start(self.signals, self.plan.draw(key, indices, self.size, 0, indices))()
-        return batch.view(N, -1)
+        return batch.view(len(batch), -1)
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,13 @@ class Us:
         key = f"{task} {settings} {signals} {threads}"
         if key not in self.made:
             self.made[key] = Ours(task, settings, self.signals[signals], threads)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)  # those of its Fourier transforms
         for _ in range(times):
             augmented = self.made[key]()
         if out is not None:
             np.save(out, augmented.numpy())
-        return times * N
+        return times * len(self.signals[signals])
 
 
 @pytest.fixture
@@ -108,10 +110,10 @@ def signals(pytestconfig: pytest.Config) -> dict[str, np.ndarray]:
     found = {
         "clips": made_speech() if clips is None else clips,
         "series": made_series() if series is None else series,
-        "tone": np.tile(tone, (N, 1)),
-        "burst": np.tile(burst, (N, 1)),
-        "ramp": np.tile(np.linspace(0, 1, POINTS), (N, 1)),
-        "nothing": np.zeros((N, POINTS)),
+        "tone": np.tile(tone, (CLIPS, 1)),
+        "burst": np.tile(burst, (CLIPS, 1)),
+        "ramp": np.tile(np.linspace(0, 1, POINTS), (SERIES, 1)),
+        "nothing": np.zeros((SERIES, POINTS)),
     }
     return {name: np.ascontiguousarray(batch, np.float32) for name, batch in found.items()}
 
@@ -119,23 +121,23 @@ def signals(pytestconfig: pytest.Config) -> dict[str, np.ndarray]:
 def made_speech() -> np.ndarray:
     """[N, T]: a harmonic voice through two moving resonances, syllables of it, and breath."""
     generator, time_s = np.random.default_rng(0), np.arange(RATE_HZ) / RATE_HZ
-    pitch = generator.uniform(80, 250, (N, 1)) * (
-        1 + 0.1 * np.sin(2 * np.pi * generator.uniform(1, 4, (N, 1)) * time_s)
+    pitch = generator.uniform(80, 250, (CLIPS, 1)) * (
+        1 + 0.1 * np.sin(2 * np.pi * generator.uniform(1, 4, (CLIPS, 1)) * time_s)
     )
     phase = 2 * np.pi * np.cumsum(pitch, axis=1) / RATE_HZ
-    voice = np.zeros((N, RATE_HZ))
+    voice = np.zeros((CLIPS, RATE_HZ))
     for harmonic in range(1, 20):
         at = harmonic * pitch
         formants = (700 + 300 * np.sin(2 * np.pi * 2 * time_s), 1800 + 500 * np.cos(2 * np.pi * 3 * time_s))
         strength = sum(1 / (1 + ((at - formant) / 150) ** 2) for formant in formants)
         voice += np.where(at < RATE_HZ / 2, strength, 0) * np.sin(harmonic * phase)
-    syllables = np.clip(np.sin(2 * np.pi * generator.uniform(1.5, 4, (N, 1)) * time_s), 0, None)
-    return 0.1 * voice * syllables + 0.005 * generator.standard_normal((N, RATE_HZ))
+    syllables = np.clip(np.sin(2 * np.pi * generator.uniform(1.5, 4, (CLIPS, 1)) * time_s), 0, None)
+    return 0.1 * voice * syllables + 0.005 * generator.standard_normal((CLIPS, RATE_HZ))
 
 
 def made_series() -> np.ndarray:
     """[N, T]: closed outlines, mean 0 and deviation 1, as those of leaves are."""
-    walk = np.random.default_rng(0).standard_normal((N, POINTS)).cumsum(axis=1)
+    walk = np.random.default_rng(0).standard_normal((SERIES, POINTS)).cumsum(axis=1)
     walk -= walk[:, -1:] * np.linspace(0, 1, POINTS)
     result: np.ndarray = (walk - walk.mean(1, keepdims=True)) / walk.std(1, keepdims=True)
     return result
@@ -145,10 +147,10 @@ def _digits(data: Path) -> np.ndarray | None:
     archive = data / "fsdd_600.tar"
     if not archive.is_file():
         return None
-    clips = np.zeros((N, RATE_HZ))
+    clips = np.zeros((CLIPS, RATE_HZ))
     with tarfile.open(archive) as tar:
         names = sorted(name for name in tar.getnames() if name.endswith(".wav"))
-        for row, name in enumerate(names[:: len(names) // N][:N]):
+        for row, name in enumerate(names[:: len(names) // CLIPS][:CLIPS]):
             file = tar.extractfile(name)
             assert file is not None
             with wave.open(io.BytesIO(file.read())) as sound:
@@ -165,8 +167,8 @@ def _leaves(data: Path) -> np.ndarray | None:
         file = tar.extractfile("ucr/OSULeaf_TRAIN.ts")
         assert file is not None
         lines = file.read().decode().splitlines()
-    rows = lines[lines.index("@data") + 1 :][:N]
-    return np.array([row.split(":")[0].split(",") for row in rows], np.float64)
+    rows = np.array([row.split(":")[0].split(",") for row in lines[lines.index("@data") + 1 :]], np.float64)
+    return np.resize(rows, (SERIES, POINTS))  # some of them twice
 
 
 Give = Callable[..., np.ndarray]
@@ -178,7 +180,7 @@ def verify(task: str, name: str, give: Give) -> None:
     if task == "time stretch":
         for rate in (0.8, 1.25):
             batch = give({"rate": (rate, rate)}, signals="burst")
-            assert batch.shape == (N, RATE_HZ), f"{name}: shape {batch.shape}"
+            assert batch.shape == (CLIPS, RATE_HZ), f"{name}: shape {batch.shape}"
             assert abs(_loudest_hz(batch) / TONE_HZ - 1) < 0.02, f"{name}: {_loudest_hz(batch):.0f} Hz, not {TONE_HZ}"
             centre_s, width_s = _when(batch)
             assert abs(centre_s - 0.45 / rate) < 0.06, f"{name}: its middle at {centre_s:.3f} s, not {0.45 / rate:.3f}"
@@ -187,12 +189,12 @@ def verify(task: str, name: str, give: Give) -> None:
         third = 12 * math.log2(5 / 4)  # a ratio that torch-audiomentations has
         for semitones in (third, -third):
             batch = give({"semitones": (semitones - 1e-3, semitones + 1e-3)}, signals="tone")
-            assert batch.shape == (N, RATE_HZ), f"{name}: shape {batch.shape}"
+            assert batch.shape == (CLIPS, RATE_HZ), f"{name}: shape {batch.shape}"
             wanted = TONE_HZ * 2 ** (semitones / 12)
             assert abs(_loudest_hz(batch) / wanted - 1) < 0.02, f"{name}: {_loudest_hz(batch):.0f} Hz, not {wanted:.0f}"
     elif task == "gain, noise, shift":
         batch = give({"gain_db": (6.0, 6.0), "snr_db": (10.0, 10.0), "shift": (0.25, 0.25)}, signals="tone")
-        assert batch.shape == (N, RATE_HZ), f"{name}: shape {batch.shape}"
+        assert batch.shape == (CLIPS, RATE_HZ), f"{name}: shape {batch.shape}"
         assert not batch[:, : RATE_HZ // 4].any(), f"{name}: what is shifted in is not silent"
         power = np.abs(np.fft.rfft(batch[:, RATE_HZ // 4 :])) ** 2
         at = int(TONE_HZ * 3 / 4)
@@ -204,7 +206,7 @@ def verify(task: str, name: str, give: Give) -> None:
     else:
         settings = SETTINGS[task]
         noisy = give(settings, signals="nothing")
-        assert noisy.shape == (N, POINTS), f"{name}: shape {noisy.shape}"
+        assert noisy.shape == (SERIES, POINTS), f"{name}: shape {noisy.shape}"
         assert abs(noisy.std() / settings["noise"][1] - 1) < 0.03, f"{name}: noise of {noisy.std():.4f}"
         warped = give({**settings, "noise": (0.0, 0.0)}, signals="ramp")
         assert (np.diff(warped, axis=1) < 1e-6).all(), f"{name}: a rising ramp does not fall once it is reversed"
@@ -329,7 +331,7 @@ def test_signals(
     path = write(
         "signals_cpu",
         {
-            "what": f"batches of {N}: clips of 1 s at {RATE_HZ} Hz, series of {POINTS} points, float32 in memory",
+            "what": f"batches of {CLIPS} clips of 1 s at {RATE_HZ} Hz, of {SERIES} series of {POINTS} points",
             "signals": "made" if data is None else "spoken digits (FSDD) and outlines of leaves (OSULeaf)",
             "rounds": rounds,
             "versions": _versions(peers),
@@ -351,7 +353,7 @@ def _versions(peers: list[Peer]) -> dict[str, str]:
 
 
 def pitch_spread(bench: Bench) -> dict[str, dict[str, float]]:
-    """Milliseconds a clip by semitones, on one core, by contender: the fastest of three; only what it can shift by."""
+    """Milliseconds a clip by semitones, on one core, by contender: the fastest of five; only what it can shift by."""
     task, spread = "pitch shift", {}
     for name in bench.contenders(task):
         times = {}
@@ -362,13 +364,13 @@ def pitch_spread(bench: Bench) -> dict[str, dict[str, float]]:
             try:
                 bench.run(task, name, settings, "clips")
                 elapsed = []
-                for _ in range(3):
+                for _ in range(5):
                     start = time.perf_counter()
                     bench.run(task, name, settings, "clips")
                     elapsed.append(time.perf_counter() - start)
             except (RuntimeError, ImportError):
                 continue
-            times[str(semitones)] = round(1e3 * min(elapsed) / N, 4)
+            times[str(semitones)] = round(1e3 * min(elapsed) / CLIPS, 4)
         if times:
             spread[name] = times
     return spread
