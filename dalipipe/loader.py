@@ -230,6 +230,7 @@ class DataLoader(TorchDataLoader):
                 exact = shards == "exact"
                 self._steps = Sampler(bound, batch_size, drop_last=drop_last, exact=exact, seed=self.seed, **place)
         self._check_shares()
+        self._order.warn_of_batches(self._steps.global_batch)
         if self._plan.mix is not None:
             together = batch_size if batch_sampler is None else getattr(batch_sampler, "batch_size", None)
             if isinstance(together, int):

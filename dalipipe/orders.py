@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import random
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,9 @@ class Order(ABC):
 
     def settle(self, epoch: int) -> None:  # noqa: B027 - most have nothing to do
         """Does now what would be unsafe in another thread when the epoch runs."""
+
+    def warn_of_batches(self, global_batch: int) -> None:  # noqa: B027 - most go with any
+        """A warning where batches of so many do not suit it."""
 
     def identity(self, epoch: int) -> str:
         """What must be equal, besides the seed, for a position of the epoch to mean the same record."""
@@ -208,6 +212,15 @@ class Bucketed(Order):
         self._memo[epoch, number] = made
         return made
 
+    def warn_of_batches(self, global_batch: int) -> None:
+        if global_batch != self.batch_size:
+            warnings.warn(
+                f"BucketSampler: its batches of {self.batch_size} are not the loader's of {global_batch} (those of all "
+                "ranks together), which hold unlike lengths then, and more padding: give it "
+                f"batch_size={global_batch}",
+                stacklevel=3,
+            )
+
     def identity(self, epoch: int) -> str:
         return f"Bucketed-{_digest(self.lengths)}-{self.batch_size}-{self.window}"
 
@@ -343,6 +356,9 @@ class Subset(Order):
 
     def settle(self, epoch: int) -> None:
         self.order.settle(epoch)
+
+    def warn_of_batches(self, global_batch: int) -> None:
+        self.order.warn_of_batches(global_batch)
 
     def identity(self, epoch: int) -> str:
         return f"Subset-{_digest(self.indices)}-{self.order.identity(epoch)}"

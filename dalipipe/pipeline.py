@@ -383,9 +383,11 @@ class _Walk(threading.Thread):
                 continue
         raise _Stopped
 
-    def end(self, most_s: float = math.inf) -> None:
+    def end(self, most_s: float = math.inf, _exiting: Any = sys.is_finalizing) -> None:
         """Stops the thread and waits for it, ``most_s`` at most and not long for a read under way."""
         self._stopped.set()
+        if _exiting():  # it has ended, and what follows may be gone: a generator of the user's is dropped only now
+            return
         # A collection of garbage may drop a loader's iterator anywhere, so in such a thread too, which may hold locks
         # that the other needs: the import of DALI's, say.
         if isinstance(threading.current_thread(), _Walk | Reader):

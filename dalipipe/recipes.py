@@ -125,10 +125,13 @@ _SILENCE = -13.815511  # what `MelSpectrogram` gives for no power at all: ln(1e-
 
 
 def speech_eval(rate_hz: int = 16000, duration_s: float = 1.0, n_mels: int = 64) -> Policy:
-    """As long as `speech` makes them, and the same spectrogram."""
+    """As long as `speech` makes them, in the middle, and the same spectrogram."""
     n_fft = 2 ** round(math.log2(0.032 * rate_hz))
     return Policy(
-        [AdjustDuration(duration_s=duration_s), MelSpectrogram(n_mels, n_fft, round(0.01 * rate_hz), f_min=20.0)]
+        [
+            AdjustDuration(duration_s=duration_s, position="center"),
+            MelSpectrogram(n_mels, n_fft, round(0.01 * rate_hz), f_min=20.0),
+        ]
     )
 
 

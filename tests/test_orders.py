@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils import data
 
+import dalipipe
 from dalipipe import orders
 from dalipipe.sampler import GivenSteps, Sampler
 
@@ -277,3 +279,14 @@ def test_a_sampler_that_breaks_its_promise_is_named() -> None:
         epoch_of(bound(orders.as_order(Short([1, 2]))))
     with pytest.raises(ValueError, match="Short promised 5 batches and gave 1"):
         GivenSteps(orders.GivenBatches(Short([[1]]), 9)).step(0, 0)  # type: ignore[arg-type]
+
+
+def test_a_loader_of_other_batches_than_the_buckets_says_so() -> None:
+    source = dalipipe.Series([np.zeros((1 + i % 5, 1)) for i in range(20)])
+    with pytest.warns(UserWarning, match=r"batches of 4 are not the loader's of 5"):
+        dalipipe.DataLoader(source, 5, sampler=orders.BucketSampler(source.lengths, 4), device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dalipipe.DataLoader(source, 4, sampler=orders.BucketSampler(source.lengths, 4), device="cpu")
+        sampler = orders.BucketSampler(source.lengths, 4)
+        dalipipe.DataLoader(source, 2, sampler=sampler, device="cpu", rank=0, world_size=2, seed=0)

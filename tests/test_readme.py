@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sounds import wav
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
 def test_examples_run(jpeg_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jpeg_folder(n=6, classes=2, size=(60, 80), name="photos/train")
+    for number in range(4):
+        (tmp_path / f"speech/train/{number % 2}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"speech/train/{number % 2}/{number}.wav").write_bytes(wav("pcm16", 9000, rate_hz=16000)[0])
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 3 and "import dalipipe" in blocks[0]
@@ -25,4 +29,6 @@ def test_examples_run(jpeg_folder: Any, tmp_path: Path, monkeypatch: pytest.Monk
             images, labels = next(iter(names["loader"]))
             assert images.dtype == names["torch"].bfloat16 and len(labels) == 6
             assert labels.shape == (6, 2) and labels.dtype == names["torch"].float32
+        if "audio" in names:
+            assert names["audio"].shape == (4, 1, 64, 63) and names["length"].tolist() == [63] * 4
     assert (tmp_path / "last.pt").is_file()

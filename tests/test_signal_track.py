@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from signal_cases import made
+from sounds import chunk, form, riff
 
 import dalipipe
 from dalipipe.ops import mix
@@ -25,18 +25,7 @@ POLICY = dalipipe.Policy(
 def wav(sound: np.ndarray, rate_hz: int) -> bytes:
     """16-bit PCM of float32 [T, C]."""
     data = np.clip(np.rint(sound * 32768), -32768, 32767).astype("<i2").tobytes()
-    channels = sound.shape[1]
-    form = struct.pack("<HHIIHH", 1, channels, rate_hz, 2 * channels * rate_hz, 2 * channels, 16)
-    return (
-        b"RIFF"
-        + struct.pack("<I", 36 + len(data))
-        + b"WAVEfmt "
-        + struct.pack("<I", 16)
-        + form
-        + b"data"
-        + struct.pack("<I", len(data))
-        + data
-    )
+    return riff(form("pcm16", sound.shape[1], rate_hz), chunk(b"data", data))
 
 
 @pytest.fixture
@@ -177,17 +166,7 @@ def test_a_bad_sound_costs_itself_alone(sounds: Any, damage: str) -> None:
     data = path.read_bytes()
     if damage == "nan":
         values = np.full(100, np.nan, "<f4").tobytes()
-        form = struct.pack("<HHIIHH", 3, 1, 8000, 32000, 4, 32)
-        path.write_bytes(
-            b"RIFF"
-            + struct.pack("<I", 36 + 400)
-            + b"WAVEfmt "
-            + struct.pack("<I", 16)
-            + form
-            + b"data"
-            + struct.pack("<I", 400)
-            + values
-        )
+        path.write_bytes(riff(form("float32"), chunk(b"data", values)))
     else:
         path.write_bytes(data[: len(data) // 2] if damage == "cut" else b"this is no sound")
     with pytest.raises(dalipipe.SampleError, match=r"sample 5 .*wav"):

@@ -21,10 +21,10 @@ void read(const Array<uint8_t>& arena, const Array<int64_t>& starts, uintptr_t s
   read_wavs(arena.data(), at, n, reinterpret_cast<WavSegment*>(segments), count, threads);
 }
 
-// Of the structs that Python mirrors: {struct: {"": size, field: offset}}, in bytes.
-py::dict audio_layouts() {
+}  // namespace
+
+void bind_audio(py::module_& m, py::dict& layouts) {
 #define AT(field) layout[#field] = offsetof(Struct, field)
-  py::dict layouts;
   {
     using Struct = AudioHeader;
     py::dict layout(""_a = sizeof(Struct));
@@ -38,13 +38,7 @@ py::dict audio_layouts() {
     layouts["WavSegment"] = layout;
   }
 #undef AT
-  return layouts;
-}
 
-}  // namespace
-
-void bind_audio(py::module_& m) {
-  m.def("audio_layouts", &audio_layouts);
   m.def("probe_audio", &probe, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(), "out"_a, "threads"_a);
   m.def("read_wavs", &read, py::kw_only(), "arena"_a.noconvert(), "starts"_a.noconvert(), "segments"_a, "count"_a,
         "threads"_a);

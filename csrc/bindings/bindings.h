@@ -37,14 +37,27 @@ inline py::ssize_t check_starts(const char* what, const Array<uint8_t>& arena, c
   return starts.size() - 1;
 }
 
+inline void check_range(const char* what, const Array<uint8_t>& arena, int64_t at, int64_t nbytes) {
+  if (at < 0 || nbytes < 0 || at > arena.nbytes() || nbytes > arena.nbytes() - at) {
+    throw std::invalid_argument(std::string(what) + ": a range lies outside the arena");
+  }
+}
+
 // An operator at work on threads of its own, and the Python objects whose memory it uses.
 struct Running {
   py::object held;
   Task task;
 };
 
-void bind_signals(py::module_& m);   // signals.cpp: chains over signals
-void bind_spectral(py::module_& m);  // spectral.cpp: frames, spectra and back
-void bind_audio(py::module_& m);     // audio.cpp: audio files
+// What a file binds, and the layouts of the structs that Python mirrors as numpy dtypes: {struct: {"": size,
+// field: offset}}, in bytes.
+void bind_files(py::module_& m, py::dict& layouts);
+void bind_shards(py::module_& m, py::dict& layouts);
+void bind_jpegs(py::module_& m, py::dict& layouts);
+void bind_draws(py::module_& m, py::dict& layouts);
+void bind_images(py::module_& m, py::dict& layouts);
+void bind_audio(py::module_& m, py::dict& layouts);
+void bind_signals(py::module_& m, py::dict& layouts);
+void bind_spectral(py::module_& m, py::dict& layouts);
 
 }  // namespace dalipipe

@@ -6,10 +6,48 @@
 namespace dalipipe {
 namespace {
 
-// Sizes and offsets of the structs that Python mirrors, as `struct_layouts` of the module.
-py::dict signal_layouts() {
+// Addresses and sizes as dalipipe.native has checked them; 0 is null.
+SignalParams signal_params(uintptr_t passes, uintptr_t starts, int32_t n, int32_t channels, uintptr_t curves,
+                           int32_t curve_count, uintptr_t segments, int32_t segment_count, uintptr_t channel_gains,
+                           int32_t channel_gain_count, uintptr_t biquads, int32_t biquad_count, uintptr_t windows,
+                           int32_t window_count, uintptr_t outs, int32_t dtype) {
+  SignalParams p{};
+  p.passes = reinterpret_cast<const SignalPass*>(passes);
+  p.starts = reinterpret_cast<const int32_t*>(starts);
+  p.n = n;
+  p.channels = channels;
+  p.curves = reinterpret_cast<const Curve*>(curves);
+  p.curve_count = curve_count;
+  p.segments = reinterpret_cast<const CurveSegment*>(segments);
+  p.segment_count = segment_count;
+  p.channel_gains = reinterpret_cast<const ChannelGain*>(channel_gains);
+  p.channel_gain_count = channel_gain_count;
+  p.biquads = reinterpret_cast<const Biquad*>(biquads);
+  p.biquad_count = biquad_count;
+  p.windows = reinterpret_cast<const SignalWindow*>(windows);
+  p.window_count = window_count;
+  p.outs = reinterpret_cast<const SignalOut*>(outs);
+  p.dtype = static_cast<DType>(dtype);
+  return p;
+}
+
+void finite_signals(const Array<uint64_t>& data, const Array<int32_t>& frames, const Array<int64_t>& frame_step,
+                    const Array<int64_t>& channel_step, int32_t channels, int32_t threads, Array<uint8_t> out) {
+  const py::ssize_t n = data.size();
+  if (frames.size() != n || frame_step.size() != n || channel_step.size() != n || out.size() != n) {
+    throw std::invalid_argument("finite_signals: sizes differ");
+  }
+  const StoredSignals s{data.data(),         frames.data(),           frame_step.data(),
+                        channel_step.data(), static_cast<int32_t>(n), channels};
+  uint8_t* to = out.mutable_data();
+  NoGil nogil;
+  finite_signals_cpu(s, threads, to);
+}
+
+}  // namespace
+
+void bind_signals(py::module_& m, py::dict& layouts) {
 #define AT(field) layout[#field] = offsetof(Struct, field)
-  py::dict layouts;
   {
     using Struct = SignalPass;
     py::dict layout(""_a = sizeof(Struct));
@@ -57,51 +95,7 @@ py::dict signal_layouts() {
     layouts["SignalOut"] = layout;
   }
 #undef AT
-  return layouts;
-}
 
-// Addresses and sizes as dalipipe.native has checked them; 0 is null.
-SignalParams signal_params(uintptr_t passes, uintptr_t starts, int32_t n, int32_t channels, uintptr_t curves,
-                           int32_t curve_count, uintptr_t segments, int32_t segment_count, uintptr_t channel_gains,
-                           int32_t channel_gain_count, uintptr_t biquads, int32_t biquad_count, uintptr_t windows,
-                           int32_t window_count, uintptr_t outs, int32_t dtype) {
-  SignalParams p{};
-  p.passes = reinterpret_cast<const SignalPass*>(passes);
-  p.starts = reinterpret_cast<const int32_t*>(starts);
-  p.n = n;
-  p.channels = channels;
-  p.curves = reinterpret_cast<const Curve*>(curves);
-  p.curve_count = curve_count;
-  p.segments = reinterpret_cast<const CurveSegment*>(segments);
-  p.segment_count = segment_count;
-  p.channel_gains = reinterpret_cast<const ChannelGain*>(channel_gains);
-  p.channel_gain_count = channel_gain_count;
-  p.biquads = reinterpret_cast<const Biquad*>(biquads);
-  p.biquad_count = biquad_count;
-  p.windows = reinterpret_cast<const SignalWindow*>(windows);
-  p.window_count = window_count;
-  p.outs = reinterpret_cast<const SignalOut*>(outs);
-  p.dtype = static_cast<DType>(dtype);
-  return p;
-}
-
-void finite_signals(const Array<uint64_t>& data, const Array<int32_t>& frames, const Array<int64_t>& frame_step,
-                    const Array<int64_t>& channel_step, int32_t channels, int32_t threads, Array<uint8_t> out) {
-  const py::ssize_t n = data.size();
-  if (frames.size() != n || frame_step.size() != n || channel_step.size() != n || out.size() != n) {
-    throw std::invalid_argument("finite_signals: sizes differ");
-  }
-  const StoredSignals s{data.data(),         frames.data(),           frame_step.data(),
-                        channel_step.data(), static_cast<int32_t>(n), channels};
-  uint8_t* to = out.mutable_data();
-  NoGil nogil;
-  finite_signals_cpu(s, threads, to);
-}
-
-}  // namespace
-
-void bind_signals(py::module_& m) {
-  m.def("signal_layouts", &signal_layouts);
   py::class_<SignalParams>(m, "SignalParams")
       .def(py::init(&signal_params), py::kw_only(), "passes"_a, "starts"_a, "n"_a, "channels"_a, "curves"_a,
            "curve_count"_a, "segments"_a, "segment_count"_a, "channel_gains"_a, "channel_gain_count"_a, "biquads"_a,

@@ -43,7 +43,24 @@ SpectralParams make_params(uintptr_t rows, int32_t n, int32_t n_fft, int32_t lea
 
 }  // namespace
 
-void bind_spectral(py::module_& m) {
+void bind_spectral(py::module_& m, py::dict& layouts) {
+#define AT(field) layout[#field] = offsetof(Struct, field)
+  {
+    using Struct = SpectralRow;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(in), AT(out), AT(in_step), AT(analysed_at), AT(made_at), AT(stretched_at), AT(table), AT(rate), AT(step);
+    AT(in_frames), AT(stretched_frames), AT(out_frames), AT(hop), AT(analysed), AT(made), AT(taps), AT(exponent);
+    AT(key), AT(unused);
+    layouts["SpectralRow"] = layout;
+  }
+  {
+    using Struct = MelBand;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(first), AT(count), AT(weights);
+    layouts["MelBand"] = layout;
+  }
+#undef AT
+
   py::class_<SpectralParams>(m, "SpectralParams")
       .def(py::init(&make_params), py::kw_only(), "rows"_a, "n"_a, "n_fft"_a, "lead"_a, "edge"_a, "window"_a,
            "source"_a, "source_floats"_a, "target"_a, "target_floats"_a, "tables"_a, "table_floats"_a, "bands"_a,

@@ -33,8 +33,8 @@ def describe_decoder(name: str, device: torch.device) -> str:
 
 
 def make_decoder(name: str, device: torch.device, *, batch_size: int, threads: int, depth: int) -> Decoder:
-    """``"native"``, which ``"auto"`` means, is dalipipe's own decoder: of baseline JPEGs on the host, and, where batches
-    are made on a CUDA device, of JPEGs in tiles there; other kinds of picture it leaves to DALI. ``"dali"`` and
+    """``"native"``, which ``"auto"`` means, is dalipipe's own decoder: of baseline JPEGs on the host, and, where
+    batches are made on a CUDA device, of JPEGs in tiles there; other kinds of picture it leaves to DALI. ``"dali"`` and
     ``"pillow"`` decode on the host. All give libjpeg-turbo's pixels, to the bit.
 
     Raises ``ValueError`` for another name, `MissingDaliError` where DALI is needed and not installed.

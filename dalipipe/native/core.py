@@ -50,7 +50,7 @@ def cpu_target(name: str | None = None) -> str:
 
 def struct_layouts() -> dict[str, dict[str, int]]:
     """Per C++ struct mirrored here: its size under "", and every field's offset; bytes."""
-    return {**_C.struct_layouts(), **_C.signal_layouts(), **_C.audio_layouts()}
+    return dict(_C.struct_layouts)
 
 
 def check_threads(what: str, threads: int) -> None:

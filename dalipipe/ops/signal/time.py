@@ -101,13 +101,14 @@ class TimeFlip(_BackwardsOp):
 class AdjustDuration(ShiftOp):
     """Makes every signal as long as ``frames``, or as ``duration_s`` seconds: of longer ones takes a part, at a random
     place, to shorter ones adds what ``padding`` says ("zero", "hold", "wrap" or "mirror"), at the "end", the "start",
-    or "both", the signal at a random place between. audiomentations' ``AdjustDuration``.
+    or "both", the signal at a random place between. "center": the middle of longer ones, shorter ones in the middle;
+    nothing is drawn. audiomentations' ``AdjustDuration``.
     """
 
     frames: int | None = None
     duration_s: float | None = None
     padding: str = "zero"
-    position: Literal["end", "start", "both"] = "end"
+    position: Literal["end", "start", "both", "center"] = "end"
 
     draws: ClassVar[int] = 1
 
@@ -122,7 +123,7 @@ class AdjustDuration(ShiftOp):
         else:
             object.__setattr__(self, "duration_s", check_number(self, "duration_s", 1e-4, 1e6))
         check_choice(self, "padding", EDGES)
-        check_choice(self, "position", ("end", "start", "both"))
+        check_choice(self, "position", ("end", "start", "both", "center"))
 
     @property
     def edge(self) -> str:
@@ -138,8 +139,11 @@ class AdjustDuration(ShiftOp):
             frames = np.maximum(seconds_to_frames(self.duration_s, size), 1)
         spare = size[:, FRAMES] - frames
         anywhere = np.minimum((u[:, 0] * (np.abs(spare) + 1)).astype(np.int64), np.abs(spare))
-        before = {"end": 0, "start": -spare, "both": anywhere}[self.position]
-        start = np.where(spare >= 0, anywhere, -before)
+        if self.position == "center":
+            start = spare // 2
+        else:
+            before = {"end": 0, "start": -spare, "both": anywhere}[self.position]
+            start = np.where(spare >= 0, anywhere, -before)
         return {"start": start, "direction": np.ones(len(u), np.int64), "frames": frames}
 
 
