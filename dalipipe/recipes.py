@@ -105,8 +105,8 @@ def speech(rate_hz: int = 16000, duration_s: float = 1.0, n_mels: int = 64) -> P
     windows of 32 ms, 10 ms apart, with one narrow mask each along frequency and time. Batches are [N, C, n_mels, 1 +
     100 · duration_s].
 
-    Masks are filled with what speech has in the mean: filled with silence they are the loudest thing there is. What that
-    and the rest bring on real data is in docs/signals.md.
+    Masks are filled with what speech has in the mean: filled with silence they are the loudest thing there is. What
+    that and the rest bring on real data is in docs/signals.md.
     """
     features = speech_eval(rate_hz, duration_s, n_mels)
     return Policy(

@@ -193,7 +193,7 @@ def test_background_sounds(sounds: Any, tmp_path: Path) -> None:
         list(loader(source, policy=dalipipe.Policy([op])))
 
 
-def test_what_does_not_go_is_said_when_the_loader_is_made(series: dalipipe.Series, sounds: Any) -> None:
+def test_what_does_not_go_is_said_at_once(series: dalipipe.Series, sounds: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"uint8 cannot hold series"):
         loader(series, dtype=torch.uint8)
     with pytest.raises(ValueError, match="is for pictures"):
@@ -204,6 +204,9 @@ def test_what_does_not_go_is_said_when_the_loader_is_made(series: dalipipe.Serie
         list(loader(series, engine="reference"))
     with pytest.raises(ValueError, match="cache"):
         loader(sounds(), cache="ram")
+    for source in (series, sounds()):
+        with pytest.raises(ValueError, match="packs hold pictures"):
+            dalipipe.pack(source, tmp_path / "packed")
 
 
 def test_explain(series: dalipipe.Series, sounds: Any) -> None:
