@@ -15,6 +15,7 @@ from sounds import chunk, form, riff
 import dalipipe
 from dalipipe.ops import mix
 from dalipipe.ops import signal as ops
+from examples import run_example
 
 FRAMES = [int(n) for n in np.random.default_rng(7).integers(30, 400, 41)]
 POLICY = dalipipe.Policy(
@@ -230,3 +231,14 @@ def test_sounds_on_cuda_are_near_those_of_the_cpu(sounds: Any) -> None:
     for cpu, cuda in zip(loader(source, policy=policy), loader(source, policy=policy, device="cuda"), strict=True):
         assert cuda.audio.is_cuda and torch.equal(cpu.length, cuda.length.cpu())
         assert (cpu.audio - cuda.audio.cpu()).abs().max() < 0.05
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("train", "val"):
+        for number in range(8):
+            path = tmp_path / part / f"{number % 2}" / f"{number}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(wav(0.3 * made((3000 + 100 * number,), 1, number)[0], 8000))
+    given = ("--rate-hz", 8000, "--duration-s", 0.3, "--epochs", 1, "--batch-size", 4)
+    run_example("spoken_words.py", tmp_path, *given, monkeypatch=monkeypatch)
+    assert "of words recognised" in capsys.readouterr().out
