@@ -31,7 +31,8 @@ FLAGS += ["-fsanitize=address,undefined,float-cast-overflow"]
 FILES = [ROOT / "tests" / "fuzz" / f"{name}.cpp" for name in ("probe", "shards", "jpeg", "device", "audio")]
 FILES += [ROOT / "csrc" / name for name in ("probe.cpp", "audio.cpp", "shards.cpp", "tfrecord.cpp", "cpu/pool.cpp")]
 FILES += sorted((ROOT / "csrc/jpeg").glob("*.cpp"))
-PASSES = [ROOT / "tests/fuzz/passes.cpp", *sorted((ROOT / "csrc/cpu").glob("*.cpp"))]
+PASSES = [ROOT / "tests/fuzz" / name for name in ("passes.cpp", "signals.cpp")]
+PASSES += sorted((ROOT / "csrc/cpu").glob("*.cpp"))
 
 
 def build(folder: Path, sources: Sequence[Path] = FILES) -> Path:
