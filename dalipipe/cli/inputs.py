@@ -1,0 +1,106 @@
+"""What commands make of names: sources, policies, devices, and what is taken where nothing is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dalipipe.policy import Policy
+    from dalipipe.sources import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the commands take where nothing else is said; ``noun``: what they call samples."""
+
+    model: str
+    policy: str
+    noun: str
+
+
+TASKS = {
+    "image": Task("resnet18", "imagenet_train", "pictures"),
+    "audio": Task("logmel-cnn", "speech", "sounds"),
+    "series": Task("inceptiontime", "series", "series"),
+}
+RATE_HZ, CHANNELS = 16000, 1
+
+
+def task_of(name: str, **options: Any) -> Task:
+    """What is taken for this kind of data where nothing is said. ``options``: as given, or ``None``."""
+    if name not in TASKS:
+        raise ValueError(f"--task must be one of {', '.join(TASKS)}, got {name}")
+    for option, value in options.items():
+        if value is not None and name != _TASK_OF_OPTION[option]:
+            raise ValueError(f"--{option.replace('_', '-')} is for --task {_TASK_OF_OPTION[option]}, not for {name}")
+    return TASKS[name]
+
+
+_TASK_OF_OPTION = {"size": "image", "masks": "image", "rate_hz": "audio", "channels": "audio"}
+
+
+def open_one(data: Path, task: str = "image", *, rate_hz: int = RATE_HZ, channels: int = CHANNELS) -> Source:
+    """The pictures, sounds or series in ``data``, or in its train/ where it has one."""
+    from dalipipe.finetune.classifier import open_audio, series_file
+    from dalipipe.sources import open_source
+
+    if task == "series":
+        from dalipipe.sources import Series
+
+        return Series.open(data if data.is_file() else series_file(data))
+    part = data / "train" if (data / "train").is_dir() else data
+    return open_source(part) if task == "image" else open_audio(part, rate_hz=rate_hz, channels=channels)
+
+
+def policy_of(wanted: str, *, size: int | None = None, rate_hz: int = RATE_HZ) -> Policy:
+    """A recipe by its name, at ``size`` px or ``rate_hz``; or what a file says, which sets its own sizes."""
+    from dalipipe import recipes
+    from dalipipe.policy import Policy
+
+    makers = {
+        key: value
+        for key, value in vars(recipes).items()
+        if inspect.isfunction(value) and value.__module__ == recipes.__name__ and not key.startswith("_")
+    }
+    if wanted in makers:
+        takes = inspect.signature(makers[wanted]).parameters
+        settings = {"size": size or 224, "rate_hz": rate_hz}
+        made = makers[wanted](**{name: value for name, value in settings.items() if name in takes})
+        assert isinstance(made, Policy)
+        return made
+    if not is_policy_file(wanted):
+        raise ValueError(
+            f"no recipe is called {wanted!r}; there are {', '.join(sorted(makers))}, and files, policy.yaml or .json"
+        )
+    from dalipipe.policy_files import load_policy
+
+    return load_policy(Path(wanted))
+
+
+def is_policy_file(name: str) -> bool:
+    return Path(name).suffix.lower() in (".yaml", ".yml", ".json")
+
+
+def eval_twin(name: str) -> str:
+    """``imagenet_train`` → ``imagenet_eval``, ``cifar10`` → ``cifar10_eval``, ``deit.yaml`` → ``deit_eval.yaml``."""
+    if not is_policy_file(name):
+        return f"{name.removesuffix('_train')}_eval"
+    path = Path(name)
+    twin = path.with_stem(f"{path.stem.removesuffix('_train')}_eval")
+    if not twin.is_file():
+        raise FileNotFoundError(
+            f"validation needs a policy without chance: write {twin}, or name one, a recipe or a file, by --eval-policy"
+        )
+    return str(twin)
+
+
+def device_of(wanted: str) -> Any:
+    from dalipipe.finetune import local_device
+
+    try:
+        return local_device(wanted)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error

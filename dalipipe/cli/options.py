@@ -1,0 +1,29 @@
+"""Options and arguments that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[Path, typer.Argument(help="Folder of pictures: one sub-folder per class.", show_default=False)]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over what is trained on.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples a step; of all processes together.")]
+Size = Annotated[int, typer.Option("--size", min=1, help="Edge of the pictures the model sees, in pixels.")]
+SizeOfRecipe = Annotated[
+    int | None, typer.Option("--size", min=1, help="Edge of what a recipe makes, in pixels.", show_default="224")
+]
+Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Loader threads a process.", show_default="the cores")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already in --out.")]
+Model = Annotated[str, typer.Option(help="Any torchvision classification model.")]
+TaskOption = Annotated[str, typer.Option("--task", help="What the data are: image, audio or series.")]
+FrameRate = Annotated[
+    int | None, typer.Option("--rate-hz", min=1, help="Frames a second, of sounds.", show_default="16000")
+]
+Channels = Annotated[int | None, typer.Option(min=1, help="Of sounds, as they are mixed down.", show_default="1")]
+Weights = Annotated[Path | None, typer.Option(help="Start from the weights in this file.", show_default="from scratch")]

@@ -1,0 +1,372 @@
+"""`dalipipe demo` and `dalipipe train`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
+from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, policy_of, task_of
+from dalipipe.cli.options import (
+    BatchSize,
+    Channels,
+    Device,
+    Epochs,
+    FrameRate,
+    Model,
+    Overwrite,
+    Rate,
+    Resume,
+    Seed,
+    Size,
+    SizeOfRecipe,
+    TaskOption,
+    Weights,
+    Workers,
+)
+
+if TYPE_CHECKING:
+    from dalipipe.finetune import FineTuneConfig, Ranks, Result
+    from dalipipe.sources import Source
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and the run.")] = Path("runs/demo"),
+    model: Model = "resnet18",
+    weights: Weights = None,
+    epochs: Epochs = 12,
+    batch_size: BatchSize = 64,
+    size: Size = 32,
+    lr: Rate = 1e-3,
+    workers: Workers = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    resume: Resume = False,
+    min_accuracy: Annotated[float, typer.Option(min=0, max=1, help="Fail below this validation accuracy.")] = 0.95,
+) -> None:
+    """Fine-tune a ResNet-18 on 1,797 scans of handwritten digits, start to finish.
+
+    Writes scikit-learn's bundled digits as a folder of JPEGs, trains on it, leaves checkpoint, metrics and figures.
+    """
+    with plain_errors():
+        from dalipipe.demo_data import write_digits
+        from dalipipe.finetune.classifier import open_folders
+
+        if several():
+            raise ValueError("the demo runs in one process; several are for dalipipe train")
+        job = _Job(
+            title="dalipipe demo",
+            model=model,
+            weights=weights,
+            epochs=epochs,
+            batch_size=batch_size,
+            size=size,
+            lr=lr,
+            policy="digits_train",
+            workers=workers,
+            device=device,
+            seed=seed,
+            out=out,
+            resume=resume,
+            overwrite=not resume,
+        )
+        result = _fit(*open_folders(write_digits(out / "digits")), job)
+        if result.val_accuracy < min_accuracy:
+            raise Failure(f"validation accuracy {result.val_accuracy:.2%} is below the expected {min_accuracy:.0%}")
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with train/ and val/, or one to split by --val-fraction or --hold-out; of series, NAME for "
+            "NAME_TRAIN.ts and NAME_TEST.ts."
+        ),
+    ],
+    task: TaskOption = "image",
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of each class kept for validation, for a folder without train/ and val/."),
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep for validation the files whose path in the folder fits: 'george/*' leaves a speaker out.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Any torchvision classification model; for audio logmel-cnn; for series resnet1d or inceptiontime.",
+            show_default="resnet18, logmel-cnn, inceptiontime",
+        ),
+    ] = None,
+    weights: Weights = None,
+    epochs: Epochs = 10,
+    batch_size: BatchSize = 64,
+    size: SizeOfRecipe = None,
+    rate_hz: FrameRate = None,
+    channels: Channels = None,
+    lr: Rate = 1e-3,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="For training: a recipe, or a policy's .yaml or .json file.",
+            show_default="imagenet_train, speech, series",
+        ),
+    ] = None,
+    eval_policy: Annotated[
+        str | None, typer.Option(help="For validation, likewise.", show_default="the _eval twin of --policy")
+    ] = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, metrics and figures.")] = Path("runs/train"),
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between two checkpoints.", show_default="the epochs' ends")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds that one of several processes waits for another that says nothing.")
+    ] = 300,
+    on_error: Annotated[
+        str, typer.Option(help="A sample that cannot be read: raise an error, or substitute another for it.")
+    ] = "raise",
+    cache: Annotated[
+        str | None, typer.Option(help="Keep what is trained on in memory: ram or device.", show_default="neither")
+    ] = None,
+    cache_bytes: Annotated[
+        str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a model on a folder of pictures or sounds, or on files of series.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m dalipipe train … The batch size is that of all of them together.
+    A run may be continued (--resume) by another number of processes. When torchrun itself starts them anew
+    (--max-restarts), they continue from the last checkpoint without being told.
+    """
+    with plain_errors():
+        from dalipipe.finetune.classifier import open_data
+
+        defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels)
+        model, policy = model or defaults.model, policy or defaults.policy
+        if resume and overwrite:
+            raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
+        if on_error not in ("raise", "substitute"):
+            raise ValueError(f"--on-error must be raise or substitute, got {on_error}")
+        restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        job = _Job(
+            title=f"{model} on {data}",
+            model=model,
+            weights=weights,
+            epochs=epochs,
+            batch_size=batch_size,
+            size=size,
+            lr=lr,
+            policy=policy,
+            eval_policy=eval_policy,
+            workers=workers,
+            device=device,
+            seed=seed,
+            out=out,
+            resume=resume or (restarted and not overwrite and (out / "checkpoint.pt").is_file()),
+            overwrite=overwrite,
+            save_every=save_every,
+            timeout_s=timeout,
+            on_error=on_error,
+            cache=cache,
+            cache_bytes=cache_bytes,
+            task=task,
+            rate_hz=rate_hz or RATE_HZ,
+        )
+        sources = open_data(
+            data,
+            task,
+            val_fraction=val_fraction,
+            hold_out=hold_out,
+            rate_hz=job.rate_hz,
+            channels=channels or CHANNELS,
+        )
+        _fit(*sources, job)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What ``demo`` and ``train`` have in common, as given on the command line."""
+
+    title: str
+    model: str
+    weights: Path | None
+    epochs: int
+    batch_size: int
+    size: int | None
+    lr: float
+    policy: str
+    workers: int | None
+    device: str
+    seed: int
+    out: Path
+    resume: bool
+    overwrite: bool
+    save_every: int | None = None
+    timeout_s: float = 300
+    on_error: Any = "raise"
+    cache: Any = None
+    cache_bytes: str | None = None
+    eval_policy: str | None = None
+    task: str = "image"
+    rate_hz: int = RATE_HZ
+
+    @property
+    def bad_samples(self) -> Path:
+        """Which samples could not be read."""
+        return self.out / "bad_samples.jsonl"
+
+
+def _fit(train: Source, val: Source, job: _Job) -> Result:
+    """Join the other processes, if there are any, train, draw, and show the summary."""
+    from dalipipe.finetune import FineTuneConfig, process_group
+
+    config = FineTuneConfig(
+        out=job.out,
+        epochs=job.epochs,
+        lr=job.lr,
+        warmup_epochs=min(1.0, job.epochs / 2),
+        seed=job.seed,
+        resume=job.resume,
+        overwrite=job.overwrite,
+        save_every=job.save_every,
+    )
+    _check_run(config)
+    device = device_of(job.device)
+    with process_group(device, timeout_s=job.timeout_s) as ranks:
+        return _fit_together(ranks, device, train, val, config, job)
+
+
+def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config: FineTuneConfig, job: _Job) -> Result:
+    import torch
+
+    from dalipipe.doctor import usable_cores
+    from dalipipe.figures import draw_curves
+    from dalipipe.finetune import finetune
+    from dalipipe.finetune.classifier import make_model
+    from dalipipe.loader import DataLoader
+    from dalipipe.preview import preview as draw_samples
+
+    classes = train.classes or []
+    recipe = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
+    eval_recipe = policy_of(job.eval_policy or eval_twin(job.policy), size=job.size, rate_hz=job.rate_hz)
+    torch.manual_seed(job.seed)
+    channels = next((field.channels for field in train.schema.fields if field.kind == job.task), None) or 1
+    model, fresh = make_model(job.model, len(classes), task=job.task, channels=channels, weights=job.weights)
+    options: dict[str, Any] = {
+        "batch_size": ranks.share(min(job.batch_size, len(train))),
+        "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
+        "device": device,
+        "seed": job.seed,
+        "memory_format": torch.channels_last
+        if device.type == "cuda" and job.task == "image"
+        else torch.contiguous_format,
+    }
+    if job.on_error != "raise":
+        job.out.mkdir(parents=True, exist_ok=True)
+        options["quarantine"] = job.bad_samples
+    train_loader = DataLoader(
+        train,
+        shuffle=True,
+        drop_last=True,
+        policy=recipe,
+        on_error=job.on_error,
+        cache=job.cache,
+        cache_bytes=job.cache_bytes,
+        **options,
+    )
+    val_loader = DataLoader(
+        val,
+        shards="exact",
+        policy=eval_recipe,
+        on_error="raise" if job.on_error == "raise" else "skip",  # what stands in would count twice
+        **options,
+    )
+
+    parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    origin = "from scratch" if job.weights is None else f"from {job.weights}"
+    if job.weights is not None and fresh:
+        origin += f" but for {', '.join(fresh)}"
+    place = f"{torch.cuda.get_device_name(device)}, bf16" if device.type == "cuda" else "CPU, float32"
+    if ranks.world_size > 1:
+        place = f"{ranks.world_size} processes, each on {place}"
+    console = new_console(quiet=not ranks.main)
+    say = functools.partial(console.print, highlight=False, markup=False)
+    say(job.title, style="bold")
+    noun = TASKS[job.task].noun
+    say(f"  {noun:8}  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
+    say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
+    say(f"  device    {place}, {train_loader.threads} loader threads")
+
+    figures: dict[str, Path] = {}
+    if ranks.main:
+        job.out.mkdir(parents=True, exist_ok=True)
+        title = f"{job.policy}: originals, and what the model sees"
+        figures["samples"] = draw_samples(
+            train,
+            recipe,
+            job.out / "samples.png",
+            seed=job.seed,
+            title=title,
+            pass_over_bad=job.on_error != "raise",
+        )
+    with contextlib.closing(train_loader), contextlib.closing(val_loader):
+        result = finetune(model, train_loader, val_loader, config, ranks=ranks)
+    if train_loader.bad_samples or val_loader.bad_samples:
+        figures[f"bad {noun}"] = job.bad_samples
+    if ranks.main:
+        smoothed = config.label_smoothing > 0
+        curves = job.out / "curves.png"
+        figures["curves"] = draw_curves(result.metrics, curves, title=job.title, smoothed_labels=smoothed)
+    console.print(_summary(job.title, result, figures))
+    return result
+
+
+def _check_run(config: FineTuneConfig) -> None:
+    """In the command line's words, before anything is loaded, what finetune would say in its own."""
+    if config.resume and not config.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {config.checkpoint}; name its folder with --out, or leave --resume out"
+        )
+    if config.checkpoint.exists() and not (config.resume or config.overwrite):
+        raise FileExistsError(
+            f"{config.out} holds a run: --resume continues it, --overwrite replaces it, another --out keeps both"
+        )
+
+
+def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    computing = round(30 * (1 - result.stall))
+    split = Text("█" * computing, "green").append("█" * (30 - computing), "red")
+    split.append(f"  {1 - result.stall:.1%} computing, {result.stall:.1%} waiting for data", "default")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("validation accuracy", Text(f"{result.val_accuracy:.2%}", "bold green"))
+    table.add_row("training speed", f"{result.images_per_s:,.0f} samples/s over {result.steps} steps")
+    table.add_row("step time", split)
+    table.add_row(
+        "", f"{result.compute_s:.1f} s computing, {result.wait_s:.1f} s waiting, {result.eval_s:.1f} s evaluating"
+    )
+    for name, path in {"checkpoint": result.checkpoint, "metrics": result.metrics, **pictures}.items():
+        table.add_row(name, str(path))
+    return Panel(table, title=Text(title), title_align="left", border_style="green", expand=False)
