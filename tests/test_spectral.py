@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from dalipipe import native, spectral
 from dalipipe.records import Signals
+from dalipipe.spectral import jobs
 
 Function = Callable[..., Signals]
 RATE_HZ = 8000
@@ -355,7 +356,7 @@ def test_a_batch_is_its_samples_one_by_one(name: str, channels: int, monkeypatch
     arrays, run = ragged(channels), FUNCTIONS[name]
     alone = [run(Signals.from_arrays([x]))[0].copy() for x in arrays]
     for chunk_bytes in (1, 50_000, 1 << 20):
-        monkeypatch.setattr(spectral, "_CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr(jobs, "_CHUNK_BYTES", chunk_bytes)
         for threads in (1, 3):
             got = run(Signals.from_arrays(arrays), threads=threads)
             for i, expected in enumerate(alone):
@@ -409,12 +410,12 @@ def test_no_samples(name: str) -> None:
 
 
 def test_mkl_is_left_as_it_was() -> None:
-    before = spectral._mkl_threads()(2)
+    before = jobs._mkl_threads()(2)
     try:
         FUNCTIONS["stretch"](Signals.from_arrays(ragged()), threads=2)
-        assert spectral._mkl_threads()(2) in (0, 2)
+        assert jobs._mkl_threads()(2) in (0, 2)
     finally:
-        spectral._mkl_threads()(before)
+        jobs._mkl_threads()(before)
     assert torch.get_num_threads() >= 1
 
 
