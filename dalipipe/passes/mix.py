@@ -126,7 +126,7 @@ def lower_mix(policy: Policy, schema: Schema) -> MixPass | None:
     for name, kind in kinds.items():
         if kind not in ("image", "audio", "series", "column", "object"):
             raise ValueError(
-                f"{op!r} mixes samples and class labels, but {name!r} is a {kind}: drop it from the policy"
+                f"{op!r} mixes pictures and class labels, but {name!r} is a {kind}: drop it from the policy"
             )
     over_time = any(kind in ("audio", "series") for kind in kinds.values())
     for other in ops:
