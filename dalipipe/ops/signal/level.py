@@ -331,16 +331,13 @@ def _check_rolloff(op: Any) -> None:
 
 
 @dataclass(frozen=True, repr=False)
-class LowPassFilter(_Filter):
-    """Takes away what lies above a cutoff within ``cutoff_hz``, by ``rolloff_db`` decibels an octave (12, 24, … 96): a
-    Butterworth filter. audiomentations' ``LowPassFilter``, which draws the roll-off, too.
-    """
-
+class _CutoffOp(_Filter):
     cutoff_hz: Any = (150.0, 7500.0)
     rolloff_db: int = 12
     p: float = field(default=0.5, kw_only=True)
 
     draws: ClassVar[int] = 1
+    high: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -349,29 +346,25 @@ class LowPassFilter(_Filter):
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         cutoff = draw_range(self.cutoff_hz, u[:, 0])
-        return {"biquads": _butterworth(self.rolloff_db // 6, cutoff, size[:, RATE].astype(np.float64), False)}
+        return {"biquads": _butterworth(self.rolloff_db // 6, cutoff, size[:, RATE].astype(np.float64), self.high)}
 
 
 @dataclass(frozen=True, repr=False)
-class HighPassFilter(_Filter):
+class LowPassFilter(_CutoffOp):
+    """Takes away what lies above a cutoff within ``cutoff_hz``, by ``rolloff_db`` decibels an octave (12, 24, … 96): a
+    Butterworth filter. audiomentations' ``LowPassFilter``, which draws the roll-off, too.
+    """
+
+
+@dataclass(frozen=True, repr=False)
+class HighPassFilter(_CutoffOp):
     """Takes away what lies below a cutoff within ``cutoff_hz``; else as `LowPassFilter`. audiomentations'
     ``HighPassFilter``.
     """
 
     cutoff_hz: Any = (20.0, 2400.0)
-    rolloff_db: int = 12
-    p: float = field(default=0.5, kw_only=True)
 
-    draws: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        as_range(self, "cutoff_hz", 1e-3, 1e9)
-        _check_rolloff(self)
-
-    def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
-        cutoff = draw_range(self.cutoff_hz, u[:, 0])
-        return {"biquads": _butterworth(self.rolloff_db // 6, cutoff, size[:, RATE].astype(np.float64), True)}
+    high: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, repr=False)
