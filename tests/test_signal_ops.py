@@ -190,6 +190,22 @@ def test_chains_are_one_operator_after_the_other(seed: int) -> None:
     assert "pass" in plan.explain(20, (300, 2, 8000, 1))
 
 
+def test_windows_go_by_each_sounds_own_rate() -> None:
+    arrays = made((900, 800, 1000, 700), 1)
+    nodes = [ops.Resample((2000.0, 16000.0)), ops.PitchShift((2.0, 3.0), p=1.0), ops.TimeStretch(p=1.0)]
+    together = run(nodes, arrays, kind="audio")
+    for row, array in enumerate(arrays):
+        assert np.array_equal(together[row], run(nodes, [array], indices=np.array([row]), kind="audio")[0])
+
+
+def test_bands_of_features_go_by_the_rate_that_sounds_then_have() -> None:
+    array = made((2000,), 1)[0]
+    mel = ops.MelSpectrogram(16, 128)
+    resampled = run([ops.Resample(4000)], [array], kind="audio")[0]
+    expected = run([mel], [resampled], kind="audio", rate_hz=4000.0)[0]
+    assert np.array_equal(run([ops.Resample(4000), mel], [array], kind="audio")[0], expected)
+
+
 # Parity ---------------------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +289,8 @@ def test_coloured_noise_falls_as_asked() -> None:
         (lambda: ops.MelSpectrogram(n_mels=0), r"MelSpectrogram: n_mels must be a whole number in \[1"),
         (lambda: ops.MelSpectrogram(mel_scale="bark"), "mel_scale must be one of"),
         (lambda: ops.MFCC(80, 64), "n_mfcc"),
+        (lambda: lower(dalipipe.Policy([ops.Resample((4e3, 9e3)), ops.MFCC()]), schema(1)), "its bands need one rate"),
+        (lambda: lower(dalipipe.Policy([ops.Resample(4e3, p=0.5), ops.MFCC()]), schema(1)), "its bands need one rate"),
         (lambda: ops.Dropout(fill="last"), "fill must be a number"),
         (lambda: ops.SpecAugment(0, 0, 27, 0), "nothing is left"),
         (lambda: ops.WindowWarp(scales=()), "scales must be one or more factors"),

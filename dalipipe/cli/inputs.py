@@ -52,7 +52,13 @@ def open_one(data: Path, task: str = "image", *, rate_hz: int = RATE_HZ, channel
 
         return Series.open(data if data.is_file() else series_file(data))
     part = data / "train" if (data / "train").is_dir() else data
-    return open_source(part) if task == "image" else open_audio(part, rate_hz=rate_hz, channels=channels)
+    if task == "audio":
+        return open_audio(part, rate_hz=rate_hz, channels=channels)
+    source = open_source(part)
+    for other in ("audio", "series"):
+        if source.schema.of_kind(other):
+            raise ValueError(f"{part} holds {TASKS[other].noun}: say --task {other}")
+    return source
 
 
 def policy_of(wanted: str, *, size: int | None = None, rate_hz: int = RATE_HZ) -> Policy:

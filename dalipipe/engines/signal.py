@@ -16,11 +16,12 @@ from dalipipe import native, spectral
 from dalipipe.buffers import BufferPool
 from dalipipe.engines.base import Output
 from dalipipe.ops import signal as ops
-from dalipipe.ops.signal.families import BINS, CHANNELS, FRAMES
+from dalipipe.ops.signal.families import BINS, CHANNELS, FRAMES, RATE
 from dalipipe.ops.signal.spectra import resampled_frames
 from dalipipe.passes.mix import MixParams
 from dalipipe.passes.signal import Chain, SignalParams, Sounds, Spectral
 from dalipipe.plan import Draws, Plan
+from dalipipe.policy import Params
 from dalipipe.records import Signals
 from dalipipe.transfers import upload_signals
 
@@ -65,7 +66,7 @@ class SignalEngine:
         """int64 [N, 4]: of signals as they will be when the plan's operators get them (`families`)."""
         size = np.ones((len(signals), 4), np.int64)
         size[:, FRAMES], size[:, CHANNELS] = signals.frames, signals.channels
-        size[:, 2] = int(self._rate_hz or 0)
+        size[:, RATE] = int(self._rate_hz or 0)
         rows = others(signals, self._rate_hz)
         if len(rows):
             size[rows, FRAMES] = _resampled(signals, rows, self._rate_hz)
@@ -189,22 +190,30 @@ class SignalEngine:
 
     def _spectral(self, step: Spectral, signals: Signals) -> Signals:
         op, params, threads = step.op, step.params, self._threads
-        if isinstance(op, ops.TimeStretch):
-            n_fft = op.window(step.size)
-            return spectral.stretch(signals, params["rate"], n_fft=n_fft, hop=n_fft // 4, threads=threads)
-        if isinstance(op, ops.PitchShift):
-            n_fft = op.window(step.size)
-            return spectral.pitch_shift(signals, params["semitones"], n_fft=n_fft, threads=threads)
+        if isinstance(op, ops.VocoderOp):
+            # Windows go by rates, which an operator before may have made many.
+            windows = op.windows(step.size)
+            changed = signals
+            for n_fft in np.unique(windows).tolist():
+                rows = np.flatnonzero(windows == n_fft)
+                changed = changed.with_rows(rows, self._vocode(op, params, signals, rows, n_fft))
+            return changed
         if isinstance(op, ops.Resample):
-            ratio = params["rate"] / step.size[:, 2]
+            ratio = params["rate"] / step.size[:, RATE]
             return spectral.resample(signals, ratio, params["frames"], threads=threads)
-        mel: dict[str, Any] = {"rate_hz": float(self._rate_hz or 0), "threads": threads}
+        mel: dict[str, Any] = {"rate_hz": float(step.size[0, RATE]), "threads": threads}  # that of all
         assert isinstance(op, ops.MelSpectrogram | ops.MFCC)
         for name in ("n_fft", "hop", "win_length", "n_mels", "f_min", "f_max", "mel_scale"):
             mel[name] = getattr(op, name)
         if isinstance(op, ops.MFCC):
             return spectral.mfcc(signals, n_mfcc=op.n_mfcc, **mel)
         return spectral.mel_spectrogram(signals, power=op.power, log=op.log, norm=op.norm, **mel)
+
+    def _vocode(self, op: ops.VocoderOp, params: Params, signals: Signals, rows: np.ndarray, n_fft: int) -> Signals:
+        taken, threads = signals.of(rows), self._threads
+        if isinstance(op, ops.TimeStretch):
+            return spectral.stretch(taken, params["rate"][rows], n_fft=n_fft, hop=n_fft // 4, threads=threads)
+        return spectral.pitch_shift(taken, params["semitones"][rows], n_fft=n_fft, threads=threads)
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if self._output.device.type == "cuda":

@@ -359,8 +359,11 @@ def lower_signal(leaves: Sequence[Leaf], positions: Sequence[int], field: Field,
     Raises ``ValueError`` naming the operator that stands in the wrong place.
     """
     features: families.SignalOp | None = None
+    many_rates: families.SignalOp | None = None
     for leaf in leaves:
         op = leaf.op
+        if isinstance(op, ops.Resample) and (leaf.gates or op.p != 1.0 or not op.one_rate):
+            many_rates = op
         if isinstance(op, ops.FeatureOp):
             if leaf.gates or op.p != 1.0:
                 raise ValueError(f"{op!r} applies to every sample: give it p=1, in no container")
@@ -368,6 +371,10 @@ def lower_signal(leaves: Sequence[Leaf], positions: Sequence[int], field: Field,
                 raise ValueError(f"{op!r}: {features!r} has made a spectrogram already; keep one of them")
             if field.rate_hz is None:
                 raise ValueError(f"{op!r}: {field.name!r} has no rate: give its source a rate_hz")
+            if many_rates is not None:
+                raise ValueError(
+                    f"{op!r}: its bands need one rate, and {many_rates!r} leaves several: give it one, p=1"
+                )
             features = op
         elif isinstance(op, _ON_SPECTROGRAMS) and features is None:
             raise ValueError(f"{op!r} applies to spectrograms: put MelSpectrogram or MFCC before it")

@@ -26,7 +26,7 @@ from dalipipe.ops.signal.families import (
     needs_rate,
     with_frames,
 )
-from dalipipe.policy import Params, draw_range
+from dalipipe.policy import Params, Range, draw_range
 
 _WINDOW_S = 0.064
 
@@ -43,9 +43,12 @@ class VocoderOp(SpectralOp):
 
     n_fft: Any = None
 
-    def window(self, size: np.ndarray) -> int:
-        """Frames of its windows, for signals of ``size`` int64 [A, 4], one at least."""
-        return self.n_fft or window_frames(int(size[0, RATE]))
+    def windows(self, size: np.ndarray) -> np.ndarray:
+        """int64 [A]: frames of its windows, for signals of ``size`` int64 [A, 4]."""
+        if self.n_fft is not None:
+            return np.full(len(size), self.n_fft, np.int64)
+        rates, which = np.unique(size[:, RATE], return_inverse=True)
+        return np.array([window_frames(rate) for rate in rates.tolist()], np.int64)[which]
 
 
 def _check_window(op: Any) -> None:
@@ -121,6 +124,12 @@ class Resample(SpectralOp):
     def __post_init__(self) -> None:
         super().__post_init__()
         as_range(self, "rate_hz", 1.0, 1e6)
+
+    @property
+    def one_rate(self) -> bool:
+        """Whether all sounds have the same rate after it."""
+        ends = (self.rate_hz.low, self.rate_hz.high) if isinstance(self.rate_hz, Range) else self.rate_hz
+        return round(ends[0]) == round(ends[1])
 
     def misfits(self, size: np.ndarray) -> np.ndarray | None:
         return needs_rate(size)
