@@ -1,4 +1,4 @@
-"""What travels between the stages of a loader: encoded bytes, pictures and signals by address, and the samples that
+"""What travels between the stages of a loader: encoded bytes, pictures, signals and texts by address, and the samples that
 went wrong.
 """
 
@@ -218,6 +218,43 @@ class Signals:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """N texts as numbers of words, by address, on one device; of any lengths.
+
+    ``address`` uint64 [N]: of int32 tokens beside each other; ``lengths`` int32 [N]. ``owner`` keeps the memory alive;
+    ``on_cuda`` says whether the addresses are a CUDA device's.
+    """
+
+    address: np.ndarray
+    lengths: np.ndarray
+    owner: Any
+    on_cuda: bool = False
+
+    def __len__(self) -> int:
+        return len(self.address)
+
+    @classmethod
+    def ragged(cls, tokens: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> Tokens:
+        """Texts ``rows`` int64 [N] of those that lie back to back in ``tokens`` int32, host; ``starts`` int64."""
+        begin = starts[rows]
+        address = (tokens.ctypes.data + 4 * begin).astype(np.uint64)
+        return cls(address, (starts[rows + 1] - begin).astype(np.int32), tokens)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """One text on the host as an array: int32 [T], a view."""
+        if not self.lengths[row]:
+            return np.zeros(0, np.int32)
+        interface = {
+            "data": (int(self.address[row]), True),
+            "shape": (int(self.lengths[row]),),
+            "typestr": "<i4",
+            "version": 3,
+        }
+        view = type("_View", (), {"__array_interface__": interface, "owner": self.owner})()
+        return np.asarray(view)
+
+
+@dataclass(frozen=True)
 class Tiles:
     """N stripped JPEGs of tiles (csrc/jpeg/stripped.h) by address, on one device.
 
@@ -262,5 +299,5 @@ class Records:
     A row in ``errors`` has placeholder data in its columns; one bad record never costs the others.
     """
 
-    columns: dict[str, Encoded | Pictures | Signals | np.ndarray | list[Any]]
+    columns: dict[str, Encoded | Pictures | Signals | Tokens | np.ndarray | list[Any]]
     errors: dict[int, Exception] = field(default_factory=dict)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import namedtuple
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-Kind = Literal["image", "mask", "boxes", "points", "audio", "series", "column", "object"]
+Kind = Literal["image", "mask", "boxes", "points", "audio", "series", "text", "column", "object"]
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 
 
@@ -21,7 +22,8 @@ class Field:
     uint8 pixels, HWC), ``"mask"`` a label map that moves with the image, ``"boxes"`` float32 [k, 4] and ``"points"``
     float32 [..., 2] (x, y) arrays in px that move with it, too: a batch holds a list of tensors, one a sample;
     ``"audio"`` is a sound (encoded bytes or float32 frames), ``"series"`` float32 [T, C] values over time: a batch
-    holds them padded with zeros at the end, where lengths differ; ``"column"`` a number or a fixed-shape array that
+    holds them padded with zeros at the end, where lengths differ; ``"text"`` words as numbers: a batch holds int64 [N,
+    L], padded at the end; ``"column"`` a number or a fixed-shape array that
     travels as it is (class labels, ids, targets), ``"object"`` a Python object (text, parsed JSON): a batch holds a
     list of them.
     """
@@ -35,9 +37,13 @@ class Field:
     where it is known.
     """
     length: str | None = None
-    """Of audio and series: the "column" field that says how many frames each sample of a batch has after augmentation,
-    without what it is padded with. Sources give any numbers for it.
+    """Of audio, series and text: the "column" field that says how many frames or numbers each sample of a batch has
+    after augmentation, without what it is padded with. Sources give any numbers for it.
     """
+    vocabulary: Any = dataclass_field(default=None, compare=False, repr=False)
+    """Of text: the `text.Vocabulary` whose numbers its records are."""
+    encoding: Any = dataclass_field(default=None, compare=False, repr=False)
+    """Of text: the `text.Encoding` that says what becomes of words in a batch."""
     ignore_index: int = 255
     """Of a mask: the class that stands where geometry leaves the picture."""
     table: tuple[int, ...] | None = None
