@@ -3,17 +3,22 @@
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
+from dalipipe.finetune.objectives import Objective, Scores, classify, predict_next
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
 
 __all__ = [
     "Evaluation",
     "FineTuneConfig",
     "Interrupted",
+    "Objective",
     "PeerLostError",
     "Ranks",
     "Result",
+    "Scores",
+    "classify",
     "evaluate",
     "finetune",
     "local_device",
+    "predict_next",
     "process_group",
 ]
