@@ -27,6 +27,7 @@ from dalipipe.plan import Plan, lower
 from dalipipe.records import Tokens
 from dalipipe.schema import Field, Schema
 from dalipipe.text import MASK, UNKNOWN, Encoding, Vocabulary
+from dalipipe.text.synonyms import SynonymTable
 from dalipipe.tracks.text import take_bags_of_classes
 
 CPU = torch.device("cpu")
@@ -307,7 +308,7 @@ def test_classes_without_a_bag_are_named() -> None:
 
 
 def test_objects_are_no_policy_files(tmp_path: Any) -> None:
-    op = ops.SynonymReplacement(0.1, dalipipe.text.Synonyms(SYNONYMS))
+    op = ops.SynonymReplacement(0.1, SynonymTable(SYNONYMS))
     with pytest.raises(TypeError, match="SynonymReplacement: synonyms is .*which no policy file can hold"):
         dalipipe.save_policy(dalipipe.Policy([op]), tmp_path / "policy.yaml")
     dalipipe.save_policy(dalipipe.Policy([ops.SynonymReplacement(0.1, SYNONYMS)]), tmp_path / "policy.yaml")

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from dalipipe import native
-from dalipipe.ops.text import TextOp
-from dalipipe.ops.text.families import Table
+from dalipipe.ops.text import Table, TextOp
 from dalipipe.policy import Drawn, Leaf
 from dalipipe.schema import Field
+from dalipipe.sources.base import digest
 from dalipipe.text import Encoding, Vocabulary
 from dalipipe.text.bags import Bag
 
@@ -84,6 +85,13 @@ class TextFold:
 
     normalize = None  # what engines of pictures do at the end
 
+    @cached_property
+    def pieces(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What a tokenizer makes of each word of the vocabulary, ``starts`` int32 [V + 1] and numbers int32; None: the
+        words' own numbers stand for them.
+        """
+        return None
+
     def fold(self, drawn: Sequence[Drawn], size: np.ndarray) -> TextParams:
         """The passes of N texts of ``size`` int64 [N, 1], given what was drawn for the policy."""
         taken = [
@@ -100,8 +108,8 @@ class TextFold:
                 out_size[one.rows] = after
         starts = np.zeros(len(size) + 1, np.int32)
         np.cumsum(counts, out=starts[1:])
-        passes = np.zeros(starts[-1], native.TOKEN_PASS)
-        words = passes.view(np.int32).reshape(len(passes), -1)  # filled in word by word, as structs take numpy longer
+        words = np.empty((starts[-1], native.TOKEN_PASS.itemsize // 4), np.int32)  # structs take numpy longer
+        passes = words.view(native.TOKEN_PASS).reshape(-1)
         classes = []
         for (edit, one), depth in zip(taken, depths, strict=True):
             at = starts[one.rows] + depth
@@ -110,7 +118,7 @@ class TextFold:
             rows[:, _SHARE] = one.params["share"].view(np.int32).reshape(-1, 2)
             rows[:, _KEY] = one.params["noise"].view(np.int32)
             words[at] = rows
-            if edit.op.labels is not None:
+            if edit.op.labels is not None and edit.table.bags:
                 classes.append(Classes(edit.op.labels, len(edit.table.bags), at, one.rows))
         return TextParams(passes, starts, out_size, tuple(classes))
 
@@ -139,28 +147,33 @@ def lower_text(leaves: Sequence[Leaf], positions: Sequence[int], field: Field, s
     ops: list[Any] = [leaf.op for leaf in leaves]
     # Each is asked for what it makes of the data set's words. What another wrote may find nothing of its own there.
     vocabulary = field.vocabulary.with_words(word for op in ops for word in op.words(field.vocabulary))
-    choices: list[tuple[np.ndarray, np.ndarray]] = []
-    bags: list[Bag] = []
-    weights: list[np.ndarray] = []
-    first: dict[bytes, int] = {}  # of tables, by what is in them
-
-    def number(kind: list[Any], tables: Sequence[Any]) -> int:
-        """Where these tables stand, one after the other; -1: there are none."""
-        if not tables:
-            return -1
-        parts = [part for table in tables for part in (table if isinstance(table, tuple) else (table,))]
-        content = digest(b"" if part is None else np.asarray(part).tobytes() for part in parts)
-        if (id(kind), content) not in first:
-            first[id(kind), content] = len(kind)
-            kind.extend(tables)
-        return first[id(kind), content]
-
+    choices, bags, weights = _Gathered(), _Gathered(), _Gathered()
     edits = []
     for op in ops:
         table, one = op.table(vocabulary), np.zeros(1, native.TOKEN_PASS)
         one["edit"], one["least"], one["token"] = op.edit, op.least, op.token
-        one["choices"] = number(choices, [] if table.choices is None else [table.choices])
-        one["weights"] = number(weights, [] if table.weights is None else [table.weights])
-        one["bag"] = number(bags, table.bags)
+        one["choices"] = choices.add([] if table.choices is None else [table.choices])
+        one["weights"] = weights.add([] if table.weights is None else [table.weights])
+        one["bag"] = bags.add(table.bags)
         edits.append(Edit(op, one.view(np.int32), table))
-    return TextFold(tuple(edits), tuple(positions), vocabulary, field.encoding, Tables(tuple(choices), tuple(bags), tuple(weights)))
+    tables = Tables(tuple(choices.tables), tuple(bags.tables), tuple(weights.tables))
+    return TextFold(tuple(edits), tuple(positions), vocabulary, field.encoding, tables)
+
+
+class _Gathered:
+    """Tables of one kind, each there once."""
+
+    def __init__(self) -> None:
+        self.tables: list[Any] = []
+        self._first: dict[str, int] = {}  # of those added together, by what is in them
+
+    def add(self, tables: Sequence[Any]) -> int:
+        """Where they stand, one after the other; -1: there are none."""
+        if not tables:
+            return -1
+        parts = [part for table in tables for part in (table if isinstance(table, tuple) else (table,))]
+        content = digest(repr(part).encode() if part is None or isinstance(part, int) else part.tobytes() for part in parts)
+        if content not in self._first:
+            self._first[content] = len(self.tables)
+            self.tables.extend(tables)
+        return self._first[content]

@@ -14,7 +14,7 @@ import numpy as np
 
 from dalipipe.ops.text.families import Table, TextOp, check_words, misfits_beyond, set_amount
 from dalipipe.ops.tokens import TokenEdit
-from dalipipe.policy import Params, set_field
+from dalipipe.policy import Params
 from dalipipe.text import SPECIAL, Vocabulary, bags
 
 
@@ -24,7 +24,7 @@ class BagOfWords(TextOp):
     drawn from all that the texts of its class are made of, in proportion to how often they are there (the model that
     naive Bayes has of text).
 
-    ``labels``: of "resample", the field that holds the classes, whole numbers from 0; None: there is one bag, of all
+    ``labels``: "resample" looks them up: the field that holds the classes, whole numbers from 0; None: there is one bag, of all
     texts. A class without words draws from that one, too.
     """
 
@@ -37,8 +37,6 @@ class BagOfWords(TextOp):
             raise ValueError(f"BagOfWords: mode must be 'shuffle' or 'resample', got {self.mode!r}")
         if self.labels is not None and not (isinstance(self.labels, str) and self.labels):
             raise ValueError(f"BagOfWords: labels must be the name of a field or None, got {self.labels!r}")
-        if self.mode == "shuffle":
-            set_field(self, "labels", "label")  # it needs none
 
     @property
     def edit(self) -> int:  # type: ignore[override]

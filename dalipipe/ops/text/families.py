@@ -41,7 +41,6 @@ class TextOp(Op):
     """
 
     modality: ClassVar[str] = "text"
-    draws: ClassVar[int] = 1
     noisy: ClassVar[bool] = True
 
     edit: Any
@@ -49,6 +48,10 @@ class TextOp(Op):
     least: ClassVar[int] = 0
     token: ClassVar[int] = 0
     labels: Any = None
+
+    @property
+    def draws(self) -> int:  # type: ignore[override]
+        return 0 if isinstance(self.amount, float) else 1
 
     def words(self, vocabulary: Vocabulary) -> Iterable[str]:
         """Those that it may write and that texts of this vocabulary need not have; in an order that depends on nothing
@@ -62,9 +65,7 @@ class TextOp(Op):
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         amount = self.amount
-        if isinstance(amount, float):
-            return {"share": np.full(len(u), amount)}
-        return {"share": draw_range(amount, u[:, 0])}
+        return {"share": draw_range(amount, u[:, 0]) if self.draws else np.full(len(u), amount)}
 
     def reference(self, x: np.ndarray, params: Params, table: Table | None = None, label: int = 0) -> np.ndarray:
         """Also given what `table` made, where the edit needs any, and the text's class, where there are bags for
@@ -79,7 +80,7 @@ class TextOp(Op):
             token=self.token,
             key=params["noise"],
             choices=table.choices,
-            bag=table.bags[label] if table.bags else None,
+            bag=table.bags[0 if self.labels is None else label] if table.bags else None,
             weights=table.weights,
         )
 
