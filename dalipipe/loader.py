@@ -76,8 +76,8 @@ class DataLoader(TorchDataLoader):
         drop_last: leave a short last batch out.
         timeout: seconds to wait for a batch before a ``TimeoutError``; 0: for ever.
         policy: what happens to pictures, sounds, series or texts; ``None``: what the data set's ``transform`` says,
-        converted (`convert`), or, where it has none, decoding only, so all pictures must have one size. Of a policy whose first
-        part a pack has applied already the rest is run.
+        converted (`convert`), or, where it has none, decoding only, so all pictures must have one size. Of a policy
+        whose first part a pack has applied already the rest is run.
         device: ``"auto"`` (the current CUDA device where there is one, else the CPU), or a device.
         dtype: float32, float16, bfloat16 (normalised as the policy says, else 0..1), or uint8 (0..255); ``None``: what
         a converted transform gives, else float32.

@@ -75,9 +75,9 @@ class Plan:
     ) -> Draws:
         """What happens to samples ``indices`` int64 [N] of ``size`` int64 [N, d] (of pictures: height, width, px).
 
-        Of signals: frames, channels, rate (Hz), bins; of texts: words. ``key``: `rng.make_key`; ``variants``: which copy of its sample
-        each is; ``positions`` int64 [N]: where they stand in the epoch, -1: nowhere, which says who mixes with whom.
-        Raises `DrawError` where an operator cannot be applied.
+        Of signals: frames, channels, rate (Hz), bins; of texts: words. ``key``: `rng.make_key`; ``variants``: which
+        copy of its sample each is; ``positions`` int64 [N]: where they stand in the epoch, -1: nowhere, which says who
+        mixes with whom. Raises `DrawError` where an operator cannot be applied.
         """
         drawn = self.policy.draw(key, indices, size, variants)
         params = self.fold.fold(drawn, size)

@@ -166,8 +166,9 @@ def eda(
     words (Wei, Zou: "EDA: easy data augmentation techniques for boosting performance on text classification tasks",
     EMNLP 2019). They call for ``alpha`` 0.05 and 16 copies of 500 sentences, 8 of 2,000, and 0.1 and 4 of more.
 
-    EDA writes a data set of each sentence and ``copies`` edited ones; here every sentence is edited anew in every epoch,
-    with probability ``copies`` / (``copies`` + 1), so that in the mean as many of those seen are as they were written.
+    EDA writes a data set of each sentence and ``copies`` edited ones; here every sentence is edited anew in every
+    epoch, with probability ``copies`` / (``copies`` + 1), so that in the mean as many of those seen are as they were
+    written.
     """
     if isinstance(copies, bool) or not isinstance(copies, int) or copies < 0:
         raise ValueError(f"eda: copies must be a whole number, at least 0, got {copies!r}")
@@ -182,8 +183,8 @@ def eda_eval() -> Policy:
 
 
 def aeda(share: float = 0.3, copies: int = 9) -> Policy:
-    """Sentences with punctuation marks strewn in (Karimi, Rossi, Prati: "AEDA: an easier data augmentation technique for
-    text classification", Findings of EMNLP 2021); ``copies`` as for `eda`.
+    """Sentences with punctuation marks strewn in (Karimi, Rossi, Prati: "AEDA: an easier data augmentation technique
+    for text classification", Findings of EMNLP 2021); ``copies`` as for `eda`.
     """
     if isinstance(copies, bool) or not isinstance(copies, int) or copies < 0:
         raise ValueError(f"aeda: copies must be a whole number, at least 0, got {copies!r}")

@@ -309,7 +309,7 @@ def test_classes_without_a_bag_are_named() -> None:
 
 def test_objects_are_no_policy_files(tmp_path: Any) -> None:
     op = ops.SynonymReplacement(0.1, SynonymTable(SYNONYMS))
-    with pytest.raises(TypeError, match="SynonymReplacement: synonyms is .*which no policy file can hold"):
+    with pytest.raises(TypeError, match=r"SynonymReplacement: synonyms is .*which no policy file can hold"):
         dalipipe.save_policy(dalipipe.Policy([op]), tmp_path / "policy.yaml")
     dalipipe.save_policy(dalipipe.Policy([ops.SynonymReplacement(0.1, SYNONYMS)]), tmp_path / "policy.yaml")
     loaded = dalipipe.load_policy(tmp_path / "policy.yaml")
@@ -320,5 +320,3 @@ def test_too_many_words_are_refused() -> None:
     plan = plan_of([ops.AEDA(1.0)])
     with pytest.raises(ValueError, match="cannot take a sample of size"):
         plan.draw(rng.make_key(0, 0), np.arange(1), np.array([[(1 << 27) + 1]]))
-
-

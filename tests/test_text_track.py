@@ -124,9 +124,10 @@ def test_rows_are_rounded_up_and_cut_off() -> None:
         assert batch.length.tolist() == [min(count, 20) for count in words]
         assert batch.text.shape[1] == min(-(-max(batch.length.tolist()) // 8) * 8, 20)
         for row, index in enumerate(batch.indices.tolist()):
-            assert batch.text[row, : batch.length[row]].tolist() == source.vocabulary.ids(
-                TEXTS[index].split()[:20]
-            ).tolist()
+            assert (
+                batch.text[row, : batch.length[row]].tolist()
+                == source.vocabulary.ids(TEXTS[index].split()[:20]).tolist()
+            )
 
 
 # Mixing -------------------------------------------------------------------------------------------------------------
@@ -201,10 +202,10 @@ def test_what_mixes_pictures_does_not_mix_texts(op: Any, said: str, source: dali
 
 
 def test_text_cut_mix_is_for_texts() -> None:
-    with pytest.raises(ValueError, match="TextCutMix.* does not apply to pictures: CutMix does"):
+    with pytest.raises(ValueError, match=r"TextCutMix.* does not apply to pictures: CutMix does"):
         pictures = dalipipe.Arrays(np.zeros((2, 8, 8, 3), np.uint8), [0, 1])
         dalipipe.DataLoader(pictures, 2, device="cpu", policy=dalipipe.Policy([mix.TextCutMix(num_classes=3)]))
-    with pytest.raises(ValueError, match="TextCutMix.* does not apply to signals: TimeCutMix does"):
+    with pytest.raises(ValueError, match=r"TextCutMix.* does not apply to signals: TimeCutMix does"):
         series = dalipipe.Series(np.zeros((2, 8, 1), np.float32), [0, 1])
         dalipipe.DataLoader(series, 2, device="cpu", policy=dalipipe.Policy([mix.TextCutMix(num_classes=3)]))
 
@@ -220,7 +221,8 @@ def test_eda_leaves_one_of_all_copies_as_it_is() -> None:
     lengths = np.array([len(edited[i]) for i in range(2000)])
     as_it_is = np.mean([plain[i] == edited[i] for i in range(2000)])
     assert as_it_is == pytest.approx(0.2, abs=0.05)
-    assert np.mean(lengths == 33) == pytest.approx(0.2, abs=0.03) and np.mean(lengths < 30) == pytest.approx(0.2, abs=0.03)
+    assert np.mean(lengths == 33) == pytest.approx(0.2, abs=0.03)
+    assert np.mean(lengths < 30) == pytest.approx(0.2, abs=0.03)
     assert dalipipe.recipes.eda(copies=9).ops[0].p == pytest.approx(0.9) and not dalipipe.recipes.eda(copies=0).ops[0].p
     assert not len(dalipipe.recipes.eda_eval()) and not len(dalipipe.recipes.aeda_eval())
     with pytest.raises(ValueError, match="copies must be a whole number"):
@@ -249,7 +251,7 @@ def test_bad_samples_cost_themselves_alone(source: dalipipe.Text) -> None:
     known = dalipipe.Text(TEXTS[:4], LABELS[:4] % 2, split="space").vocabulary  # of two classes
     bad = dalipipe.Text(TEXTS, np.where(np.arange(len(TEXTS)) == 5, 2, LABELS % 2), split="space", vocabulary=known)
     policy = dalipipe.Policy([ops.BagOfWords("resample")])
-    with pytest.raises(dalipipe.SampleError, match="sample 5 .*there are bags of classes 0 to 1"):
+    with pytest.raises(dalipipe.SampleError, match=r"sample 5 .*there are bags of classes 0 to 1"):
         list(loader(bad, policy=policy))
     found = by_sample(loader(bad, policy=policy, on_error="skip", max_bad=0.5))
     assert set(found) == set(range(len(TEXTS))) - {5}

@@ -10,7 +10,7 @@ from dalipipe.ops import text as ops
 from dalipipe.policy import Choice, Op
 from dalipipe.text import Vocabulary
 
-SYNONYMS = {"w3": ["x3", "w4", "new word"], "w5": ["y5"], "w8": ["w9", "w10", "z8", "w3"], "w20": ["w21"], "w2": ["the"]}
+SYNONYMS = {"w3": ["x3", "w4", "new word"], "w5": ["y5"], "w8": ["w9", "w10", "z8", "w3"], "w2": ["the"]}
 
 
 @dataclass(frozen=True)

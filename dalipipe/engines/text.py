@@ -99,7 +99,8 @@ class TextEngine:
             rows = np.arange(len(tokens))
             parts[..., 0] += places[np.stack([rows, draws.mix.partner, rows], axis=1)]
             starts = np.arange(0, 3 * len(tokens) + 1, 3, dtype=np.int32)
-            texts = self._rows(edited, _on(self._device, parts.reshape(-1, 2)), starts, parts[..., 1].sum(axis=1))
+            spans = _on(self._device, parts.reshape(-1, 2))
+            texts = self._rows(edited, spans, starts, torch.from_numpy(parts[..., 1].sum(axis=1)))
             return replace(texts, label_weight=label_weight)
 
         return finish
@@ -111,16 +112,15 @@ class TextEngine:
     def close(self) -> None:
         self._buffers.close()
 
-    def _rows(self, edited: torch.Tensor, spans: torch.Tensor, starts: np.ndarray, words: Any) -> Texts:
+    def _rows(self, edited: torch.Tensor, spans: torch.Tensor, starts: np.ndarray, words: torch.Tensor) -> Texts:
         """The rows that are made of spans; ``words`` [N]: in each."""
         encoding, options = self._encoding, self._rows_options
         if options["pieces"] is None:
-            counts = np.asarray(words if isinstance(words, np.ndarray) else words.cpu(), np.int64)
-            counts = counts + len(encoding.prefix) + len(encoding.suffix)
+            counts = words.cpu().numpy().astype(np.int64) + len(encoding.prefix) + len(encoding.suffix)
             if encoding.max_length is not None:
                 counts = np.minimum(counts, encoding.max_length)
         else:
-            counts = native.count_rows(edited, spans, starts, **options).cpu().numpy().astype(np.int64)
+            counts = torch.as_tensor(native.count_rows(edited, spans, starts, **options)).cpu().numpy().astype(np.int64)
         longest = -(-int(counts.max(initial=0)) // encoding.multiple) * encoding.multiple
         if encoding.max_length is not None:
             longest = min(longest, encoding.max_length)

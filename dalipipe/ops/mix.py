@@ -174,9 +174,10 @@ def cut_texts(partner: np.ndarray, box: np.ndarray, lengths: np.ndarray) -> tupl
 
     ``partner`` int64 [N]: rows; ``box`` integers [N, 4] as `TextCutMix` draws them, without a height: none.
     """
-    lengths = lengths.astype(np.int64)
-    first, end = box[:, 1].astype(np.int64), box[:, 1].astype(np.int64) + box[:, 3]
-    first, end = ((place[:, None] * np.stack([lengths, lengths[partner]], 1) + PARTS // 2) // PARTS for place in (first, end))
+    lengths, box = lengths.astype(np.int64), box.astype(np.int64)
+    both = np.stack([lengths, lengths[partner]], axis=1)
+    first = (box[:, 1, None] * both + PARTS // 2) // PARTS
+    end = ((box[:, 1] + box[:, 3])[:, None] * both + PARTS // 2) // PARTS
     taken = np.where(box[:, 2] > 0, end[:, 1] - first[:, 1], 0)
     cut = taken > 0
     spans = np.zeros((len(lengths), 3, 2), np.int64)

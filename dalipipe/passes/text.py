@@ -20,11 +20,14 @@ from dalipipe.text import Encoding, Vocabulary
 from dalipipe.text.bags import Bag
 
 
-_SHARE, _KEY = (
-    slice(offset // 4, (offset + dtype.itemsize) // 4)
-    for dtype, offset in (native.TOKEN_PASS.fields[name] for name in ("share", "key"))
-)
-"""Where a pass has them, in words of 32 bits."""
+def _place(name: str) -> slice:
+    """Where a pass has this field, in words of 32 bits."""
+    assert native.TOKEN_PASS.fields is not None
+    dtype, offset = native.TOKEN_PASS.fields[name][:2]
+    return slice(offset // 4, (offset + dtype.itemsize) // 4)
+
+
+_SHARE, _KEY = _place("share"), _place("key")
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Classes:
 
 @dataclass(frozen=True)
 class TextParams:
-    """What happens to N texts: ``passes`` [P] of `TOKEN_PASS`, sample after sample, ``starts`` int32 [N+1]; ``out_size``
-    int64 [N, 1]: how many tokens they have at most, before, between and after their passes.
+    """What happens to N texts: ``passes`` [P] of `TOKEN_PASS`, sample after sample, ``starts`` int32 [N+1];
+    ``out_size`` int64 [N, 1]: how many tokens they have at most, before, between and after their passes.
     """
 
     passes: np.ndarray
@@ -172,7 +175,7 @@ class _Gathered:
         if not tables:
             return -1
         parts = [part for table in tables for part in (table if isinstance(table, tuple) else (table,))]
-        content = digest(repr(part).encode() if part is None or isinstance(part, int) else part.tobytes() for part in parts)
+        content = digest(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode() for part in parts)
         if content not in self._first:
             self._first[content] = len(self.tables)
             self.tables.extend(tables)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,8 +24,8 @@ class BagOfWords(TextOp):
     drawn from all that the texts of its class are made of, in proportion to how often they are there (the model that
     naive Bayes has of text).
 
-    ``labels``: "resample" looks them up: the field that holds the classes, whole numbers from 0; None: there is one bag, of all
-    texts. A class without words draws from that one, too.
+    ``labels``: where "resample" finds classes: the field that holds them, whole numbers from 0; None: there is one bag,
+    of all texts. A class without words draws from that one, too.
     """
 
     mode: Literal["shuffle", "resample"] = "shuffle"
@@ -39,7 +39,7 @@ class BagOfWords(TextOp):
             raise ValueError(f"BagOfWords: labels must be the name of a field or None, got {self.labels!r}")
 
     @property
-    def edit(self) -> int:  # type: ignore[override]
+    def edit(self) -> int:
         return TokenEdit.SHUFFLE if self.mode == "shuffle" else TokenEdit.RESAMPLE
 
     def table(self, vocabulary: Vocabulary) -> Table:
@@ -73,7 +73,7 @@ class PunctuationInsertion(TextOp):
     share: Any = 0.3
     marks: tuple[str, ...] = bags.PUNCTUATION
 
-    edit: ClassVar[int] = TokenEdit.PUNCTUATE
+    edit = TokenEdit.PUNCTUATE
 
     def __post_init__(self) -> None:
         super().__post_init__()

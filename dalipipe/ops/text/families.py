@@ -24,9 +24,9 @@ MOST_WORDS = 1 << 28
 
 @dataclass(frozen=True)
 class Table:
-    """What an edit needs of a vocabulary, besides the text. ``choices``: what may stand for word t, tokens[starts[t]:
-    starts[t + 1]], as ``starts`` int32 [V + 1] and ``tokens`` int32; ``bags``: what is drawn from, one for all texts, or
-    one for each class; ``weights`` float32 [V]: how much words say.
+    """What an edit needs of a vocabulary, besides the text. ``choices``: ``starts`` int32 [V + 1] and ``tokens`` int32,
+    of which those from starts[t] to starts[t + 1] may stand for word t; ``bags``: what is drawn from, one for all
+    texts, or one for each class; ``weights`` float32 [V]: how much words say.
     """
 
     choices: tuple[np.ndarray, np.ndarray] | None = None

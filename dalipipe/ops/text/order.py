@@ -39,7 +39,7 @@ class RandomSwap(TextOp):
         return self.alpha
 
     @property
-    def edit(self) -> int:  # type: ignore[override]
+    def edit(self) -> int:
         return TokenEdit.SWAP_NEIGHBOURS if self.neighbours else TokenEdit.SWAP
 
 
@@ -53,7 +53,7 @@ class RandomDeletion(TextOp):
 
     share: Any = 0.1
 
-    edit: ClassVar[int] = TokenEdit.REMOVE
+    edit = TokenEdit.REMOVE
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -43,7 +43,7 @@ class SpanMask(TextOp):
         return self.share
 
     @property
-    def edit(self) -> int:  # type: ignore[override]
+    def edit(self) -> int:
         return TokenEdit.MASK if self.fill == "mask" else TokenEdit.CUT
 
 
@@ -57,7 +57,7 @@ class SpanShuffle(TextOp):
 
     share: Any = 0.3
 
-    edit: ClassVar[int] = TokenEdit.SHUFFLE
+    edit = TokenEdit.SHUFFLE
     least: ClassVar[int] = 2
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ class SynonymReplacement(SynonymsOp):
     synonyms: Any = "builtin"
     stop_words: Any = "english"
 
-    edit: ClassVar[int] = TokenEdit.REPLACE
+    edit = TokenEdit.REPLACE
     least: ClassVar[int] = 1
 
 
@@ -101,7 +101,7 @@ class RandomInsertion(SynonymsOp):
     synonyms: Any = "builtin"
     stop_words: Any = "english"
 
-    edit: ClassVar[int] = TokenEdit.INSERT
+    edit = TokenEdit.INSERT
     least: ClassVar[int] = 1
 
     def misfits(self, size: np.ndarray) -> np.ndarray | None:
@@ -143,7 +143,7 @@ class RandomReplacement(TextOp):
         return self.alpha
 
     @property
-    def edit(self) -> int:  # type: ignore[override]
+    def edit(self) -> int:
         return TokenEdit.DRAW if self.by == "uniform" else TokenEdit.DRAW_BY_WEIGHT
 
     def table(self, vocabulary: Vocabulary) -> Table:
@@ -184,7 +184,7 @@ class WordReversal(TextOp):
         return self.share
 
     @property
-    def edit(self) -> int:  # type: ignore[override]
+    def edit(self) -> int:
         return TokenEdit.REPLACE if self.letters else TokenEdit.REVERSE
 
     def words(self, vocabulary: Vocabulary) -> Iterable[str]:
