@@ -236,6 +236,8 @@ def test_tables_that_are_alike_are_one() -> None:
     nodes += [ops.RandomReplacement(0.4), ops.SynonymReplacement(0.1, {"w3": ["w4"]}, ())]
     tables = plan_of(nodes).fold.tables
     assert (len(tables.choices), len(tables.bags), len(tables.weights)) == (2, 1, 0)
+    bags = [ops.BagOfWords("resample"), ops.BagOfWords("resample", labels=None), ops.RandomReplacement(by="tfidf")]
+    assert len(plan_of([*bags, *bags]).fold.tables.bags) == CLASSES + 2
 
 
 def test_replacements_are_drawn_as_often_as_said() -> None:

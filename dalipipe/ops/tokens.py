@@ -133,9 +133,7 @@ def draw(text: list[int], bag: Bag, share: float, least: int, key: np.ndarray) -
     return out
 
 
-def draw_by_weight(
-    text: list[int], bag: Bag, weights: Sequence[float], share: float, key: np.ndarray
-) -> list[int]:
+def draw_by_weight(text: list[int], bag: Bag, weights: Sequence[float], share: float, key: np.ndarray) -> list[int]:
     """Those that say little, each by one of a bag: token i with probability min(1, share · (C − sᵢ) / Z).
 
     sᵢ = (how often it stands there / tokens) · its weight (float32; a token beyond: 0), C the highest, Z the mean of

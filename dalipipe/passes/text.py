@@ -90,10 +90,11 @@ class TextFold:
 
     @cached_property
     def pieces(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """What a tokenizer makes of each word of the vocabulary, ``starts`` int32 [V + 1] and numbers int32; None: the
-        words' own numbers stand for them.
+        """What a tokenizer makes of each word of the vocabulary (`Encoding.pieces`); None: words' own numbers stand for
+        them.
         """
-        return None
+        encoding = self.encoding
+        return None if encoding.tokenizer is encoding.known is None else encoding.pieces(self.vocabulary)
 
     def fold(self, drawn: Sequence[Drawn], size: np.ndarray) -> TextParams:
         """The passes of N texts of ``size`` int64 [N, 1], given what was drawn for the policy."""
@@ -154,7 +155,7 @@ def lower_text(leaves: Sequence[Leaf], positions: Sequence[int], field: Field, s
     edits = []
     for op in ops:
         table, one = op.table(vocabulary), np.zeros(1, native.TOKEN_PASS)
-        one["edit"], one["least"], one["token"] = op.edit, op.least, op.token
+        one["edit"], one["least"], one["token"] = native.TOKEN_EDITS.index(op.edit), op.least, op.token
         one["choices"] = choices.add([] if table.choices is None else [table.choices])
         one["weights"] = weights.add([] if table.weights is None else [table.weights])
         one["bag"] = bags.add(table.bags)
@@ -174,9 +175,16 @@ class _Gathered:
         """Where they stand, one after the other; -1: there are none."""
         if not tables:
             return -1
-        parts = [part for table in tables for part in (table if isinstance(table, tuple) else (table,))]
+        parts = [part for table in tables for part in _parts(table)]
         content = digest(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode() for part in parts)
         if content not in self._first:
             self._first[content] = len(self.tables)
             self.tables.extend(tables)
         return self._first[content]
+
+
+def _parts(table: Any) -> Sequence[Any]:
+    """Its arrays and numbers."""
+    if isinstance(table, Bag):
+        return table.tokens, table.keep, table.other, table.count, table.first
+    return table if isinstance(table, tuple) else (table,)

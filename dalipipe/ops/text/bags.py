@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 
 from dalipipe.ops.text.families import Table, TextOp, check_words, misfits_beyond, set_amount
-from dalipipe.ops.tokens import TokenEdit
 from dalipipe.policy import Params
 from dalipipe.text import SPECIAL, Vocabulary, bags
 
@@ -39,8 +38,8 @@ class BagOfWords(TextOp):
             raise ValueError(f"BagOfWords: labels must be the name of a field or None, got {self.labels!r}")
 
     @property
-    def edit(self) -> int:
-        return TokenEdit.SHUFFLE if self.mode == "shuffle" else TokenEdit.RESAMPLE
+    def edit(self) -> str:
+        return "shuffle" if self.mode == "shuffle" else "resample"
 
     def table(self, vocabulary: Vocabulary) -> Table:
         if self.mode == "shuffle":
@@ -73,7 +72,7 @@ class PunctuationInsertion(TextOp):
     share: Any = 0.3
     marks: tuple[str, ...] = bags.PUNCTUATION
 
-    edit = TokenEdit.PUNCTUATE
+    edit = "punctuate"
 
     def __post_init__(self) -> None:
         super().__post_init__()

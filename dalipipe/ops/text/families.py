@@ -7,6 +7,7 @@ and what came.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -33,9 +34,20 @@ class Table:
     bags: tuple[Bag, ...] = ()
     weights: np.ndarray | None = None
 
+    def of(self, label: int) -> dict[str, Any]:
+        """As `ops.tokens` takes it, for texts of this class."""
+        found: dict[str, Any] = {} if self.weights is None else {"weights": self.weights}
+        if self.choices is not None:
+            found["choices"] = np.split(self.choices[1], self.choices[0][1:-1])
+        if self.bags:
+            bag = self.bags[label]
+            words = np.arange(bag.first, bag.first + bag.count) if bag.tokens is None else bag.tokens
+            found["bag"] = tokens.Bag(words, bag.keep, None if bag.other is None else words[bag.other])
+        return found
+
 
 class TextOp(Op):
-    """An edit: ``edit``, which of `ops.tokens.TokenEdit`; ``amount``: which share of the words it is for, a number or a
+    """An edit: ``edit``, which of `native.TOKEN_EDITS`; ``amount``: which share of the words it is for, a number or a
     range; ``least``: how many words at least; ``token``: what it writes. ``labels``: the field with the classes that
     its bags are for; None: there is one bag for all.
     """
@@ -71,18 +83,13 @@ class TextOp(Op):
         """Also given what `table` made, where the edit needs any, and the text's class, where there are bags for
         classes.
         """
-        table = table or Table()
-        return tokens.edit(
-            x,
-            self.edit,
-            share=float(params["share"]),
-            least=self.least,
-            token=self.token,
-            key=params["noise"],
-            choices=table.choices,
-            bag=table.bags[0 if self.labels is None else label] if table.bags else None,
-            weights=table.weights,
-        )
+        given: dict[str, Any] = {"share": float(params["share"]), "key": params["noise"]}
+        given |= {"least": self.least, "token": self.token, "neighbours": self.edit == "swap_neighbours"}
+        if table is not None:
+            given |= table.of(0 if self.labels is None else label)
+        edit = getattr(tokens, self.edit.removesuffix("_neighbours"))
+        takes = {name: given[name] for name in inspect.signature(edit).parameters if name in given}
+        return np.array(edit(x.tolist(), **takes), np.int32)
 
 
 def set_amount(op: Any, name: str, low: float = 0.0, high: float = 1.0) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dalipipe.ops.text.families import TextOp, set_amount
-from dalipipe.ops.tokens import TokenEdit
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,8 +38,8 @@ class RandomSwap(TextOp):
         return self.alpha
 
     @property
-    def edit(self) -> int:
-        return TokenEdit.SWAP_NEIGHBOURS if self.neighbours else TokenEdit.SWAP
+    def edit(self) -> str:
+        return "swap_neighbours" if self.neighbours else "swap"
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +52,7 @@ class RandomDeletion(TextOp):
 
     share: Any = 0.1
 
-    edit = TokenEdit.REMOVE
+    edit = "remove"
 
     def __post_init__(self) -> None:
         super().__post_init__()

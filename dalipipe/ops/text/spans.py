@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from dalipipe.ops.text.families import TextOp, set_amount
-from dalipipe.ops.tokens import TokenEdit
 from dalipipe.text import MASK
 
 
@@ -43,8 +42,8 @@ class SpanMask(TextOp):
         return self.share
 
     @property
-    def edit(self) -> int:
-        return TokenEdit.MASK if self.fill == "mask" else TokenEdit.CUT
+    def edit(self) -> str:
+        return "mask" if self.fill == "mask" else "cut"
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,7 +56,7 @@ class SpanShuffle(TextOp):
 
     share: Any = 0.3
 
-    edit = TokenEdit.SHUFFLE
+    edit = "shuffle"
     least: ClassVar[int] = 2
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from dalipipe.ops.text.families import Table, TextOp, check_words, misfits_beyond, set_amount
-from dalipipe.ops.tokens import TokenEdit
 from dalipipe.policy import Params, set_field
 from dalipipe.text import SPECIAL, Vocabulary, bags, synonyms
 from dalipipe.text.synonyms import SynonymSource
@@ -81,7 +80,7 @@ class SynonymReplacement(SynonymsOp):
     synonyms: Any = "builtin"
     stop_words: Any = "english"
 
-    edit = TokenEdit.REPLACE
+    edit = "replace"
     least: ClassVar[int] = 1
 
 
@@ -101,7 +100,7 @@ class RandomInsertion(SynonymsOp):
     synonyms: Any = "builtin"
     stop_words: Any = "english"
 
-    edit = TokenEdit.INSERT
+    edit = "insert"
     least: ClassVar[int] = 1
 
     def misfits(self, size: np.ndarray) -> np.ndarray | None:
@@ -143,8 +142,8 @@ class RandomReplacement(TextOp):
         return self.alpha
 
     @property
-    def edit(self) -> int:
-        return TokenEdit.DRAW if self.by == "uniform" else TokenEdit.DRAW_BY_WEIGHT
+    def edit(self) -> str:
+        return "draw" if self.by == "uniform" else "draw_by_weight"
 
     def table(self, vocabulary: Vocabulary) -> Table:
         if len(vocabulary) == len(SPECIAL):
@@ -184,8 +183,8 @@ class WordReversal(TextOp):
         return self.share
 
     @property
-    def edit(self) -> int:
-        return TokenEdit.REPLACE if self.letters else TokenEdit.REVERSE
+    def edit(self) -> str:
+        return "replace" if self.letters else "reverse"
 
     def words(self, vocabulary: Vocabulary) -> Iterable[str]:
         if not self.letters:
