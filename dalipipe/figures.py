@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -295,7 +296,14 @@ class Word:
 
 _CHANGES = {"replaced": ORANGE, "inserted": GREEN, "moved": BLUE, "deleted": RED}
 # Where a script is missing in the first, the next one that is installed draws it.
-_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans", "WenQuanYi Zen Hei", "Arial Unicode MS")
+_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Sans",
+    "WenQuanYi Zen Hei",
+    "Arial Unicode MS",
+)
 _MOST_WORDS, _MOST_LETTERS = 80, 60  # shown
 
 
@@ -307,8 +315,8 @@ def draw_texts(
     column_labels: Sequence[str] = (),
     title: str = "",
 ) -> Path:
-    """Draw texts beneath each other, a PNG: those of a row form a paragraph, and words that have changed have the colours
-    that the heading explains. Of a long text the first 80 words are shown.
+    """Draw texts beneath each other, a PNG: those of a row form a paragraph, and words that have changed have the
+    colours that the heading explains. Of a long text the first 80 words are shown.
 
     Args:
         rows: texts, each a list of words.
@@ -323,21 +331,37 @@ def draw_texts(
     """
     if not rows or not all(len(row) for row in rows):
         raise ValueError("draw_texts: no texts given")
-    width, margin, line, gap = 1250, 26, 25, 9  # px
-    figure = _figure(width / _DPI, 1)
+    figure = _figure(1, 1)
     figure.set_layout_engine("none")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it: no installed font has the script
+        _set_texts(figure, rows, row_labels, column_labels, title)
+        figure.savefig(path, format="png", dpi=_DPI)
+    return Path(path)
+
+
+def _set_texts(
+    figure: Any,
+    rows: Sequence[Sequence[Sequence[Word]]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+) -> None:
+    """Fills the figure, and makes it as large as that takes."""
     from matplotlib import font_manager, lines
     from matplotlib.text import Text
+    from matplotlib.transforms import IdentityTransform
 
     installed = set(font_manager.get_font_names())
     family = ["DejaVu Sans", *(name for name in _SCRIPTS if name in installed)]
-    renderer, drawn, strokes = figure.canvas.get_renderer(), [], []
-    y = margin
+    width, margin, line, gap = 1250, 26, 25, 9  # px
+    renderer, drawn, strokes, y = figure.canvas.get_renderer(), [], [], margin + 8
 
     def put(x: float, text: str, size: float = 10.5, color: str = INK, **how: Any) -> float:
         """Writes at a place, down from the top, and gives where it ends."""
         one = Text(x, y, text, fontfamily=family, fontsize=size, color=color, va="baseline", parse_math=False, **how)
         one.set_figure(figure)
+        one.set_transform(IdentityTransform())  # pixels
         drawn.append(one)
         return x + one.get_window_extent(renderer).width
 
@@ -383,9 +407,9 @@ def draw_texts(
         one.set_y(height - one.get_position()[1])
         figure.add_artist(one)
     for begin, end, at, colour in strokes:
-        figure.add_artist(lines.Line2D([begin, end], [height - at + 5] * 2, color=colour, linewidth=1.1, transform=None))
-    figure.savefig(path, format="png", dpi=_DPI)
-    return Path(path)
+        figure.add_artist(
+            lines.Line2D([begin, end], [height - at + 5] * 2, color=colour, linewidth=1.1, transform=None)
+        )
 
 
 def tinted(image: np.ndarray, mask: np.ndarray, *, ignore: int) -> np.ndarray:

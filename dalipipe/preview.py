@@ -47,7 +47,7 @@ def preview(
     """Write a PNG with a row per picture, sound, series or text: the original, then ``variants`` (8; of signals and
     texts 3) of what training would see of it, in the first epochs from that seed.
 
-    The samples are evenly spaced in ``source``, ``samples`` of them (6, of signals 4, with ``each`` 1). Of pictures,
+    The samples are evenly spaced in ``source``, ``samples`` of them (6, of signals 4; with ``each`` 1, of texts 2). Of pictures,
     normalisation is undone, since it is not meant for eyes; label maps are laid over them. Sounds are drawn over time,
     with their spectrograms beneath them; where the policy makes features, these, and above them the sound that they
     are made of. Of texts, words that differ from the original are coloured by how: replaced, inserted, moved, deleted.
@@ -67,7 +67,7 @@ def preview(
     texts = source.schema.of_kind("text")
     signals = [field for field in source.schema.fields if field.kind in ("audio", "series")]
     if samples is None:
-        samples = 1 if each else 4 if signals else 6
+        samples = (2 if texts else 1) if each else 4 if signals else 6
     if variants is None:
         variants = 3 if signals or texts else 8
     for name, value in (("samples", samples), ("variants", variants)):
@@ -288,9 +288,9 @@ class _Texts(_Shown):
         rows: list[list[list[Word]]] = []
         labels: list[str] = []
         for op, _ in _one_by_one_of_signals(policy):
-            for pick in picks:
+            for nth, pick in enumerate(picks):
                 rows.append([self.original(pick), *(texts[0] for texts in self.variants([pick], Policy([op]), count))])
-                labels.append(_label(op))
+                labels.append("" if nth else _label(op))
         if not rows:
             raise ValueError("preview: the policy has no operator to show")
         return rows, labels

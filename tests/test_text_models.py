@@ -126,6 +126,21 @@ def test_from_a_folder_and_not_from_elsewhere(tmp_path: Path) -> None:
         HFClassifier.from_path("bert-base-uncased")
 
 
+def test_models_that_read_up_to_the_last_word_know_what_padding_is(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=WORDS, n_positions=64, n_embd=16, n_layer=1, n_head=2, num_labels=3)
+    unaware = transformers.GPT2ForSequenceClassification(config)
+    with pytest.raises(ValueError, match="no pad_token_id"):
+        HFClassifier(unaware)
+    unaware.save_pretrained(tmp_path)
+    model = HFClassifier.from_path(tmp_path, pad_token_id=0).eval()
+    ids = texts((7, 2), 7)
+    with torch.no_grad():
+        found, alone = model(ids, torch.tensor([7, 2])), model(ids[1:, :2])
+    torch.testing.assert_close(found[1:], alone, rtol=1e-4, atol=1e-5)
+
+
 # Language models ---------------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ _TASK_OF_OPTION = {"size": "image", "masks": "image", "rate_hz": "audio", "chann
 def open_one(data: Path, task: str = "image", *, rate_hz: int = RATE_HZ, channels: int = CHANNELS) -> Source:
     """The pictures, sounds, series or texts in ``data``, or in what is for training where there is such a part."""
     from dalipipe.finetune.classifier import open_audio, series_file, text_files
-    from dalipipe.sources import open_source
+    from dalipipe.sources import ImageFolder, open_source
 
     if task == "text":
         from dalipipe.sources import Text
@@ -63,6 +63,8 @@ def open_one(data: Path, task: str = "image", *, rate_hz: int = RATE_HZ, channel
         return open_audio(part, rate_hz=rate_hz, channels=channels)
     with hint_at_texts(data):
         source = open_source(part)
+        if isinstance(source, ImageFolder) and data.is_file() and not Path(source.paths[0]).exists():
+            raise FileNotFoundError(f"{data} lists {source.paths[0]}, which is not there")
     for other in ("audio", "series"):
         if source.schema.of_kind(other):
             raise ValueError(f"{part} holds {TASKS[other].noun}: say --task {other}")

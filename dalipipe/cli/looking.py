@@ -33,8 +33,8 @@ def preview(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of pictures or sounds: one sub-folder per class; with --masks, any; a file of series, .ts; or one "
-            "of texts, .tsv, .csv, .jsonl, .parquet, .txt.",
+            help="Folder of pictures or sounds: one sub-folder per class; with --masks, any; a file of series, .ts; or "
+            "one of texts, .tsv, .csv, .jsonl, .parquet, .txt.",
             show_default="the demo's digits",
         ),
     ] = None,
@@ -54,11 +54,15 @@ def preview(
     channels: Channels = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples, evenly spaced in the data.", show_default="6, of signals 4; with --each 1"),
+        typer.Option(
+            min=1, help="Samples, evenly spaced in the data.", show_default="6, of signals 4; with --each 1, of texts 2"
+        ),
     ] = None,
     variants: Annotated[
         int | None,
-        typer.Option("--variants", "--n", min=1, help="Variants of each sample.", show_default="8, of signals and texts 3"),
+        typer.Option(
+            "--variants", "--n", min=1, help="Variants of each sample.", show_default="8, of signals and texts 3"
+        ),
     ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),

@@ -90,8 +90,8 @@ def train(
         Path,
         typer.Argument(
             help="Folder with train/ and val/, or one to split by --val-fraction or --hold-out; of series, NAME for "
-            "NAME_TRAIN.ts and NAME_TEST.ts; of texts, NAME for NAME_train.tsv and NAME_test.tsv, a folder with train.tsv "
-            "and val.tsv, or a file to split; or .csv, .jsonl, .parquet."
+            "NAME_TRAIN.ts and NAME_TEST.ts; of texts, NAME for NAME_train.tsv and NAME_test.tsv, a folder with "
+            "train.tsv and val.tsv, or a file to split; or .csv, .jsonl, .parquet."
         ),
     ],
     task: TaskOption = "image",
@@ -109,8 +109,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Any torchvision classification model; for audio logmel-cnn; for series resnet1d or inceptiontime; for "
-            "texts word-cnn, or the folder of a Hugging Face model and its tokenizer.",
+            help="Any torchvision classification model; for audio logmel-cnn; for series resnet1d or inceptiontime; "
+            "for texts word-cnn, or the folder of a Hugging Face model and its tokenizer.",
             show_default="resnet18, logmel-cnn, inceptiontime, word-cnn",
         ),
     ] = None,
@@ -204,7 +204,7 @@ def train(
                 rate_hz=job.rate_hz,
                 channels=channels or CHANNELS,
                 tokenizer=folder,
-                max_length=max_length or (folder and longest_text(folder)),
+                max_length=max_length or (None if folder is None else longest_text(folder)),
             )
         _fit(*sources, job)
 
@@ -309,6 +309,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         task=job.task,
         channels=channels,
         vocabulary_size=0 if vocabulary is None else len(vocabulary),
+        pad=train.encoding.pad if isinstance(train, Text) else None,
         weights=job.weights,
     )
     val_loader = DataLoader(

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,8 +159,7 @@ def open_texts(
     if len(files) == 1:
         if val_fraction is None:
             raise ValueError(
-                f"{files[0]} is one file: split it with a val_fraction, 0.2 say, or put a file of this name that ends in "
-                "_test beside it where this one ends in _train"
+                f"{files[0]} is one file: split it with a val_fraction, 0.2 say, or give two, NAME_train and NAME_test"
             )
         chosen = choose(whole, files[0].parent, val_fraction=val_fraction, hold_out=None)
         assert whole.strings is not None and whole.labels is not None
@@ -195,7 +195,9 @@ def text_files(data: str | os.PathLike[str]) -> tuple[Path, ...]:
         if train.is_file():
             found = _beside(train, stem)
             if found is None:
-                raise FileNotFoundError(f"there is {train}, and no file of this kind to validate with: {stem}val{ending}")
+                raise FileNotFoundError(
+                    f"there is {train}, and no file of this kind to validate with: {stem}val{ending}"
+                )
             return train, found
     wanted = f"{folder / stem}train.tsv and {folder / stem}val.tsv"
     raise FileNotFoundError(f"no texts at {path}: give a file, such as texts.tsv, or {wanted}")
@@ -232,14 +234,16 @@ def make_model(
     task: str = "image",
     channels: int = 1,
     vocabulary_size: int = 0,
+    pad: int | None = None,
     weights: str | os.PathLike[str] | None = None,
 ) -> tuple[nn.Module, list[str]]:
     """A model with ``classes`` outputs, and the names of the tensors that start at random.
 
     ``task``: ``"image"``, for torchvision's classification models; ``"audio"`` or ``"series"``, for those of
     `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on words of a vocabulary, ``vocabulary_size`` of
-    them, or the model of Hugging Face in the folder ``name``, with its weights. ``weights``: a file with a state dict,
-    such as torchvision distributes, or a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the
+    them, or the model of Hugging Face in the folder ``name``, with its weights, which learns from ``pad`` what stands
+    behind texts if it does not say so itself. ``weights``: a file with a state dict, such as torchvision distributes, or
+    a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the
     classes differ) are left at random; nothing is downloaded.
 
     Raises:
@@ -250,7 +254,7 @@ def make_model(
     if task == "image":
         model = _torchvision_model(name, classes)
     elif is_folder_of_model(name, task):
-        model = HFClassifier.from_path(name, num_labels=classes)
+        model = HFClassifier.from_path(name, num_labels=classes, pad_token_id=pad)
         if weights is None:
             return model, model.fresh
     else:

@@ -82,7 +82,7 @@ class _HuggingFace(nn.Module):
     @classmethod
     def from_path(cls: type[_Wrapped], path: str | os.PathLike[str], **settings: Any) -> _Wrapped:
         """The model in a folder that ``save_pretrained`` wrote; nothing is downloaded. ``settings``: of its
-        configuration, such as ``num_labels``.
+        configuration, such as ``num_labels``, and ``pad_token_id`` where it has none.
 
         Raises:
             FileNotFoundError: there is no such folder, or no model in it.
@@ -96,6 +96,9 @@ class _HuggingFace(nn.Module):
             import transformers
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("models of Hugging Face need transformers: pip install transformers") from error
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+        if config.pad_token_id is not None:
+            settings.pop("pad_token_id", None)
         model, found = getattr(transformers, cls._auto).from_pretrained(
             path, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
@@ -117,9 +120,19 @@ class _HuggingFace(nn.Module):
 class HFClassifier(_HuggingFace):
     """Any model for sequence classification of `transformers`, given or in a folder: ``(text, length)`` → logits
     [N, classes]. The attention mask is made of the lengths, on the device.
+
+    Raises ``ValueError`` for a configuration without ``pad_token_id``, by which models as GPT-2 find a text's last word.
     """
 
     _auto = "AutoModelForSequenceClassification"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        if model.config.pad_token_id is None:
+            raise ValueError(
+                "HFClassifier: the model's configuration has no pad_token_id, without which it would take padding for "
+                "a text's end: set model.config.pad_token_id, or give it to from_path; the source's encoding.pad says it"
+            )
 
 
 class HFLanguageModel(_HuggingFace):

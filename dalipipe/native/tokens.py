@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MOST = 2**31 - 1  # int32
 
+
 def edit_tokens(
     passes: np.ndarray,
     starts: np.ndarray,
