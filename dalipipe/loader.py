@@ -530,7 +530,9 @@ class DataLoader(TorchDataLoader):
         """What must be equal for a position in this epoch to mean the same."""
         if self._fingerprints is None:  # once: a state may be taken at every step
             policy = json.dumps(self._plan.policy.to_dict(), sort_keys=True, default=_in_words)
-            self._fingerprints = (self._source.fingerprint(), digest([policy.encode()]))
+            drawn_from = getattr(self._plan.fold, "identity", None)  # files that a policy names may change
+            parts = [policy.encode()] if drawn_from is None else [policy.encode(), drawn_from.encode()]
+            self._fingerprints = (self._source.fingerprint(), digest(parts))
         dataset, policy_digest = self._fingerprints
         return {
             "seed": self.seed,
