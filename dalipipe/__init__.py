@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Source,
         Table,
         TarShards,
+        Text,
         TFRecords,
     )
     from dalipipe.storage import Retry, Storage
@@ -58,7 +59,7 @@ _NAMES = {
     "dalipipe.policy": "Choice Normal OneOf Op Policy RandomApply RandomOrder SomeOf",
     "dalipipe.policy_files": "PolicyFileError load_policy save_policy",
     "dalipipe.sources": "Arrays AudioFolder AudioManifest CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder "
-    "ImageMasks MNIST MapDataset PackError Packed Series ShardError Source TFRecords Table TarShards",
+    "ImageMasks MNIST MapDataset PackError Packed Series ShardError Source TFRecords Table TarShards Text",
     "dalipipe.storage": "Retry Storage",
     "dalipipe.decoders.base": "DecodeError",
     "dalipipe.faults": "TooManyBadSamplesError",
@@ -84,7 +85,7 @@ __all__ += [
 __all__ += ["PackMismatchError", "Packed", "Policy", "pack"]
 __all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleError", "ShardError", "load_policy"]
 __all__ += ["PythonStep", "UnsupportedTransformError", "convert", "save_policy"]
-__all__ += ["Series", "SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards"]
+__all__ += ["Series", "SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards", "Text"]
 __all__ += ["TokenBatches", "TooManyBadSamplesError", "__version__", "finetune", "ops", "orders", "recipes"]
 
 

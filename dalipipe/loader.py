@@ -30,6 +30,7 @@ from dalipipe.sampler import GivenSteps, Sampler, TokenSteps, current_place
 from dalipipe.sources import as_source
 from dalipipe.sources.base import Source, digest
 from dalipipe.stages import StagedPlan, lower
+from dalipipe.text import Vocabulary
 from dalipipe.tracks import explain
 from dalipipe.tracks.base import LaneConfig, StageClock
 
@@ -58,7 +59,8 @@ class DataLoader(TorchDataLoader):
     resume. Batches unpack in the data set's field order, ``images, labels = batch``, and are named: ``batch.image`` [N,
     C, H, W], ``batch.label`` int64 [N]; ``batch.indices`` says which samples they are. Sounds come as [N, C, T], other
     series as [N, T, C], spectrograms as [N, C, bins, T], padded with zeros where lengths differ; ``batch.length`` int64
-    [N] then says how long each is.
+    [N] then says how long each is. Texts come as int64 [N, L], words' numbers in `vocabulary` or a tokenizer's, padded
+    at the end, with their ``length``, too.
 
     Args:
         dataset: a dalipipe source (`ImageFolder`, `Arrays`, `TarShards`, `TFRecords`, `Table`, ...), a torchvision or
@@ -74,9 +76,9 @@ class DataLoader(TorchDataLoader):
         loader's `threads` says so; its attribute ``num_workers`` is 0, so that nobody starts processes.
         drop_last: leave a short last batch out.
         timeout: seconds to wait for a batch before a ``TimeoutError``; 0: for ever.
-        policy: what happens to pictures, sounds or series; ``None``: what the data set's ``transform`` says, converted
-        (`convert`), or, where it has none, decoding only, so all pictures must have one size. Of a policy whose first
-        part a pack has applied already the rest is run.
+        policy: what happens to pictures, sounds, series or texts; ``None``: what the data set's ``transform`` says,
+        converted (`convert`), or, where it has none, decoding only, so all pictures must have one size. Of a policy
+        whose first part a pack has applied already the rest is run.
         device: ``"auto"`` (the current CUDA device where there is one, else the CPU), or a device.
         dtype: float32, float16, bfloat16 (normalised as the policy says, else 0..1), or uint8 (0..255); ``None``: what
         a converted transform gives, else float32.
@@ -394,6 +396,13 @@ class DataLoader(TorchDataLoader):
     def classes(self) -> list[str] | None:
         """Names of the label values, where the data set knows them."""
         return self._source.classes
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """Of texts: the words that numbers in batches stand for, the data set's and behind them those that the policy
+        may write; a data set to validate with is made with it. ``None`` for data of other kinds.
+        """
+        return getattr(self._plan.fold, "vocabulary", None)
 
     @property
     def plan(self) -> Plan | StagedPlan:

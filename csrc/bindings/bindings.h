@@ -58,6 +58,7 @@ void bind_draws(py::module_& m, py::dict& layouts);
 void bind_images(py::module_& m, py::dict& layouts);
 void bind_audio(py::module_& m, py::dict& layouts);
 void bind_signals(py::module_& m, py::dict& layouts);
+void bind_tokens(py::module_& m, py::dict& layouts);
 void bind_spectral(py::module_& m, py::dict& layouts);
 
 }  // namespace dalipipe

@@ -33,6 +33,7 @@ PYBIND11_MODULE(_C, m) {
   bind_images(m, layouts);
   bind_audio(m, layouts);
   bind_signals(m, layouts);
+  bind_tokens(m, layouts);
   bind_spectral(m, layouts);
   m.attr("struct_layouts") = layouts;
 }

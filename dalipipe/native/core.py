@@ -17,6 +17,12 @@ except ImportError as error:
 
 # What a message calls the structs.
 _STRUCTS = {"passes": "IMAGE_PASS", "erases": "ERASE_BOX", "fields": "ELASTIC_FIELD", "shapes": "JPEG_SHAPE"}
+_TOKEN_STRUCTS = {
+    "passes": "TOKEN_PASS",
+    "choices": "TOKEN_CHOICES",
+    "bags": "TOKEN_BAG",
+    "weights": "TOKEN_WEIGHTS",
+}
 _SIGNAL_STRUCTS = {
     "passes": "SIGNAL_PASS",
     "outs": "SIGNAL_OUT",
@@ -76,7 +82,8 @@ def check_array(
     if array is None:
         return 0
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-        kind = (_SIGNAL_STRUCTS if what == "signals" else _STRUCTS).get(name) or np.dtype(dtype).name
+        structs = {"signals": _SIGNAL_STRUCTS, "edit_tokens": _TOKEN_STRUCTS}.get(what, _STRUCTS)
+        kind = structs.get(name) or np.dtype(dtype).name
         raise ValueError(
             f"{what}: {name} must be contiguous {kind} {shape}, got {array.dtype} {array.shape}"
             + ("" if array.flags.c_contiguous else " with strides")

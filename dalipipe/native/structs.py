@@ -215,3 +215,35 @@ MEL_BAND = np.dtype([*_int32s("first count"), ("weights", np.int64)], align=True
 
 #: The steps between signals and features, in the order of csrc/spectral.h's `SpectralStep`.
 SPECTRAL_STEPS = ("cut", "vocode", "overlap", "resample", "mel", "clamp", "mix", "white", "colour", "level")
+
+
+#: One edit to one text; mirrors `TokenPass` in csrc/token.h, where each field is explained.
+TOKEN_PASS = np.dtype(
+    [
+        *_int32s("edit choices bag weights least token"),
+        ("share", np.float64),
+        ("key", np.uint32, 5),
+        ("unused", np.int32),
+    ],
+    align=True,
+)
+
+
+#: `TOKEN_PASS["edit"]` → name, in the order of csrc/token.h's `TokenEdit`.
+TOKEN_EDITS = tuple(
+    "replace insert swap swap_neighbours remove draw draw_by_weight reverse mask cut shuffle resample punctuate".split()
+)
+
+
+#: Tokens that may stand for others, by address: ``starts`` of int32 [words + 1], ``tokens`` of int32 [count]; mirrors
+#: `TokenChoices` in csrc/token.h.
+TOKEN_CHOICES = np.dtype([("starts", np.uint64), ("tokens", np.uint64), *_int32s("words count")])
+
+
+#: Tokens to draw from, by address, each of ``count``: ``tokens`` of int32, or 0: ``first`` and on; ``keep`` of uint32
+#: and ``other`` of int32 tokens, both or, for tokens that are all alike, neither; mirrors `TokenBag` in csrc/token.h.
+TOKEN_BAG = np.dtype([("tokens", np.uint64), ("keep", np.uint64), ("other", np.uint64), *_int32s("count first")])
+
+
+#: What tokens weigh, by address: ``weights`` of float32 [words]; mirrors `TokenWeights` in csrc/token.h.
+TOKEN_WEIGHTS = np.dtype([("weights", np.uint64), *_int32s("words unused")])

@@ -1,0 +1,112 @@
+// Texts on the CPU: a thread takes a sample through all its passes, in its place in `out`; a thread writes a row.
+#include "token.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "cpu/pool.h"
+
+namespace dalipipe {
+namespace {
+
+// A thread's, kept from sample to sample.
+class Workspace {
+ public:
+  TokenScratch need(int32_t capacity) {
+    if (capacity > capacity_) {
+      capacity_ = std::max(capacity, 1024);
+      tokens_.reset(new int32_t[2 * static_cast<size_t>(capacity_)]);
+      bits_.reset(new uint32_t[static_cast<size_t>(bit_words(capacity_))]);
+    }
+    return {tokens_.get(), tokens_.get() + capacity_, bits_.get()};
+  }
+
+  // Lets go of what only a very long text needs.
+  void trim() {
+    constexpr int32_t kMostKept = 1 << 20;
+    if (capacity_ > kMostKept) *this = Workspace();
+  }
+
+ private:
+  int32_t capacity_ = 0;
+  std::unique_ptr<int32_t[]> tokens_;
+  std::unique_ptr<uint32_t[]> bits_;
+};
+
+void run_sample(const TokenParams& p, const TokenTables& tables, int64_t i, Workspace& workspace) {
+  int32_t* const tokens = p.out + p.places[i];
+  int32_t length = p.lengths[i];
+  if (length > 0) memcpy(tokens, reinterpret_cast<const int32_t*>(p.data[i]), length * sizeof(int32_t));
+  if (p.starts[i] < p.starts[i + 1]) {
+    const TokenScratch scratch = workspace.need(p.capacities[i]);
+    for (int32_t j = p.starts[i]; j < p.starts[i + 1]; ++j) {
+      length = edit_tokens(p.passes[j], tables, tokens, length, scratch);
+    }
+    workspace.trim();
+  }
+  p.out_lengths[i] = length;
+}
+
+// Calls use(tokens, count) for each span of a row.
+template <typename Use>
+void each_span(const TokenRows& r, int64_t i, const Use& use) {
+  for (int32_t s = r.starts[i]; s < r.starts[i + 1]; ++s) {
+    const TokenSpan span = clip_span(r.spans[s], r.token_count);
+    use(r.tokens + span.begin, span.count);
+  }
+}
+
+void write_row(const TokenRows& r, int64_t i, int64_t* row, int32_t columns, int64_t pad) {
+  int64_t* to = std::copy_n(r.prefix, r.prefix_count, row);
+  int64_t* const end = row + std::min(r.most, columns) - r.suffix_count;  // of pieces
+  each_span(r, i, [&](const int32_t* tokens, int64_t count) {
+    if (r.pieces.starts == nullptr) {
+      to = std::copy_n(tokens, std::min<int64_t>(count, end - to), to);
+      return;
+    }
+    for (int64_t t = 0; t < count && to < end; ++t) {
+      int32_t first = 0;
+      const int32_t pieces = choices_of(r.pieces, tokens[t], first);
+      to = std::copy_n(r.pieces.tokens + first, std::min<int64_t>(pieces, end - to), to);
+    }
+  });
+  to = std::copy_n(r.suffix, r.suffix_count, to);
+  std::fill(to, row + columns, pad);
+}
+
+}  // namespace
+
+void edit_tokens_cpu(const TokenParams& p, int32_t threads) {
+  check_tokens(p);
+  const TokenTables tables{p.choices, p.bags, p.weights};
+  parallel_for(p.n, threads, [&](int64_t i) {
+    static thread_local Workspace workspace;
+    run_sample(p, tables, i, workspace);
+  });
+}
+
+void count_rows_cpu(const TokenRows& r, int32_t threads, int32_t* lengths) {
+  check_rows(r);
+  parallel_for(r.n, threads, [&](int64_t i) {
+    int64_t length = int64_t{r.prefix_count} + r.suffix_count;
+    each_span(r, i, [&](const int32_t* tokens, int64_t count) {
+      if (r.pieces.starts == nullptr) {
+        length += count;
+        return;
+      }
+      for (int64_t t = 0; t < count; ++t) {
+        int32_t first = 0;
+        length += choices_of(r.pieces, tokens[t], first);
+      }
+    });
+    lengths[i] = static_cast<int32_t>(std::min<int64_t>(length, r.most));
+  });
+}
+
+void write_rows_cpu(const TokenRows& r, const TokenTable& to, int32_t threads) {
+  check_rows(r, to);
+  parallel_for(r.n, threads, [&](int64_t i) { write_row(r, i, to.out + i * to.row_step, to.columns, to.pad); });
+}
+
+}  // namespace dalipipe
