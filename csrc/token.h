@@ -27,8 +27,8 @@ enum class TokenEdit : int32_t {
   punctuate = 12,       // 1 ... n times: one of a bag before different tokens
 };
 
-// Tokens that may stand for token t: tokens[starts[t]] ... tokens[starts[t + 1] - 1]; none for t < 0, for t >= words, and
-// where that lies beyond `count`, all there are. On the device where the edits are.
+// Tokens that may stand for token t: tokens[starts[t]] ... tokens[starts[t + 1] - 1]; none for t < 0, for t >= words,
+// and where that lies beyond `count`, all there are. On the device where the edits are.
 struct TokenChoices {
   const int32_t* starts;  // [words + 1]
   const int32_t* tokens;  // [count]
@@ -36,9 +36,9 @@ struct TokenChoices {
 };
 
 // Tokens to draw from, in proportion to weights: Walker's alias method (Vose, "A linear algorithm for generating random
-// numbers with a given distribution", 1991). Entry e = below(word, count), which stands for the token tokens[e]; where
-// the next word is >= keep[e], it is the token other[e] instead. keep and other null: all alike, one word each. tokens
-// null: entry e is token `first` + e. count 0: edits that draw leave a text as it is. On the device, too.
+// numbers with a given distribution", 1991). Entry e = below(word, count); where the next word is >= keep[e], entry
+// other[e] instead, if there is such. keep and other null: all alike, one word each. Entry e is token tokens[e]; tokens
+// null: token `first` + e. count 0: edits that draw leave a text as it is. On the device, too.
 struct TokenBag {
   const int32_t* tokens;
   const uint32_t* keep;
@@ -57,7 +57,8 @@ struct TokenWeights {
 //
 // Random words are taken one after the other from the first on; below(word, m) = word * m >> 32. n of m things are
 // chosen as Floyd does (Bentley and Floyd, "A sample of brilliance", CACM 1987): for j = m - n ... m - 1 the thing
-// r = below(word, j + 1), or j where r is chosen already. What is chosen is dealt with from the first thing to the last.
+// r = below(word, j + 1), or j where r is chosen already. What is chosen is dealt with from the first thing to the
+// last.
 struct TokenPass {
   int32_t edit;     // a `TokenEdit`
   int32_t choices;  // which of `choices`, -1: none
@@ -73,14 +74,14 @@ struct TokenParams {
   const TokenPass* passes;  // [passes of all samples], sample after sample; none: it stays as it is; host
   const int32_t* starts;    // [N + 1]
   int32_t n;
-  const uint64_t* data;        // [N] addresses of int32 tokens
-  const int32_t* lengths;      // [N]
-  const int32_t* capacities;   // [N] tokens that a sample has at most, before, between and after its passes
-  const int64_t* places;       // [N] where in `out` a sample's tokens go, elements; capacities apart at least
-  int32_t* out;                // [out_count]
+  const uint64_t* data;       // [N] addresses of int32 tokens
+  const int32_t* lengths;     // [N]
+  const int32_t* capacities;  // [N] tokens that a sample has at most, before, between and after its passes
+  const int64_t* places;      // [N] where in `out` a sample's tokens go, elements; capacities apart at least
+  int32_t* out;               // [out_count]
   int64_t out_count;
-  int32_t* out_lengths;        // [N]
-  const TokenChoices* choices; // host arrays, of which the pointers are the device's
+  int32_t* out_lengths;         // [N]
+  const TokenChoices* choices;  // host arrays, of which the pointers are the device's
   int32_t choices_count;
   const TokenBag* bags;
   int32_t bag_count;
@@ -209,8 +210,11 @@ DP_HD int32_t draw_choice(const TokenChoices& c, int32_t token, TokenNoise& nois
 }
 
 DP_HD int32_t draw_of_bag(const TokenBag& bag, TokenNoise& noise) {
-  const int32_t e = below(noise.next(), bag.count);
-  if (bag.keep != nullptr && noise.next() >= bag.keep[e]) return bag.other[e];
+  int32_t e = below(noise.next(), bag.count);
+  if (bag.keep != nullptr && noise.next() >= bag.keep[e]) {
+    const int32_t other = bag.other[e];
+    e = other >= 0 && other < bag.count ? other : e;
+  }
   return bag.tokens != nullptr ? bag.tokens[e] : bag.first + e;
 }
 
@@ -403,9 +407,9 @@ DP_HD int32_t draw_tokens(const TokenPass& pass, const TokenBag& bag, int32_t* t
 }
 
 // Xie et al., "Unsupervised data augmentation for consistency training", NeurIPS 2020, appendix: a word goes with
-// probability min(1, share (C - s_i) / Z), of its score s_i = (its count / L) * its weight, C the highest, Z the mean of
-// C - s_i; where nothing is below the highest, none goes. For all words the random ones are taken, then for those that
-// come.
+// probability min(1, share (C - s_i) / Z), of its score s_i = (its count / L) * its weight, C the highest, Z the mean
+// of C - s_i; where nothing is below the highest, none goes. For all words the random ones are taken, then for those
+// that come.
 DP_HD int32_t draw_by_weight(const TokenPass& pass, const TokenBag& bag, const TokenWeights& weights, int32_t* tokens,
                              int32_t length, const TokenScratch& s) {
   if (bag.count == 0) return length;
@@ -460,8 +464,8 @@ DP_HD int32_t resample_tokens(const TokenPass& pass, const TokenBag& bag, int32_
   return length;
 }
 
-// Takes a text through a pass, in place: `tokens` and scratch have room for length_after(pass, length). Returns how many
-// tokens there are then.
+// Takes a text through a pass, in place: `tokens` and scratch have room for length_after(pass, length). Returns how
+// many tokens there are then.
 DP_HD int32_t edit_tokens(const TokenPass& pass, const TokenTables& tables, int32_t* tokens, int32_t length,
                           const TokenScratch& s) {
   if (length == 0) return 0;

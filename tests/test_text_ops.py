@@ -231,6 +231,12 @@ def test_vocabularies_grow_by_what_operators_may_write() -> None:
         assert not (ids == UNKNOWN).any() and (ids < len(grown)).all()
 
 
+def test_a_number_is_a_range_of_one() -> None:
+    for kind in (ops.RandomSwap, ops.RandomDeletion, ops.SpanMask):
+        assert not kind(0.25).draws and kind((0.25, 0.25)).draws == 1
+        assert same(run(plan_of([kind(0.25), ops.RandomSwap()])), run(plan_of([kind((0.25, 0.25)), ops.RandomSwap()])))
+
+
 def test_tables_that_are_alike_are_one() -> None:
     nodes = [ops.SynonymReplacement(0.1, SYNONYMS, ()), ops.RandomInsertion(0.4, SYNONYMS, ()), ops.RandomReplacement()]
     nodes += [ops.RandomReplacement(0.4), ops.SynonymReplacement(0.1, {"w3": ["w4"]}, ())]

@@ -75,6 +75,17 @@ def test_what_comes_out_depends_on_the_sample_alone(source: dalipipe.Text) -> No
     assert expected != by_sample(loader(source, seed=6))
 
 
+def test_a_position_is_of_what_edits_draw_from(source: dalipipe.Text, tmp_path: Any) -> None:
+    path = tmp_path / "synonyms.tsv"
+    path.write_text("w3\tw4\n")
+    policy = dalipipe.Policy([ops.SynonymReplacement(0.1, path)])
+    state = loader(source, policy=policy).state_dict()
+    loader(source, policy=policy).load_state_dict(state)
+    path.write_text("w3\tw5,w6\n")
+    with pytest.raises(dalipipe.StateMismatchError, match="policy"):
+        loader(source, policy=policy).load_state_dict(state)
+
+
 def test_epochs_differ_and_come_again(source: dalipipe.Text) -> None:
     epochs = loader(source)
     first, second = by_sample(epochs), by_sample(epochs)
@@ -128,6 +139,35 @@ def test_rows_are_rounded_up_and_cut_off() -> None:
                 batch.text[row, : batch.length[row]].tolist()
                 == source.vocabulary.ids(TEXTS[index].split()[:20]).tolist()
             )
+
+
+def test_a_tokenizers_pieces_stand_for_edited_words() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    made_of = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    made_of.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = tokenizers.trainers.WordPieceTrainer(vocab_size=60, special_tokens=special)
+    made_of.train_from_iterator([*TEXTS, ". ; ? : ! ,"], trainer)
+    cls, sep = made_of.token_to_id("[CLS]"), made_of.token_to_id("[SEP]")
+    made_of.post_processor = tokenizers.processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    policy = dalipipe.Policy([*POLICY.ops, ops.SpanMask(0.2, p=0.3), mix.TextCutMix(num_classes=CLASSES, p=0.4)])
+    bare = dalipipe.Text(TEXTS, LABELS, split="space")
+    for max_length, multiple in ((None, 1), (None, 16), (25, 8)):
+        sizes: dict[str, Any] = {"max_length": max_length, "multiple": multiple}
+        source = dalipipe.Text(TEXTS, LABELS, split="space", tokenizer=made_of, **sizes)
+        words = loader(bare, policy=policy)
+        assert words.vocabulary is not None
+        for pieces, edited in zip(loader(source, policy=policy), words, strict=True):
+            assert pieces.text.shape[1] % multiple == 0 or pieces.text.shape[1] == max_length
+            for row in range(len(pieces.length)):
+                text = words.vocabulary.words_of(edited.text[row].tolist())
+                text = ["[MASK]" if word == "<mask>" else word for word in text]
+                expected = made_of.encode(text, is_pretokenized=True).ids
+                if max_length is not None:
+                    expected = [*expected[:-1][: max_length - 1], sep]
+                count = int(pieces.length[row])
+                assert pieces.text[row, :count].tolist() == expected and not pieces.text[row, count:].any()
+            assert torch.equal(pieces.label, edited.label)
 
 
 # Mixing -------------------------------------------------------------------------------------------------------------
@@ -266,6 +306,7 @@ def test_what_does_not_go_is_said_at_once(source: dalipipe.Text, tmp_path: Any) 
         ({"memory_format": torch.channels_last}, "is for pictures"),
         ({"policy": dalipipe.Policy([dalipipe.ops.image.HorizontalFlip()])}, "applies to image fields"),
         ({"policy": dalipipe.Policy([dalipipe.ops.signal.Gain()])}, "applies to signal fields"),
+        ({"policy": dalipipe.Policy([dalipipe.PythonStep(np.flip)])}, "takes pictures, and 'text' is text"),
         ({"cache": "ram"}, "cache keeps pictures, and 'text' is text"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -171,7 +171,7 @@ class Maker:
             return rng.integers(0, 2 * words, n).tolist()
 
         def alias(n: int) -> spec.Bag:
-            return spec.Bag(tokens(n), rng.integers(0, 1 << 32, n).tolist(), tokens(n))
+            return spec.Bag(tokens(n), rng.integers(0, 1 << 32, n).tolist(), rng.integers(-1, n + 1, n).tolist())
 
         sparse = [tokens(rng.integers(1, 6)) if rng.random() < 0.4 else [] for _ in range(words)]
         return Texts(

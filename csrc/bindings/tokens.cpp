@@ -116,8 +116,7 @@ void bind_tokens(py::module_& m, py::dict& layouts) {
   m.def(
       "edit_tokens_cuda_bytes", [sizes](const TokenParams& p) { return sizes(edit_tokens_cuda_bytes(p)); },
       py::kw_only(), "params"_a);
-  m.def(
-      "rows_cuda_bytes", [sizes](const TokenRows& r) { return sizes(rows_cuda_bytes(r)); }, py::kw_only(), "rows"_a);
+  m.def("rows_cuda_bytes", [sizes](const TokenRows& r) { return sizes(rows_cuda_bytes(r)); }, py::kw_only(), "rows"_a);
   m.def(
       "edit_tokens_cuda",
       [](const TokenParams& p, uintptr_t scratch, size_t scratch_bytes, uintptr_t pinned, size_t pinned_bytes,

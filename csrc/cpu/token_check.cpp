@@ -138,7 +138,8 @@ void check_rows(const TokenRows& r) {
   if (r.n < 0) refuse(kRows, "n must not be negative, got ", r.n);
   if (r.n > 0) {
     check_starts(kRows, "row", r.starts, r.n);
-    if (r.starts[r.n] > r.span_count) refuse(kRows, "starts go to ", r.starts[r.n], ", beyond ", r.span_count, " spans");
+    if (r.starts[r.n] > r.span_count)
+      refuse(kRows, "starts go to ", r.starts[r.n], ", beyond ", r.span_count, " spans");
   }
   if (r.token_count < 0 || (r.token_count > 0 && r.tokens == nullptr)) refuse(kRows, "tokens are null");
   if (r.span_count < 0 || (r.span_count > 0 && r.spans == nullptr)) refuse(kRows, "spans are null");

@@ -3,6 +3,7 @@
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
+from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_cross_entropy
 from dalipipe.finetune.objectives import Objective, Scores, classify, predict_next
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
 
@@ -10,6 +11,7 @@ __all__ = [
     "Evaluation",
     "FineTuneConfig",
     "Interrupted",
+    "Mixed",
     "Objective",
     "PeerLostError",
     "Ranks",
@@ -19,6 +21,8 @@ __all__ = [
     "evaluate",
     "finetune",
     "local_device",
+    "mixup_embeddings",
     "predict_next",
     "process_group",
+    "soft_cross_entropy",
 ]

@@ -241,7 +241,7 @@ TOKEN_CHOICES = np.dtype([("starts", np.uint64), ("tokens", np.uint64), *_int32s
 
 
 #: Tokens to draw from, by address, each of ``count``: ``tokens`` of int32, or 0: ``first`` and on; ``keep`` of uint32
-#: and ``other`` of int32 tokens, both or, for tokens that are all alike, neither; mirrors `TokenBag` in csrc/token.h.
+#: and ``other`` of int32 entries, both or, for tokens that are all alike, neither; mirrors `TokenBag` in csrc/token.h.
 TOKEN_BAG = np.dtype([("tokens", np.uint64), ("keep", np.uint64), ("other", np.uint64), *_int32s("count first")])
 
 

@@ -103,7 +103,7 @@ def count_rows(
     Raises:
         ValueError: anything that cannot be done.
     """
-    rows, n, device, held = _rows("count_rows", tokens, spans, starts, pieces, prefix, suffix, most, threads)
+    rows, n, device, _held = _rows("count_rows", tokens, spans, starts, pieces, prefix, suffix, most, threads)
     if device is None:
         lengths = np.empty(n, np.int32)
         _C.count_rows_cpu(rows=rows, threads=threads, lengths=lengths.ctypes.data)
@@ -147,7 +147,7 @@ def write_rows(
 
     L takes part as ``most`` does: longer rows lose pieces. The other arguments are those of `count_rows`.
     """
-    rows, n, device, held = _rows("write_rows", tokens, spans, starts, pieces, prefix, suffix, most, threads)
+    rows, n, device, _held = _rows("write_rows", tokens, spans, starts, pieces, prefix, suffix, most, threads)
     address, steps = _address(out), _steps(out)
     if _dtype(out) != "int64" or out.ndim != 2 or len(out) != n or (out.shape[1] > 1 and steps[1] != 1):
         raise ValueError(

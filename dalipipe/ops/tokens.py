@@ -28,7 +28,9 @@ Choices = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Bag:
-    """Tokens to draw from: entry e is tokens[e]; or, where the next word is ≥ keep[e], other[e]."""
+    """Tokens to draw from: any entry e, all alike; where the next word is ≥ keep[e], entry other[e] instead, if there
+    is such (Walker's alias method).
+    """
 
     tokens: Sequence[int]
     keep: Sequence[int] | None = None
@@ -64,7 +66,7 @@ class Noise:
     def draw(self, bag: Bag) -> int:
         e = self.below(len(bag.tokens))
         if bag.keep is not None and bag.other is not None and self.word() >= bag.keep[e]:
-            return int(bag.other[e])
+            e = bag.other[e] if 0 <= bag.other[e] < len(bag.tokens) else e
         return int(bag.tokens[e])
 
 

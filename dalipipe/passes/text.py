@@ -89,6 +89,12 @@ class TextFold:
     normalize = None  # what engines of pictures do at the end
 
     @cached_property
+    def identity(self) -> str:
+        """A short text that changes when words' numbers or what edits draw from do, as with a file of synonyms."""
+        tables = [*self.tables.choices, *self.tables.bags, *self.tables.weights]
+        return digest([self.vocabulary.identity.encode(), *(part for table in tables for part in _parts(table))])
+
+    @cached_property
     def pieces(self) -> tuple[np.ndarray, np.ndarray] | None:
         """What a tokenizer makes of each word of the vocabulary (`Encoding.pieces`); None: words' own numbers stand for
         them.
@@ -175,16 +181,16 @@ class _Gathered:
         """Where they stand, one after the other; -1: there are none."""
         if not tables:
             return -1
-        parts = [part for table in tables for part in _parts(table)]
-        content = digest(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode() for part in parts)
+        content = digest(part for table in tables for part in _parts(table))
         if content not in self._first:
             self._first[content] = len(self.tables)
             self.tables.extend(tables)
         return self._first[content]
 
 
-def _parts(table: Any) -> Sequence[Any]:
-    """Its arrays and numbers."""
+def _parts(table: Any) -> list[bytes]:
+    """What is in it."""
     if isinstance(table, Bag):
-        return table.tokens, table.keep, table.other, table.count, table.first
-    return table if isinstance(table, tuple) else (table,)
+        table = table.tokens, table.keep, table.other, table.count, table.first
+    parts = table if isinstance(table, tuple) else (table,)
+    return [part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode() for part in parts]

@@ -46,7 +46,7 @@ _SCRIPTS = "".join(rf"\p{{scx={script}}}" for script in _UNSPACED.split())
 _BARRED = rf"[{_SCRIPTS}]\p{{GCB=Prepend}}\u2139"  # ℹ is a letter and a picture, which a joiner may tie to others
 _UNICODE = {
     "start": rf"(?:[[\p{{L}}\p{{N}}_]--[{_EXTENDING}{_BARRED}]]|(?=\p{{GCB=Prepend}})\X)",
-    "inner": rf"(?:[[\p{{L}}\p{{N}}_{_EXTENDING}]--[\p{{GCB=Prepend}}\u2139[\p{{L}}&&[{_SCRIPTS}]]]])",
+    "inner": rf"(?:[[\p{{L}}\p{{N}}_{_EXTENDING}]--[\p{{GCB=Prepend}}\u2139[[\p{{L}}--[{_EXTENDING}]]&&[{_SCRIPTS}]]]])",
     "clear": rf"(?![{_EXTENDING}])",
     "joins": "'’-",
     "apostrophe": "['’]",
