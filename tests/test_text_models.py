@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from examples import run_example
 from torch import nn
 from torch.nn import functional
 
@@ -139,6 +141,15 @@ def test_models_that_read_up_to_the_last_word_know_what_padding_is(tmp_path: Pat
     with torch.no_grad():
         found, alone = model(ids, torch.tensor([7, 2])), model(ids[1:, :2])
     torch.testing.assert_close(found[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run_example("sentences.py", "--epochs", 8, monkeypatch=monkeypatch)
+    shown = [float(word) for word in re.findall(r"([0-9.]+)%", capsys.readouterr().out)]
+    assert len(shown) == 2 and shown[1] > shown[0] + 10  # synonyms are what the test's new words are
+    (tmp_path / "a.tsv").write_text("x\tone two\ny\tthree\n" * 9)
+    run_example("sentences.py", tmp_path / "a.tsv", tmp_path / "a.tsv", "--epochs", 1, monkeypatch=monkeypatch)
+    assert "of the test's recognised" in capsys.readouterr().out
 
 
 # Language models ---------------------------------------------------------------------------------------------------
