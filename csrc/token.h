@@ -239,22 +239,24 @@ DP_HD int64_t length_after(const TokenPass& pass, int32_t length) {
   return pass.edit == static_cast<int32_t>(TokenEdit::punctuate) ? now + mark_count(pass, length) : now;
 }
 
+// Of a heap of `end` tokens, the largest first, whose token `at` may be too small for its place.
+DP_HD void sift_down(int32_t* heap, int32_t at, int32_t end) {
+  const int32_t token = heap[at];
+  for (int32_t child; (child = 2 * at + 1) < end; at = child) {
+    if (child + 1 < end && heap[child + 1] > heap[child]) ++child;
+    if (heap[child] <= token) break;
+    heap[at] = heap[child];
+  }
+  heap[at] = token;
+}
+
 // Heapsort, rising: no stack, no memory.
 DP_HD void sort_tokens(int32_t* tokens, int32_t length) {
-  const auto sift = [tokens](int32_t at, int32_t end) {
-    const int32_t token = tokens[at];
-    for (int32_t child; (child = 2 * at + 1) < end; at = child) {
-      if (child + 1 < end && tokens[child + 1] > tokens[child]) ++child;
-      if (tokens[child] <= token) break;
-      tokens[at] = tokens[child];
-    }
-    tokens[at] = token;
-  };
-  for (int32_t at = length / 2; at-- > 0;) sift(at, length);
+  for (int32_t at = length / 2; at-- > 0;) sift_down(tokens, at, length);
   for (int32_t end = length; --end > 0;) {
     const int32_t largest = tokens[0];
     tokens[0] = tokens[end], tokens[end] = largest;
-    sift(0, end);
+    sift_down(tokens, 0, end);
   }
 }
 
@@ -407,9 +409,9 @@ DP_HD int32_t draw_tokens(const TokenPass& pass, const TokenBag& bag, int32_t* t
 }
 
 // Xie et al., "Unsupervised data augmentation for consistency training", NeurIPS 2020, appendix: a word goes with
-// probability min(1, share (C - s_i) / Z), of its score s_i = (its count / L) * its weight, C the highest, Z the mean
-// of C - s_i; where nothing is below the highest, none goes. For all words the random ones are taken, then for those
-// that come.
+// probability min(1, share (C - s_i) / Z), of its score s_i = its count * its weight (by L, which cancels), C the
+// highest, Z the mean of C - s_i: where its random word / 2^32 is below that. Where nothing is below the highest, none
+// goes. Random words are taken for all, then for those that come.
 DP_HD int32_t draw_by_weight(const TokenPass& pass, const TokenBag& bag, const TokenWeights& weights, int32_t* tokens,
                              int32_t length, const TokenScratch& s) {
   if (bag.count == 0) return length;
@@ -417,24 +419,22 @@ DP_HD int32_t draw_by_weight(const TokenPass& pass, const TokenBag& bag, const T
   count_tokens(tokens, length, s.first, counts);
   const auto score = [&](int32_t i) {
     const bool known = static_cast<uint32_t>(tokens[i]) < static_cast<uint32_t>(weights.words);
-    const double frequency = static_cast<double>(counts[i]) / static_cast<double>(length);
-    return frequency * (known ? static_cast<double>(weights.weights[tokens[i]]) : 0.0);
+    return counts[i] * (known ? static_cast<double>(weights.weights[tokens[i]]) : 0.0);
   };
   double highest = score(0);
   for (int32_t i = 1; i < length; ++i) {
     const double here = score(i);
     highest = here > highest ? here : highest;
   }
-  double below_highest = 0.0;
-  for (int32_t i = 0; i < length; ++i) below_highest += highest - score(i);
-  const double mean = below_highest / static_cast<double>(length);
-  if (!(mean > 0.0)) return length;
+  double gaps = 0.0;
+  for (int32_t i = 0; i < length; ++i) gaps += highest - score(i);
+  if (!(gaps > 0.0)) return length;
+  const double scale = pass.share * length * 0x1p32;
   for (int32_t k = 0; k < bit_words(length); ++k) s.bits[k] = 0;
   TokenNoise noise(pass.key);
   for (int32_t i = 0; i < length; ++i) {
-    const double p = pass.share * (highest - score(i)) / mean;
-    const uint64_t goes = static_cast<uint64_t>((p < 1.0 ? p : 1.0) * 0x1p32);
-    s.bits[i >> 5] |= static_cast<uint32_t>(noise.next() < goes) << (i & 31);
+    const bool goes = noise.next() * gaps < scale * (highest - score(i));
+    s.bits[i >> 5] |= static_cast<uint32_t>(goes) << (i & 31);
   }
   each_chosen(s.bits, length, [&](int32_t i) { tokens[i] = draw_of_bag(bag, noise); });
   return length;
