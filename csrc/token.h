@@ -174,6 +174,14 @@ DP_HD int32_t lowest_bit(uint32_t bits) {
 #endif
 }
 
+DP_HD int32_t highest_bit(uint32_t bits) {
+#ifdef __CUDA_ARCH__
+  return 31 - __clz(static_cast<int>(bits));
+#else
+  return 31 - __builtin_clz(bits);
+#endif
+}
+
 DP_HD int32_t bit_words(int32_t bits) { return (bits + 31) / 32; }
 DP_HD bool is_chosen(const uint32_t* chosen, int32_t i) { return (chosen[i >> 5] >> (i & 31) & 1) != 0; }
 
@@ -194,12 +202,25 @@ DP_HD void each_chosen(const uint32_t* chosen, int32_t m, const Use& use) {
   }
 }
 
+// The same, falling.
+template <typename Use>
+DP_HD void each_chosen_back(const uint32_t* chosen, int32_t m, const Use& use) {
+  for (int32_t k = bit_words(m); k-- > 0;) {
+    for (uint32_t bits = chosen[k]; bits != 0;) {
+      const int32_t bit = highest_bit(bits);
+      use(32 * k + bit);
+      bits ^= 1u << bit;
+    }
+  }
+}
+
 // How many tokens may stand for one, and the first of them.
 DP_HD int32_t choices_of(const TokenChoices& c, int32_t token, int32_t& first) {
   if (static_cast<uint32_t>(token) >= static_cast<uint32_t>(c.words)) return 0;
   const int32_t begin = c.starts[token], end = c.starts[token + 1];
   first = begin;
-  return begin >= 0 && begin < end && end <= c.count ? end - begin : 0;
+  const bool some = (begin >= 0) & (begin < end) & (end <= c.count);  // no branches: whether is anybody's guess
+  return some ? end - begin : 0;
 }
 
 // One of those that may stand for a token which has some.
@@ -211,9 +232,10 @@ DP_HD int32_t draw_choice(const TokenChoices& c, int32_t token, TokenNoise& nois
 
 DP_HD int32_t draw_of_bag(const TokenBag& bag, TokenNoise& noise) {
   int32_t e = below(noise.next(), bag.count);
-  if (bag.keep != nullptr && noise.next() >= bag.keep[e]) {
+  if (bag.keep != nullptr) {
     const int32_t other = bag.other[e];
-    e = other >= 0 && other < bag.count ? other : e;
+    const bool instead = (noise.next() >= bag.keep[e]) & (other >= 0) & (other < bag.count);
+    e = instead ? other : e;
   }
   return bag.tokens != nullptr ? bag.tokens[e] : bag.first + e;
 }
@@ -276,7 +298,7 @@ DP_HD int32_t place_of(const int32_t* sorted, int32_t length, int64_t token) {
 
 // How often each token stands in its text. `sorted` [length] is used.
 DP_HD void count_tokens(const int32_t* tokens, int32_t length, int32_t* sorted, int32_t* counts) {
-  constexpr int32_t kFew = 32;  // fewer are compared one by one
+  constexpr int32_t kFew = 64;  // fewer are compared one by one
   if (length <= kFew) {
     for (int32_t i = 0; i < length; ++i) {
       int32_t count = 0;
@@ -342,7 +364,11 @@ DP_HD int32_t insert_tokens(const TokenPass& pass, const TokenChoices& choices, 
     const int32_t source = s.first[below(noise.next(), found)];
     s.second[v] = draw_choice(choices, tokens[source], noise);
   }
-  for (int32_t v = n, at = after - 1; v > 0; --at) tokens[at] = is_chosen(s.bits, at) ? s.second[--v] : tokens[at - v];
+  int32_t at = after - 1, left = n;
+  each_chosen_back(s.bits, after, [&](int32_t place) {
+    for (; at > place; --at) tokens[at] = tokens[at - left];
+    tokens[at--] = s.second[--left];
+  });
   return after;
 }
 
@@ -353,12 +379,12 @@ DP_HD int32_t punctuate_tokens(const TokenPass& pass, const TokenBag& bag, int32
   const int32_t n = lower_of(1 + below(noise.next(), static_cast<int32_t>(pass.share * length) + 1), length);
   choose(noise, n, length, s.bits);
   for (int32_t v = 0; v < n; ++v) s.second[v] = draw_of_bag(bag, noise);
-  for (int32_t v = n, i = length - 1; v > 0; --i) {
-    tokens[i + v] = tokens[i];
-    if (!is_chosen(s.bits, i)) continue;
-    --v;
-    tokens[i + v] = s.second[v];
-  }
+  int32_t i = length - 1, left = n;
+  each_chosen_back(s.bits, length, [&](int32_t place) {
+    for (; i >= place; --i) tokens[i + left] = tokens[i];
+    --left;
+    tokens[place + left] = s.second[left];
+  });
   return length + n;
 }
 
