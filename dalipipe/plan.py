@@ -13,6 +13,7 @@ from dalipipe.ops.image.families import BlendOp
 from dalipipe.passes.image import lower_image
 from dalipipe.passes.mix import MixParams, MixPass, lower_mix
 from dalipipe.passes.signal import lower_signal
+from dalipipe.passes.text import lower_text
 from dalipipe.policy import DrawError, Drawn, Policy
 from dalipipe.schema import Field, Schema
 
@@ -33,9 +34,10 @@ class Fold(Protocol):
 
 # Kind of field → what folds a policy's operators for it, what these say they apply to, and a size to explain them
 # with. A new modality adds its lines here.
-_LOWER = {"image": lower_image, "audio": lower_signal, "series": lower_signal}
-_MODALITY = {"image": "image", "audio": "signal", "series": "signal"}
-_EXAMPLE = {"image": (375, 500), "audio": (16000, 1, 16000, 1), "series": (1000, 1, 0, 1)}
+_LOWER = {"image": lower_image, "audio": lower_signal, "series": lower_signal, "text": lower_text}
+_MODALITY = {"image": "image", "audio": "signal", "series": "signal", "text": "text"}
+_EXAMPLE = {"image": (375, 500), "audio": (16000, 1, 16000, 1), "series": (1000, 1, 0, 1), "text": (20,)}
+_UNITS = {"image": "px", "audio": "frames", "series": "frames", "text": "words"}
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class Plan:
     ) -> Draws:
         """What happens to samples ``indices`` int64 [N] of ``size`` int64 [N, d] (of pictures: height, width, px).
 
-        Of signals: frames, channels, rate (Hz), bins. ``key``: `rng.make_key`; ``variants``: which copy of its sample
-        each is; ``positions`` int64 [N]: where they stand in the epoch, -1: nowhere, which says who mixes with whom.
-        Raises `DrawError` where an operator cannot be applied.
+        Of signals: frames, channels, rate (Hz), bins; of texts: words. ``key``: `rng.make_key`; ``variants``: which
+        copy of its sample each is; ``positions`` int64 [N]: where they stand in the epoch, -1: nowhere, which says who
+        mixes with whom. Raises `DrawError` where an operator cannot be applied.
         """
         drawn = self.policy.draw(key, indices, size, variants)
         params = self.fold.fold(drawn, size)
@@ -95,9 +97,10 @@ class Plan:
         try:
             drawn = self.policy.draw(key, indices, sizes)
         except DrawError:  # larger pictures fit more crops
-            sizes = sizes * 8 if self.field.kind == "image" else sizes * np.array([8, 1, 1, 1])
+            sizes = sizes * 8 if self.field.kind in ("image", "text") else sizes * np.array([8, 1, 1, 1])
             drawn = self.policy.draw(key, indices, sizes)
-        shown = f"{sizes[0, 0]:,} frames" if self.field.kind != "image" else f"{'×'.join(map(str, sizes[0]))} px"
+        number = "×".join(map(str, sizes[0])) if self.field.kind == "image" else f"{sizes[0, 0]:,}"
+        shown = f"{number} {_UNITS[self.field.kind]}"
         lines = [f"{self.field.name!r}, {samples:,} samples of {shown}:"]
         lines += [f"    {line}" for line in self.fold.explain(drawn, sizes)]
         if self.mix is not None:

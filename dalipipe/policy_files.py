@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import dalipipe.ops.image
-import dalipipe.ops.mix  # noqa: F401 - operators become known by name when they are defined
+import dalipipe.ops.mix
+import dalipipe.ops.signal
+import dalipipe.ops.text  # noqa: F401 - operators become known by name when they are defined
 from dalipipe.policy import Node, Policy, node_types
 from dalipipe.policy.data import value_from_data
 

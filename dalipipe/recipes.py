@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from dalipipe.ops.image import (
     Brightness,
@@ -33,6 +35,7 @@ from dalipipe.ops.signal import (
     WindowSlice,
     WindowWarp,
 )
+from dalipipe.ops.text import PunctuationInsertion, RandomDeletion, RandomInsertion, RandomSwap, SynonymReplacement
 from dalipipe.policy import OneOf, Policy
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -153,4 +156,41 @@ def series() -> Policy:
 
 def series_eval() -> Policy:
     """Series as they are."""
+    return Policy([])
+
+
+def eda(
+    alpha: float = 0.1, copies: int = 9, synonyms: Any = "builtin", stop_words: str | Sequence[str] | None = "english"
+) -> Policy:
+    """Sentences with one of EDA's four edits each: synonyms, insertions, swaps, deletions of a share ``alpha`` of the
+    words (Wei, Zou: "EDA: easy data augmentation techniques for boosting performance on text classification tasks",
+    EMNLP 2019). They call for ``alpha`` 0.05 and 16 copies of 500 sentences, 8 of 2,000, and 0.1 and 4 of more.
+
+    EDA writes a data set of each sentence and ``copies`` edited ones; here every sentence is edited anew in every
+    epoch, with probability ``copies`` / (``copies`` + 1), so that in the mean as many of those seen are as they were
+    written.
+    """
+    if isinstance(copies, bool) or not isinstance(copies, int) or copies < 0:
+        raise ValueError(f"eda: copies must be a whole number, at least 0, got {copies!r}")
+    given = {"synonyms": synonyms, "stop_words": stop_words}
+    edits = (SynonymReplacement(alpha, **given), RandomInsertion(alpha, **given), RandomSwap(alpha))
+    return Policy([OneOf((*edits, RandomDeletion(alpha)), p=copies / (copies + 1))])
+
+
+def eda_eval() -> Policy:
+    """Sentences as they are."""
+    return Policy([])
+
+
+def aeda(share: float = 0.3, copies: int = 9) -> Policy:
+    """Sentences with punctuation marks strewn in (Karimi, Rossi, Prati: "AEDA: an easier data augmentation technique
+    for text classification", Findings of EMNLP 2021); ``copies`` as for `eda`.
+    """
+    if isinstance(copies, bool) or not isinstance(copies, int) or copies < 0:
+        raise ValueError(f"aeda: copies must be a whole number, at least 0, got {copies!r}")
+    return Policy([PunctuationInsertion(share, p=copies / (copies + 1))])
+
+
+def aeda_eval() -> Policy:
+    """Sentences as they are."""
     return Policy([])

@@ -1,5 +1,5 @@
-"""What travels between the stages of a loader: encoded bytes, pictures, signals and texts by address, and the samples that
-went wrong.
+"""What travels between the stages of a loader: encoded bytes, pictures, signals and texts by address, and the samples
+that went wrong.
 """
 
 from __future__ import annotations
@@ -292,6 +292,10 @@ class PartlyEncoded:
         return len(self.encoded) + (0 if self.kept is None else len(self.kept))
 
 
+Column = Encoded | Pictures | Signals | Tokens | np.ndarray | list[Any]
+"""A field of N records."""
+
+
 @dataclass(frozen=True)
 class Records:
     """What a source read for N samples: a column per field, and what went wrong, by row.
@@ -299,5 +303,5 @@ class Records:
     A row in ``errors`` has placeholder data in its columns; one bad record never costs the others.
     """
 
-    columns: dict[str, Encoded | Pictures | Signals | Tokens | np.ndarray | list[Any]]
+    columns: dict[str, Column]
     errors: dict[int, Exception] = field(default_factory=dict)

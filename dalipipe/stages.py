@@ -65,6 +65,12 @@ def lower(policy: Policy, schema: Schema) -> Plan | StagedPlan:
     if not any(isinstance(leaf.op, PythonStep) for leaf in policy.leaves):
         return plans.lower(policy, schema)
     nodes = list(policy)
+    for field in schema.fields:
+        if field.kind in ("audio", "series", "text"):
+            raise ValueError(
+                f"{_first(nodes)!r} takes pictures, and {field.name!r} is {field.kind}: do what it does in the data set, "
+                "or by operators"
+            )
     moved = [f"{field.name} ({field.kind})" for field in schema.fields if field.kind in ("mask", "boxes", "points")]
     if moved:
         raise ValueError(

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from dalipipe import native
-from dalipipe.records import Encoded, Pictures, Signals
+from dalipipe.records import Column, Encoded, Pictures
 from dalipipe.transfers import copy_pictures
-
-Column = Encoded | Pictures | Signals | np.ndarray | list[Any]
 
 
 class UnlikeError(Exception):

@@ -16,10 +16,10 @@ import torch
 
 from dalipipe import native
 from dalipipe.cache import store as stores
-from dalipipe.cache.layout import Column, Layout, UnlikeError, join
+from dalipipe.cache.layout import Layout, UnlikeError, join
 from dalipipe.cache.settings import CacheSettings
 from dalipipe.cache.store import Store, Wanted
-from dalipipe.records import Encoded, PartlyEncoded, Pictures, Tiles
+from dalipipe.records import Column, Encoded, PartlyEncoded, Pictures, Tiles
 from dalipipe.sizes import format_bytes
 from dalipipe.sources.base import Source, digest
 from dalipipe.transfers import upload

@@ -17,7 +17,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 
 @dataclass(frozen=True)
 class Output:
-    """The image tensor a loader gives: [N, C, H, W] on ``device``; or that of signals, float and contiguous.
+    """The image tensor a loader gives: [N, C, H, W] on ``device``; or that of signals, float and contiguous; or that of
+    texts, int64, whatever ``dtype`` says.
 
     ``dtype``: float32, float16 or bfloat16, holding what `Normalize` makes of the values, else value / 255; or uint8
     0..255. ``memory_format``: ``torch.contiguous_format`` or ``torch.channels_last``.
@@ -46,7 +47,9 @@ class Output:
 
     def check(self, plan: Plan) -> None:
         kind = None if plan.field is None else plan.field.kind
-        if kind in ("audio", "series"):
+        if kind == "text" and self.dtype != torch.float32:
+            raise ValueError(f"dtype={self.dtype} is not for text, which comes as int64: leave it out")
+        if kind in ("audio", "series", "text"):
             if self.dtype == torch.uint8:
                 raise ValueError(f"dtype=torch.uint8 cannot hold {kind}: give a float dtype")
             if self.memory_format != torch.contiguous_format:

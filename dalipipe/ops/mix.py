@@ -1,4 +1,4 @@
-"""Operators that mix samples of a batch with each other, and their labels: MixUp, CutMix, TimeCutMix.
+"""Operators that mix samples of a batch with each other, and their labels: MixUp, CutMix, TimeCutMix, TextCutMix.
 
 Every sample has a partner, and each of the two takes something of the other. A policy's mix operators stand at its end,
 after normalising and erasing; at most one of them is applied to a sample, so several go into `OneOf`.
@@ -138,6 +138,55 @@ class TimeCutMix(MixOp):
         box = np.stack([first, np.zeros_like(first), end - first, size[:, 1]], axis=1)
         label_weight = _exact(1.0 - (end - first) / frames)
         return {"weight": np.ones(len(u)), "box": box, "label_weight": label_weight}
+
+
+@dataclass(frozen=True, repr=False)
+class TextCutMix(MixOp):
+    """Puts a part of a text's partner in the place of a part of its own; labels by the share of the words. Both parts
+    are at the same place of their texts, and as large a share of them, as they are after all edits; a text whose
+    partner has no word there stays as it is.
+
+    ``alpha``: the share of the sample itself comes from Beta(alpha, alpha), 10⁻⁶..10⁶. Other fields (``num_classes
+    labels group smoothing p``) and what becomes of labels: `MixOp`. `CutMix` along the words: centred anywhere, and
+    clipped. Yoon, Kim, Park: "SSMix: saliency-based span mixup for text classification" (Findings of ACL 2021) have
+    spans replaced likewise, where a model finds them to matter.
+    """
+
+    draws: ClassVar[int] = 2
+
+    def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
+        half = 0.5 * (1.0 - beta_quantile(self.alpha, self.alpha)(u[:, 0]))
+        centre, parts = u[:, 1], float(PARTS)
+        first = np.rint(np.maximum(centre - half, 0.0) * parts).astype(np.int64)
+        end = np.rint(np.minimum(centre + half, 1.0) * parts).astype(np.int64)
+        box = np.stack([np.zeros_like(first), first, np.ones_like(first), end - first], axis=1)
+        # How many words that is, and so what labels weigh, is known when the texts are edited: `cut_texts`.
+        return {"weight": np.ones(len(u)), "box": box, "label_weight": np.ones(len(u))}
+
+
+PARTS = 1 << 24
+"""What the boxes of `TextCutMix` count a text's length as."""
+
+
+def cut_texts(partner: np.ndarray, box: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What N texts of ``lengths`` integers [N] are made of: int64 [N, 3, 2] as first word and number of words of their
+    own, of their partner's, and of their own again; and float32 [N]: which share of the words is their own.
+
+    ``partner`` int64 [N]: rows; ``box`` integers [N, 4] as `TextCutMix` draws them, without a height: none.
+    """
+    lengths, box = lengths.astype(np.int64), box.astype(np.int64)
+    both = np.stack([lengths, lengths[partner]], axis=1)
+    first = (box[:, 1, None] * both + PARTS // 2) // PARTS
+    end = ((box[:, 1] + box[:, 3])[:, None] * both + PARTS // 2) // PARTS
+    taken = np.where(box[:, 2] > 0, end[:, 1] - first[:, 1], 0)
+    cut = taken > 0
+    spans = np.zeros((len(lengths), 3, 2), np.int64)
+    spans[:, 0, 1] = np.where(cut, first[:, 0], lengths)
+    spans[:, 1, 0], spans[:, 1, 1] = np.where(cut, first[:, 1], 0), taken
+    spans[:, 2, 0], spans[:, 2, 1] = np.where(cut, end[:, 0], lengths), np.where(cut, lengths - end[:, 0], 0)
+    kept = spans[:, 0, 1] + spans[:, 2, 1]
+    weight = np.where(cut, kept / np.maximum(kept + taken, 1), 1.0)
+    return spans, _exact(weight).astype(np.float32)
 
 
 def mix(x: np.ndarray, partner: np.ndarray, weight: np.ndarray, box: np.ndarray, *, layout: str = "nchw") -> np.ndarray:

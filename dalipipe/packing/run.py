@@ -202,10 +202,9 @@ def pack(
     )
     if source.copies > 1:
         raise ValueError("pack: the data set is a pack of several copies already: pack what that was made of")
-    for signal in (*source.schema.of_kind("audio"), *source.schema.of_kind("series")):
-        raise ValueError(
-            f"pack: packs hold pictures, and {signal.name!r} is {signal.kind}: train from its source itself"
-        )
+    for kind in ("audio", "series", "text"):
+        for other in source.schema.of_kind(kind):
+            raise ValueError(f"pack: packs hold pictures, and {other.name!r} is {kind}: train from its source itself")
     _make_room(folder, resume=resume, overwrite=overwrite)
     if is_pack(folder):  # resumed when there was nothing left to do, but perhaps to clean up
         report = _report(folder, Packed(folder), settings)

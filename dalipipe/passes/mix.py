@@ -17,7 +17,7 @@ import numpy as np
 
 from dalipipe import rng
 from dalipipe.native import MIX_PAIR
-from dalipipe.ops.mix import CutMix, MixOp, TimeCutMix, soft_labels
+from dalipipe.ops.mix import CutMix, MixOp, MixUp, TextCutMix, TimeCutMix, soft_labels
 from dalipipe.policy import Drawn, Macro, Node, OneOf, Op, Policy, SomeOf
 from dalipipe.schema import Schema
 
@@ -124,15 +124,21 @@ def lower_mix(policy: Policy, schema: Schema) -> MixPass | None:
                 )
     kinds = {field.name: field.kind for field in schema.fields}
     for name, kind in kinds.items():
-        if kind not in ("image", "audio", "series", "column", "object"):
+        if kind not in ("image", "audio", "series", "text", "column", "object"):
             raise ValueError(
                 f"{op!r} mixes pictures and class labels, but {name!r} is a {kind}: drop it from the policy"
             )
-    over_time = any(kind in ("audio", "series") for kind in kinds.values())
+    of_kinds = {"audio": "signals", "series": "signals", "text": "texts"}
+    what = next((of_kinds[kind] for kind in kinds.values() if kind in of_kinds), "pictures")
+    cuts = {"pictures": CutMix, "signals": TimeCutMix, "texts": TextCutMix}
     for other in ops:
-        if isinstance(other, CutMix if over_time else TimeCutMix):
-            what, instead = ("signals", "TimeCutMix") if over_time else ("pictures", "CutMix")
-            raise ValueError(f"{other!r} does not apply to {what}: {instead} does")
+        if isinstance(other, MixUp) and what == "texts":
+            raise ValueError(
+                f"{other!r} does not apply to texts, as words have no mean: mix what the model makes of them, "
+                "finetune.losses.mixup_embeddings, or cut them, TextCutMix"
+            )
+        if isinstance(other, tuple(cuts.values())) and not isinstance(other, cuts[what]):
+            raise ValueError(f"{other!r} does not apply to {what}: {cuts[what].__name__} does")
     if kinds.get(op.labels) != "column":
         columns = ", ".join(repr(name) for name, kind in kinds.items() if kind == "column") or "none"
         raise ValueError(

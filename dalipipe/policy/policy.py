@@ -118,7 +118,8 @@ class Policy:
         """
         if isinstance(node, Op):
             own = macro if node.from_macro and macro is not None else slot
-            self._draws[own] = max(self._draws.get(own, 0), 1 + node.draws)
+            drawn = 1 + node.draws if node.draws or node.p < 1.0 else 0
+            self._draws[own] = max(self._draws.get(own, 0), drawn)
             self._leaves.append(Leaf(own, node, gates))
             return slot + 1
         if isinstance(node, Macro):
@@ -160,12 +161,12 @@ class Policy:
         size, everyone = np.array(size, np.int64), np.arange(n)
         drawn = []
         for leaf in self._leaves:
-            op, columns = leaf.op, self._columns[leaf.slot]
+            op, columns = leaf.op, self._columns.get(leaf.slot, slice(0, 0))
             here: Any
             if op.p >= 1.0 and not leaf.gates:
                 rows, here = everyone, slice(None)  # a slice takes numpy a fraction of the time
             else:
-                applied = u_all[:, columns.start] < op.p
+                applied = u_all[:, columns.start] < op.p if op.p < 1.0 else np.ones(n, bool)
                 for slot, gate in leaf.gates:
                     applied = applied & open_gates[slot][:, gate]
                 rows = here = np.flatnonzero(applied)

@@ -21,12 +21,13 @@ from dalipipe.sources.shards import ShardError
 from dalipipe.sources.standard import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from dalipipe.sources.table import Table, is_table
 from dalipipe.sources.tar import TarShards
+from dalipipe.sources.text import Text
 from dalipipe.sources.tfrecord import TFRecords
 from dalipipe.sources.workers import WorkerError
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "AudioFolder", "AudioManifest", "Cityscapes", "FashionMNIST"]
 __all__ += ["ImageFolder", "ImageMasks", "MapDataset", "PackError", "Packed", "Series", "ShardError", "Source"]
-__all__ += ["TFRecords", "Table", "TarShards", "WorkerError", "as_source", "is_pack", "open_source"]
+__all__ += ["TFRecords", "Table", "TarShards", "Text", "WorkerError", "as_source", "is_pack", "open_source"]
 
 
 _OPENERS: dict[str, Callable[[str], Source]] = {

@@ -97,6 +97,39 @@ def to_numpy(name: str, value: Any) -> np.ndarray:
     return array
 
 
+def numbered_labels(
+    owner: str, labels: Any, classes: list[str] | None, where: Callable[[int], str] | None = None
+) -> tuple[np.ndarray, list[str] | None]:
+    """Labels as numbers, and their names: names are numbered by ``classes``, None: in sorted order; whole numbers
+    become int64. ``where``: what a record is called.
+
+    Raises ``TypeError`` or ``ValueError`` that calls the source ``owner``.
+    """
+    array = to_numpy(f"{owner}: labels", labels)
+    if array.dtype.kind in "US":
+        names = array.astype(str)
+        if classes is None:
+            found, numbers = np.unique(names, return_inverse=True)
+            return numbers.astype(np.int64), found.tolist()
+        number = {name: i for i, name in enumerate(classes)}
+        unknown = next((row for row, name in enumerate(names.tolist()) if name not in number), None)
+        if unknown is not None:
+            at = owner if where is None else where(unknown)
+            raise ValueError(
+                f"{at}: label {str(names[unknown])!r} is none of the {len(classes)} classes ({classes[0]!r}, …)"
+            )
+        return np.array([number[name] for name in names.tolist()], np.int64), classes
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{owner}: labels must be numbers or names, got {array.dtype}")
+    array = array.astype(np.int64) if array.dtype.kind in "biu" else array
+    whole = array.ndim == 1 and array.dtype == np.int64
+    if classes is not None and whole and len(array) and not 0 <= array.min() <= array.max() < len(classes):
+        raise ValueError(
+            f"{owner}: labels run from {array.min()} to {array.max()}, but there are {len(classes)} classes"
+        )
+    return array, classes
+
+
 def digest(parts: Iterable[bytes]) -> str:
     """A 16-digit hash of byte strings, their lengths counted in."""
     h = hashlib.blake2b(digest_size=8)

@@ -12,7 +12,7 @@ import numpy as np
 from dalipipe.records import Records, Signals
 from dalipipe.schema import Field, Schema
 from dalipipe.sources.arrays import LABELS
-from dalipipe.sources.base import Source, digest, to_numpy
+from dalipipe.sources.base import Source, digest, numbered_labels, to_numpy
 from dalipipe.sources.npy import Mapped, open_arrays
 from dalipipe.sources.ts import parse_ts
 from dalipipe.storage import Storage
@@ -68,7 +68,7 @@ class Series(Source):
         self.classes = None if classes is None else [str(name) for name in classes]
         self.columns: dict[str, np.ndarray] = {}
         if labels is not None:
-            labels, self.classes = _labels(labels, self.classes)
+            labels, self.classes = numbered_labels("Series", labels, self.classes)
             self.labels = self.columns["label"] = labels
         for name, column in columns.items():
             if name in _RESERVED or keyword.iskeyword(name) or name.startswith("_"):
@@ -283,29 +283,6 @@ def _check_finite(values: np.ndarray, frames: np.ndarray) -> None:
         raise ValueError(
             f"Series: record {record} has no finite number at frame {frame}, channel {place[-1]}: {_REMEDY}"
         )
-
-
-def _labels(labels: Any, classes: list[str] | None) -> tuple[np.ndarray, list[str] | None]:
-    array = to_numpy("Series: labels", labels)
-    if array.dtype.kind in "US":
-        names = array.astype(str)
-        if classes is None:
-            found, numbers = np.unique(names, return_inverse=True)
-            return numbers.astype(np.int64), found.tolist()
-        number = {name: i for i, name in enumerate(classes)}
-        unknown = [name for name in names.tolist() if name not in number]
-        if unknown:
-            raise ValueError(f"Series: label {unknown[0]!r} is none of the {len(classes)} classes ({classes[0]!r}, …)")
-        return np.array([number[name] for name in names.tolist()], np.int64), classes
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"Series: labels must be numbers or names, got {array.dtype}")
-    array = array.astype(np.int64) if array.dtype.kind in "biu" else array
-    whole = array.ndim == 1 and array.dtype == np.int64
-    if classes is not None and whole and len(array) and not 0 <= array.min() <= array.max() < len(classes):
-        raise ValueError(
-            f"Series: labels run from {array.min()} to {array.max()}, but there are {len(classes)} classes"
-        )
-    return array, classes
 
 
 def _filled(series: Sequence[np.ndarray], missing: Missing, where: Callable[[int], str]) -> list[np.ndarray]:

@@ -91,7 +91,7 @@ class Table(Source):
             image, mask, label = (name if name is None else columns.get(name, name) for name in (image, mask, label))
         self._columns, self._label = _choose(self._blocks.schema, image, mask, label, columns)
         self.schema = Schema(tuple(column.field for column in self._columns))
-        self.classes = _classes(source, self._blocks.schema, self._label)
+        self.classes = class_names(source, self._blocks.schema, self._label)
         if self._blocks.largest_bytes > cache_bytes:
             warnings.warn(
                 f"Table: row groups of up to {self._blocks.largest_bytes >> 20} MiB are more than {cache_bytes=}: a "
@@ -250,10 +250,10 @@ class Table(Source):
 
 def is_table(source: Any) -> bool:
     """Whether this is an object of pyarrow's or Hugging Face's, neither of which is imported to find out."""
-    return _hugging_face(source) is not None or type(source).__module__.partition(".")[0] == "pyarrow"
+    return hugging_face(source) is not None or type(source).__module__.partition(".")[0] == "pyarrow"
 
 
-def _hugging_face(source: Any) -> str | None:
+def hugging_face(source: Any) -> str | None:
     """The name of a Hugging Face data set's class. By full module names: "datasets" is what many call their own."""
     modules = {"datasets.arrow_dataset", "datasets.dataset_dict", "datasets.iterable_dataset"}
     return next((cls.__name__ for cls in type(source).__mro__ if cls.__module__ in modules), None)
@@ -270,7 +270,7 @@ def _open(source: Any, storage: Storage) -> tuple[Blocks, np.ndarray | None]:
     from dalipipe.sources.arrow.ipc import IpcFiles
     from dalipipe.sources.arrow.parquet import ParquetFiles
 
-    kind = _hugging_face(source)
+    kind = hugging_face(source)
     if kind is not None:
         return _open_hugging_face(kind, source)
     if isinstance(source, pa.RecordBatch):
@@ -404,11 +404,11 @@ def _field_names(columns: Sequence[str]) -> dict[str, str]:
     return fields
 
 
-def _classes(source: Any, schema: pa.Schema, label: str | None) -> list[str] | None:
+def class_names(source: Any, schema: pa.Schema, label: str | None) -> list[str] | None:
     """Of a ``ClassLabel``; Hugging Face leaves its features in the files that it writes, too."""
     if label is None:
         return None
-    if _hugging_face(source) is not None:
+    if hugging_face(source) is not None:
         names = getattr(source.features[label], "names", None)
     else:
         try:

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from hashlib import blake2b
+from typing import Any, NamedTuple
 
 import numpy as np
 
 SPECIAL = ("<pad>", "<unk>", "<mask>")
 """The first words of every vocabulary: padding, any word that is not in it, a word that is hidden."""
 PAD, UNKNOWN, MASK = range(3)
+
+
+class Numbered(NamedTuple):
+    """Texts as numbers back to back: ``words``: each that there is, once; ``numbers`` int32 [tokens]: places in it;
+    ``starts`` int64 [texts + 1].
+    """
+
+    words: list[str]
+    numbers: np.ndarray
+    starts: np.ndarray
+
+
+def number(texts: Iterable[Sequence[str]]) -> Numbered:
+    """Numbers the words of ``texts``, each a list of words, in the order in which they come."""
+    places: defaultdict[str, int] = defaultdict()
+    places.default_factory = places.__len__
+    parts = [np.fromiter(map(places.__getitem__, text), np.int32, len(text)) for text in texts]
+    starts = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=starts[1:])
+    return Numbered(list(places), np.concatenate(parts) if parts else np.zeros(0, np.int32), starts)
 
 
 class Vocabulary:
@@ -47,7 +68,7 @@ class Vocabulary:
     @classmethod
     def build(
         cls,
-        texts: Sequence[Sequence[str]],
+        texts: Sequence[Sequence[str]] | Numbered,
         labels: np.ndarray | None = None,
         *,
         min_count: int = 1,
@@ -57,22 +78,26 @@ class Vocabulary:
         Unicode's order. ``labels`` int64 [texts]: their classes. ``min_count``: how often a word must stand in them;
         ``most``: words to keep, without `SPECIAL`.
         """
-        counted = Counter(word for text in texts for word in text)
-        kept = sorted((word for word in counted if counted[word] >= min_count), key=lambda word: (-counted[word], word))
-        bare = cls(word for word in kept[:most] if word not in SPECIAL)
-        size = len(bare)
-        ids = [bare.ids(text) for text in texts]
-        counts = np.zeros(size, np.int64)
-        documents = np.zeros(size, np.int64)
-        classes = 0 if labels is None or not len(labels) else int(labels.max()) + 1
-        class_counts = np.zeros((classes, size), np.int64)
-        for row, numbers in enumerate(ids):
-            np.add.at(counts, numbers, 1)
-            documents[np.unique(numbers)] += 1
-            if labels is not None:
-                np.add.at(class_counts[labels[row]], numbers, 1)
-        kinds = class_counts if classes else None
-        return cls(bare.words[len(SPECIAL) :], counts=counts, documents=documents, class_counts=kinds, texts=len(ids))
+        words, numbers, starts = texts if isinstance(texts, Numbered) else number(texts)
+        times = np.bincount(numbers, minlength=len(words)).tolist()
+        kept = [place for place, word in enumerate(words) if times[place] >= min_count and word not in SPECIAL]
+        kept.sort(key=lambda place: (-times[place], words[place]))
+        bare = cls(words[place] for place in kept[:most])
+        size, count = len(bare), len(starts) - 1
+        ids = bare.ids(words)[numbers]
+        text_of = np.repeat(np.arange(count), np.diff(starts))
+        once = np.unique(text_of * size + ids) % size
+        kinds = None
+        if labels is not None and len(labels):
+            classes = int(labels.max()) + 1
+            kinds = np.bincount(labels[text_of] * size + ids, minlength=classes * size).reshape(classes, size)
+        return cls(
+            bare.words[len(SPECIAL) :],
+            counts=np.bincount(ids, minlength=size),
+            documents=np.bincount(once, minlength=size),
+            class_counts=kinds,
+            texts=count,
+        )
 
     def with_words(self, words: Iterable[str]) -> Vocabulary:
         """The same, and behind it those of ``words`` that it lacks, in their order; they have been counted nowhere."""
@@ -96,6 +121,11 @@ class Vocabulary:
         known = self._ids
         return np.array([known.get(word, UNKNOWN) for word in words], np.int32)
 
+    def ids_of(self, texts: Iterable[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Many texts, each a list of words: int32 numbers back to back, and where each begins, int64 [texts + 1]."""
+        words, numbers, starts = number(texts)
+        return self.ids(words)[numbers], starts
+
     def words_of(self, ids: Iterable[int]) -> list[str]:
         """The words of numbers, without padding."""
         return [self.words[number] for number in map(int, ids) if number != PAD]
@@ -109,8 +139,6 @@ class Vocabulary:
     @cached_property
     def identity(self) -> str:
         """A short text that changes when words or their ids do."""
-        from hashlib import blake2b
-
         return blake2b("\n".join(self.words).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
     def __repr__(self) -> str:

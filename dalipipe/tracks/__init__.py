@@ -11,10 +11,16 @@ from dalipipe.tracks.base import LaneConfig, StageClock, Track
 from dalipipe.tracks.image import ImageTrack, explain_images
 from dalipipe.tracks.signal import SignalTrack, explain_signals
 from dalipipe.tracks.staged import StagedTrack
+from dalipipe.tracks.text import TextTrack, explain_texts
 
 # Kind of field → its track, and what tells people of it. A new modality adds its line here.
-_TRACKS: dict[str, Any] = {"image": ImageTrack, "audio": SignalTrack, "series": SignalTrack}
-_EXPLAIN = {"image": explain_images, "audio": explain_signals, "series": explain_signals}
+_TRACKS: dict[str, Any] = {"image": ImageTrack, "audio": SignalTrack, "series": SignalTrack, "text": TextTrack}
+_EXPLAIN = {
+    "image": explain_images,
+    "audio": explain_signals,
+    "series": explain_signals,
+    "text": explain_texts,
+}
 
 
 def make_track(config: LaneConfig, clock: StageClock) -> Track | None:
