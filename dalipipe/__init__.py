@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dalipipe.faults import TooManyBadSamplesError
     from dalipipe.loader import DataLoader, StateMismatchError
     from dalipipe.ops.python import PythonStep
-    from dalipipe.orders import BucketSampler
+    from dalipipe.orders import BucketSampler, TokenBatches
     from dalipipe.packing import PackMismatchError, pack
     from dalipipe.policy import Choice, Normal, OneOf, Op, Policy, RandomApply, RandomOrder, SomeOf
     from dalipipe.policy_files import PolicyFileError, load_policy, save_policy
@@ -54,7 +54,7 @@ _NAMES = {
     "dalipipe.conversion": "UnsupportedTransformError convert",
     "dalipipe.loader": "DataLoader StateMismatchError",
     "dalipipe.ops.python": "PythonStep",
-    "dalipipe.orders": "BucketSampler",
+    "dalipipe.orders": "BucketSampler TokenBatches",
     "dalipipe.packing": "PackMismatchError pack",
     "dalipipe.policy": "Choice Normal OneOf Op Policy RandomApply RandomOrder SomeOf",
     "dalipipe.policy_files": "PolicyFileError load_policy save_policy",
@@ -86,7 +86,7 @@ __all__ += ["PackMismatchError", "Packed", "Policy", "pack"]
 __all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleError", "ShardError", "load_policy"]
 __all__ += ["PythonStep", "UnsupportedTransformError", "convert", "save_policy"]
 __all__ += ["Series", "SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards", "Text"]
-__all__ += ["TooManyBadSamplesError", "__version__", "finetune", "ops", "orders", "recipes"]
+__all__ += ["TokenBatches", "TooManyBadSamplesError", "__version__", "finetune", "ops", "orders", "recipes"]
 
 
 def __getattr__(name: str) -> Any:

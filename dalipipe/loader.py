@@ -21,12 +21,12 @@ from dalipipe.cache import Place, SampleCache, make_settings
 from dalipipe.conversion import OnUnsupported, Report, convert
 from dalipipe.engines.base import Output
 from dalipipe.faults import BadSample, OnError, Quarantine
-from dalipipe.orders import GivenBatches, Order, Sequential, Shuffled, as_order, whole
+from dalipipe.orders import GivenBatches, Order, Sequential, Shuffled, TokenBatches, as_order, whole
 from dalipipe.parts import DatasetView, StepBatches, as_it_is
 from dalipipe.pipeline import Epoch, Lane, Prefetcher
 from dalipipe.plan import Plan
 from dalipipe.policy import Policy
-from dalipipe.sampler import GivenSteps, Sampler, current_place
+from dalipipe.sampler import GivenSteps, Sampler, TokenSteps, current_place
 from dalipipe.sources import as_source
 from dalipipe.sources.base import Source, digest
 from dalipipe.stages import StagedPlan, lower
@@ -70,7 +70,8 @@ class DataLoader(TorchDataLoader):
         sampler: another order: one of `dalipipe.orders` (``Weighted``, ``ClassBalanced``, ``BlockShuffled``,
         ``Repeated``, ``Subset``), dealt to all ranks; or a torch ``Sampler``, which speaks for this rank alone, unless
         it is a ``DistributedSampler``.
-        batch_sampler: a torch ``BatchSampler`` or other lists of indices, for this rank.
+        batch_sampler: `TokenBatches`, as many samples a batch as a budget of numbers holds, dealt to all ranks; or a
+        torch ``BatchSampler`` or other lists of indices, for this rank.
         num_workers: threads (not processes) that read, decode and augment; ``None``: as many as there are cores. The
         loader's `threads` says so; its attribute ``num_workers`` is 0, so that nobody starts processes.
         drop_last: leave a short last batch out.
@@ -228,13 +229,18 @@ class DataLoader(TorchDataLoader):
             if isinstance(bound, GivenBatches):
                 self._steps = GivenSteps(bound, seed=self.seed)
             else:
-                place: Any = {"rank": rank, "world_size": world_size}
-                exact = shards == "exact"
-                self._steps = Sampler(bound, batch_size, drop_last=drop_last, exact=exact, seed=self.seed, **place)
+                dealt: Any = {"rank": rank, "world_size": world_size, "seed": self.seed}
+                dealt.update(drop_last=drop_last, exact=shards == "exact")
+                if isinstance(bound, TokenBatches):
+                    self._steps = TokenSteps(bound, **dealt)
+                else:
+                    self._steps = Sampler(bound, batch_size, **dealt)
         self._check_shares()
         self._order.warn_of_batches(self._steps.global_batch)
         if self._plan.mix is not None:
             together = batch_size if batch_sampler is None else getattr(batch_sampler, "batch_size", None)
+            if isinstance(self._steps, TokenSteps):
+                together = self._steps.global_batch // self._steps.world_size
             if isinstance(together, int):
                 self._plan.mix.warn_of_cut_groups(together)
 
@@ -248,8 +254,12 @@ class DataLoader(TorchDataLoader):
         self._started = False
         self._resume: tuple[int, int] | None = None
         self._fingerprints: tuple[str, str] | None = None
+        if isinstance(batch_sampler, Order):
+            batch_sampler = StepBatches(self._steps, 1, drop_last)
         if batch_sampler is not None:
             super().__init__(dataset, batch_sampler=batch_sampler, collate_fn=as_it_is, generator=generator)
+            if isinstance(self._steps, TokenSteps):
+                vars(self)["sampler"] = self._steps
         else:
             shown = self._steps if sampler is None or isinstance(sampler, Order) else sampler
             super().__init__(
@@ -280,8 +290,12 @@ class DataLoader(TorchDataLoader):
     # Iterating ------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Batches an epoch on this rank, exactly."""
-        return self._steps.steps
+        """Batches on this rank, exactly: of the epoch under way, else of the next. Those of `TokenBatches` may have
+        a few more or less than others.
+        """
+        current, steps = self._current(), self._steps
+        under_way = steps._taken and current is not None and not current.over
+        return steps.steps_in(steps.epoch if under_way else steps.next_epoch)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """An epoch: the one set by `set_epoch` or restored by `load_state_dict`, else the next."""
@@ -432,8 +446,7 @@ class DataLoader(TorchDataLoader):
         )
 
     def _take_lane(self, steps: Sampler, epoch: int) -> tuple[Lane, LaneConfig]:
-        if isinstance(steps, GivenSteps) and steps.largest(epoch) > self._largest:
-            self._largest = steps.largest(epoch)
+        self._largest = max(self._largest, steps.largest(epoch))
         config = self._config()
         while self._lanes:
             lane = self._lanes.pop()
@@ -468,7 +481,7 @@ class DataLoader(TorchDataLoader):
             begun = self._steps._taken or (current is not None and not current.settled)
             if self._steps.epoch != epoch or not begun:  # set_epoch has been called since
                 epoch, step = self._steps.epoch, 0
-            elif step == len(self):
+            elif step == self._steps.steps_in(epoch):
                 epoch, step = epoch + 1, 0
         else:
             epoch, step = self._steps.epoch, 0
@@ -505,8 +518,9 @@ class DataLoader(TorchDataLoader):
             differences = {name: (state.get(name), value) for name, value in here.items() if state.get(name) != value}
             if not differences:
                 step = self._steps.step_after(state["epoch"], state["samples"])
-                if step > len(self) or self._steps.samples_before(state["epoch"], step) != state["samples"]:
-                    differences["samples"] = (state["samples"], f"whole batches, at most {len(self)}")
+                steps = self._steps.steps_in(state["epoch"])
+                if step > steps or self._steps.samples_before(state["epoch"], step) != state["samples"]:
+                    differences["samples"] = (state["samples"], f"whole batches, at most {steps}")
             if differences:
                 raise StateMismatchError(differences)
         except BaseException:
@@ -516,7 +530,7 @@ class DataLoader(TorchDataLoader):
         self._quarantine.load(bad)
         self._seed_shared = True  # by all who take this state
         epoch = state["epoch"]
-        self._resume = (epoch + 1, 0) if step >= len(self) else (epoch, step)
+        self._resume = (epoch + 1, 0) if step >= steps else (epoch, step)
         self._steps.set_epoch(self._resume[0])
 
     def _labels(self) -> np.ndarray | None:
@@ -596,6 +610,7 @@ class _Epoch:
 
     def __init__(self, loader: DataLoader, steps: Sampler, epoch: int, step: int) -> None:
         self._loader, self._steps, self.epoch, self.step = loader, steps, epoch, step
+        self.over = False
         self.settled = False
         """Whether it is certain that this is the epoch wanted: from the first batch on."""
         self._gradients: Any = None
@@ -603,7 +618,7 @@ class _Epoch:
 
     def _start(self) -> None:
         loader = self._loader
-        self._count = self._steps.steps
+        self._count = self._steps.steps_in(self.epoch)
         lane, config = loader._take_lane(self._steps, self.epoch)
         self._cuda = config.output.device if config.output.device.type == "cuda" else None
         course = Epoch(self.epoch, rng.make_key(loader.seed, self.epoch), self._steps)
@@ -667,9 +682,7 @@ class _Epoch:
     def remainder(self) -> int:
         """How many rows of the last global batch count; -1: all. Accelerate asks, to count every sample once."""
         steps = self._steps
-        if steps.drop_last or isinstance(steps, GivenSteps) or steps.world_size != current_place()[1]:
-            return -1
-        return steps.order.size % steps.global_batch
+        return -1 if steps.world_size != current_place()[1] else steps.remainder(self.epoch)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -679,6 +692,7 @@ class _Epoch:
         return self._batches.ready if self._batches is not None else 0
 
     def close(self) -> None:
+        self.over = True
         self._end()
         if self._gradients is not None:
             self._gradients._remove_dataloader(self)
@@ -719,6 +733,17 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 def _order(shuffle: bool, sampler: Any, batch_sampler: Any, *, batch_size: int, drop_last: bool, shards: str) -> Order:
     """The order asked for, as torch's ``DataLoader`` reads its arguments."""
+    if isinstance(batch_sampler, TokenBatches):
+        if batch_size != 1 or shuffle or sampler is not None:
+            raise ValueError(
+                "DataLoader: TokenBatches says which samples make which batch: give it without batch_size, shuffle "
+                "and sampler"
+            )
+        return batch_sampler
+    if isinstance(batch_sampler, Order):
+        raise ValueError(
+            f"DataLoader: {type(batch_sampler).__name__} says which sample follows which: give it as sampler="
+        )
     if batch_sampler is not None:
         if batch_size != 1 or shuffle or sampler is not None or drop_last or shards != "equal":
             raise ValueError(

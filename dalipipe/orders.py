@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import math
 import random
 import warnings
 from abc import ABC, abstractmethod
@@ -168,10 +169,7 @@ class Bucketed(Order):
     _memo: dict[tuple[int, int], np.ndarray] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        lengths = np.asarray(self.lengths)
-        if lengths.ndim != 1 or not len(lengths) or lengths.dtype.kind not in "iuf" or not np.isfinite(lengths).all():
-            raise ValueError(f"{type(self).__name__}: lengths must be numbers [records], got {self.lengths!r}")
-        object.__setattr__(self, "lengths", lengths)
+        object.__setattr__(self, "lengths", _as_lengths(type(self).__name__, self.lengths))
         for name in ("batch_size", "window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {getattr(self, name)}")
@@ -227,6 +225,135 @@ class Bucketed(Order):
 
 BucketSampler = Bucketed
 """By the name that users of other libraries look for."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatches(Order):
+    """Every record once an epoch, in batches of as many records of similar lengths as a budget of numbers holds.
+
+        loader = DataLoader(texts, batch_sampler=TokenBatches(texts.lengths, tokens=16_384), policy=..., seed=0)
+
+    So short texts come many together and long ones few, and each step is about as much work. Records are shuffled and
+    taken a window at a time, sorted there by length, and cut into batches of which the padded numbers, rows × longest,
+    are at most ``tokens``; all batches of an epoch are shuffled. They are batches of all ranks together, functions of
+    (seed, epoch) alone: the same on any number of ranks, each of which takes an equal share of the rows, so at most
+    ``tokens`` / ranks numbers. (fairseq's ``max_tokens`` and ``required_batch_size_multiple``, per rank there; Ott et
+    al., "fairseq: a fast, extensible toolkit for sequence modeling", NAACL 2019.)
+
+    ``lengths``: numbers ≥ 0 [records], of what the data set holds: ``Text.lengths``, ``Series.lengths``, or
+    ``AudioFolder.durations_s()``; what a policy adds to a record is not counted. ``tokens``: the budget, in their unit.
+    ``window``: about how many batches' records are sorted together. ``multiple``: of what a batch's rows are a
+    multiple, so that any number of ranks that divides it shares them equally, and mixing operators find their groups
+    whole. ``most``: rows a batch at most.
+
+    Where the records are no multiple of ``multiple``, an epoch's last batch lacks some rows, of a length that is drawn:
+    a single rank gets it so, several fill it up with rows of its own, ``shards="exact"`` marks those, and ``drop_last``
+    leaves out the records that are too few. Epochs may differ by a few batches.
+
+    Raises:
+        ValueError: where ``multiple`` rows as long as the longest record are more than ``tokens``.
+    """
+
+    lengths: Any
+    tokens: float
+    window: int = 50
+    multiple: int = 8
+    most: int | None = None
+    size: int = 0
+    seed: int | None = None
+    _memo: dict[int, tuple[np.ndarray, np.ndarray]] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        lengths = _as_lengths("TokenBatches", self.lengths)
+        lengths = lengths.astype(np.float64 if lengths.dtype.kind == "f" else np.int64)
+        object.__setattr__(self, "lengths", lengths)
+        for name in ("window", "multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TokenBatches: {name} must be at least 1, got {getattr(self, name)}")
+        if self.most is not None and self.most < self.multiple:
+            raise ValueError(f"TokenBatches: most must be at least multiple={self.multiple} rows, got {self.most}")
+        if lengths.min() < 0:
+            raise ValueError(f"TokenBatches: lengths must be at least 0, got {lengths.min()}")
+        longest = int(np.argmax(lengths))
+        if not lengths[longest] * self.multiple <= self.tokens:
+            raise ValueError(
+                f"TokenBatches: record {longest} is {lengths[longest]} long, and {self.multiple} such rows are more "
+                f"than tokens={self.tokens}: give more tokens or a smaller multiple, or cut or leave out long records"
+            )
+
+    def bound(self, records: int, seed: int, labels: Labels = _unknown) -> Order:
+        if len(self.lengths) != records:
+            raise ValueError(f"TokenBatches: {len(self.lengths)} lengths for a data set of {records} records")
+        return super().bound(records, seed, labels)
+
+    def at(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        return self._epoch(epoch)[0][positions]
+
+    def ends(self, epoch: int) -> np.ndarray:
+        """int64 [batches]: positions up to each batch's end."""
+        return self._epoch(epoch)[1]
+
+    def settle(self, epoch: int) -> None:
+        self._epoch(epoch)
+
+    def identity(self, epoch: int) -> str:
+        return f"TokenBatches-{_digest(self.lengths)}-{self.tokens}-{self.window}-{self.multiple}-{self.most}"
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [size] records, batch after batch; int64 [batches] positions up to each batch's end."""
+        kept = self._memo.get(epoch)
+        if kept is None:
+            kept = self._cut(epoch)
+            while len(self._memo) > 1:  # kept: this epoch, and the last, which an iterator may still be in
+                self._memo.pop(min(self._memo))
+            self._memo[epoch] = kept
+        return kept
+
+    def _cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        records = _permutation(self.size, self.seed, _SHUFFLE, epoch)(np.arange(self.size))
+        batches: list[np.ndarray] = []
+        short: list[np.ndarray] = []  # the batch that lacks some rows, if there is one
+        for begin in range(0, self.size, self._together):
+            window = records[begin : begin + self._together]
+            window = window[np.argsort(self.lengths[window], kind="stable")]
+            full, rest = divmod(len(window), self.multiple)
+            lacking = rng.mix64(self.seed or 0, _SHORT, epoch) % (full + 1) if rest else -1
+            if rest:  # one group of rows anywhere is filled up with its last, while batches are made of groups
+                cut = lacking * self.multiple + rest
+                window = np.insert(window, cut, np.repeat(window[cut - 1], self.multiple - rest))
+            groups = window.reshape(-1, self.multiple)
+            for first, last in self._runs(self.lengths[groups[:, -1]]):
+                if first <= lacking < last:  # its rows are the batch's last, and this the epoch's last batch
+                    others = np.concatenate([groups[first:lacking], groups[lacking + 1 : last]])
+                    short = [np.append(others.ravel(), groups[lacking, :rest])]
+                else:
+                    batches.append(groups[first:last].ravel())
+        if batches:
+            order = _permutation(len(batches), self.seed, _BATCHES, epoch)(np.arange(len(batches)))
+            batches = [batches[number] for number in order.tolist()]
+        batches += short
+        return np.concatenate(batches), np.cumsum([len(batch) for batch in batches], dtype=np.int64)
+
+    def _runs(self, longest: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Numbers [groups], rising: the longest rows of groups → groups that make a batch, as many as may."""
+        first, most = 0, len(longest) if self.most is None else self.most // self.multiple
+        while first < len(longest):
+            least = longest[first] * self.multiple
+            ahead = longest[first : first + min(most, int(self.tokens / least) if least else most)]
+            fits = np.arange(1, len(ahead) + 1) * self.multiple * ahead <= self.tokens  # first true, then false
+            last = first + int(np.count_nonzero(fits))
+            yield first, last
+            first = last
+
+    @cached_property
+    def _together(self) -> int:
+        """Records in a window: whole groups."""
+        # Summed exactly, so that it is the same on any processor.
+        total = math.fsum(self.lengths) if self.lengths.dtype.kind == "f" else int(self.lengths.sum())
+        records = self.window * self.tokens * len(self.lengths) / total if total else math.inf
+        if self.most is not None:
+            records = min(records, self.window * self.most)
+        return self.multiple * max(1, math.ceil(min(records, len(self.lengths)) / self.multiple))
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,6 +457,7 @@ class Subset(Order):
     order: Order = field(default_factory=Shuffled)
 
     def __post_init__(self) -> None:
+        _one_by_one("Subset", self.order)
         indices = np.asarray(self.indices, np.int64)
         if indices.ndim != 1 or not len(indices):
             raise ValueError(f"Subset: indices must be a list of at least one record, got shape {indices.shape}")
@@ -377,6 +505,7 @@ class Repeated(Order):
     whole: bool = False
 
     def __post_init__(self) -> None:
+        _one_by_one("Repeated", self.order)
         if not 1 <= self.times <= rng.MAX_VARIANTS:
             raise ValueError(f"Repeated: times must lie in 1..{rng.MAX_VARIANTS}, got {self.times}")
 
@@ -524,13 +653,19 @@ def _drawing_from(seed: int, epoch: int, sampler: Any) -> Iterator[None]:
 def as_order(sampler: Any) -> Order:
     """An `Order` as it is; anything that iterates over record indices and has a length as `Given`."""
     if isinstance(sampler, Order):
-        return sampler
+        return _one_by_one("sampler", sampler)
     if not isinstance(sampler, Iterable):
         raise TypeError(
             "sampler must be a dalipipe order (Shuffled, Weighted, ...), a torch Sampler or another iterable of record "
             f"indices, got {type(sampler).__name__}"
         )
     return Given(sampler)
+
+
+def _one_by_one(name: str, order: Order) -> Order:
+    if isinstance(order, TokenBatches):
+        raise ValueError(f"{name}: TokenBatches says which records make which batch: give it as batch_sampler=")
+    return order
 
 
 def whole(sampler: torch.utils.data.DistributedSampler[Any]) -> Given:
@@ -551,6 +686,13 @@ def _uniform(seed: int | None, kind: int, epoch: int, counters: np.ndarray) -> n
     key = rng.make_key(rng.mix64(seed or 0, kind), epoch)
     u = rng.uniforms(key, counters, zero, zero)[:, 0]
     return np.minimum(u[:, 0] + u[:, 1] * 2.0**-32, 1 - 2.0**-53)
+
+
+def _as_lengths(name: str, given: Any) -> np.ndarray:
+    lengths = np.asarray(given)
+    if lengths.ndim != 1 or not len(lengths) or lengths.dtype.kind not in "iuf" or not np.isfinite(lengths).all():
+        raise ValueError(f"{name}: lengths must be numbers [records], got {given!r}")
+    return lengths
 
 
 def _check_range(name: str, indices: np.ndarray, records: int) -> None:

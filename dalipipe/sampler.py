@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import DistributedSampler
 
 from dalipipe import rng
 from dalipipe.faults import TooManyBadSamplesError
-from dalipipe.orders import GivenBatches, Order
+from dalipipe.orders import GivenBatches, Order, TokenBatches
 
 _STEPS_TOGETHER = 16
 _MAX_ATTEMPTS = 1000
@@ -108,11 +109,23 @@ class Sampler(DistributedSampler[int]):
     def global_batch(self) -> int:
         return self.batch_size * self.world_size
 
-    @property
-    def steps(self) -> int:
-        """Batches an epoch, the same on every rank."""
+    def steps_in(self, epoch: int) -> int:
+        """Batches in that epoch, the same on every rank."""
         full, rest = divmod(self.order.size, self.global_batch)
         return full + (1 if rest and not self.drop_last else 0)
+
+    @property
+    def steps(self) -> int:
+        """Batches in this epoch."""
+        return self.steps_in(self.epoch)
+
+    def largest(self, epoch: int) -> int:
+        """Samples in this rank's largest batch of the epoch."""
+        return self.batch_size
+
+    def remainder(self, epoch: int) -> int:
+        """Rows of the epoch's last global batch that no other batch has, where it may be short; -1: all count."""
+        return -1 if self.drop_last else self.order.size % self.global_batch
 
     def step(self, epoch: int, number: int) -> Step:
         """This rank's share of global batch ``number``."""
@@ -120,8 +133,9 @@ class Sampler(DistributedSampler[int]):
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """Every `step` from ``first_step`` on; worked out for several at a time, which is quicker."""
-        for begin in range(first_step, self.steps, _STEPS_TOGETHER):
-            yield from self._steps(epoch, begin, min(begin + _STEPS_TOGETHER, self.steps))
+        steps = self.steps_in(epoch)
+        for begin in range(first_step, steps, _STEPS_TOGETHER):
+            yield from self._steps(epoch, begin, min(begin + _STEPS_TOGETHER, steps))
 
     def _steps(self, epoch: int, begin: int, end: int) -> Iterator[Step]:
         dealt = [self._positions(epoch, number) for number in range(begin, end)]
@@ -135,14 +149,17 @@ class Sampler(DistributedSampler[int]):
 
     def _positions(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """int64 [n] positions, bool [n] whether they count."""
-        if not 0 <= number < self.steps:
-            raise IndexError(f"step {number} of an epoch of {self.steps} steps")
+        self._check_number(epoch, number)
         start = number * self.global_batch + self.rank * self.batch_size
         positions = np.arange(start, start + self.batch_size, dtype=np.int64)
         inside = positions < self.order.size
         if self.world_size == 1 and not self.exact:
             return positions[inside], inside[inside]
         return positions % self.order.size, inside if self.exact else np.ones_like(inside)
+
+    def _check_number(self, epoch: int, number: int) -> None:
+        if not 0 <= number < (steps := self.steps_in(epoch)):
+            raise IndexError(f"step {number} of an epoch of {steps} steps")
 
     def without(self, epoch: int, step: Step, bad: set[int], *, refill: bool) -> Step:
         """``step`` without the records in ``bad``.
@@ -169,15 +186,16 @@ class Sampler(DistributedSampler[int]):
         return Step(step.positions, indices, variants, counts)
 
     def _another(self, epoch: int, position: int, bad: set[int]) -> np.ndarray:
-        size = self._epoch_size(epoch)
         for attempt in range(_MAX_ATTEMPTS):
-            place = np.array([rng.mix64(self.seed, epoch, position, attempt) % size])
+            among = self._stand_ins(epoch, position, attempt)
+            place = np.array([among[rng.mix64(self.seed, epoch, position, attempt) % len(among)]])
             if int(self.order.at(epoch, place)[0]) not in bad:
                 return place
         raise TooManyBadSamplesError(f"no good sample found in {_MAX_ATTEMPTS} draws to stand in for a bad one")
 
-    def _epoch_size(self, epoch: int) -> int:
-        return self.order.size
+    def _stand_ins(self, epoch: int, position: int, attempt: int) -> range:
+        """The positions of which one may stand in for a bad one."""
+        return range(self.order.size)
 
     # A position, as samples given to all ranks together -------------------------------------------------------------
 
@@ -233,7 +251,32 @@ class Sampler(DistributedSampler[int]):
         return full * self.batch_size + min(max(rest - self.rank * self.batch_size, 0), self.batch_size)
 
 
-class GivenSteps(Sampler):
+class _UnlikeSteps(Sampler):
+    """Batches that differ in how many samples they have."""
+
+    def _ends(self, epoch: int) -> np.ndarray:
+        """int64 [steps]: positions up to each global batch's end."""
+        raise NotImplementedError
+
+    def steps_in(self, epoch: int) -> int:
+        return len(self._ends(epoch))
+
+    def _rows(self, epoch: int, number: int) -> tuple[int, int]:
+        self._check_number(epoch, number)
+        ends = self._ends(epoch)
+        return int(ends[number - 1]) if number else 0, int(ends[number])
+
+    def samples_before(self, epoch: int, number: int) -> int:
+        return int(self._ends(epoch)[number - 1]) if number else 0
+
+    def step_after(self, epoch: int, samples: int) -> int:
+        return int(np.searchsorted(self._ends(epoch), samples, side="left")) + 1 if samples else 0
+
+    def largest(self, epoch: int) -> int:
+        return int(np.diff(self._ends(epoch), prepend=0).max())
+
+
+class GivenSteps(_UnlikeSteps):
     """Deals out the batches of a user's batch sampler as they are, to this rank."""
 
     order: GivenBatches
@@ -245,31 +288,95 @@ class GivenSteps(Sampler):
     def global_batch(self) -> int:
         return 0  # they differ
 
-    @property
-    def steps(self) -> int:
+    def steps_in(self, epoch: int) -> int:
         return len(self.order.sampler)
 
+    def remainder(self, epoch: int) -> int:
+        return -1
+
+    def _ends(self, epoch: int) -> np.ndarray:
+        return self.order.ends(epoch)
+
     def _positions(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        ends = self.order.ends(epoch)
-        positions = np.arange(ends[number - 1] if number else 0, ends[number], dtype=np.int64)
+        positions = np.arange(*self._rows(epoch, number), dtype=np.int64)
         return positions, np.ones(len(positions), bool)
 
-    def _epoch_size(self, epoch: int) -> int:
-        return int(self.order.ends(epoch)[-1])
-
-    def samples_before(self, epoch: int, number: int) -> int:
-        return int(self.order.ends(epoch)[number - 1]) if number else 0
-
-    def step_after(self, epoch: int, samples: int) -> int:
-        return int(np.searchsorted(self.order.ends(epoch), samples, side="left")) + 1 if samples else 0
-
-    def largest(self, epoch: int) -> int:
-        """Samples in the epoch's largest batch."""
-        return int(np.diff(self.order.ends(epoch), prepend=0).max())
+    def _stand_ins(self, epoch: int, position: int, attempt: int) -> range:
+        return range(int(self._ends(epoch)[-1]))
 
     def __len__(self) -> int:
-        return self._epoch_size(self.epoch)
+        return int(self._ends(self.epoch)[-1])
 
     @property
     def num_valid_samples(self) -> int:
         return len(self)
+
+
+class TokenSteps(_UnlikeSteps):
+    """Deals out the batches of `TokenBatches`: each rank an equal share of every one's rows.
+
+    A batch that lacks some rows, the epoch's last, a single rank gets so; several ranks, or ``exact`` ones, fill it up
+    with its own rows, so that it stays within the budget; with ``drop_last`` the records too many are left out.
+    """
+
+    order: TokenBatches
+
+    def __init__(self, order: TokenBatches, **settings: Any) -> None:
+        super().__init__(order, 1, **settings)
+
+    @property
+    def global_batch(self) -> int:
+        """Of what batches' rows are a multiple."""
+        return self.order.multiple
+
+    @property
+    def _fills(self) -> bool:
+        return self.exact or self.world_size > 1
+
+    def _ends(self, epoch: int) -> np.ndarray:
+        if self.order.multiple % self.world_size:
+            raise ValueError(
+                f"TokenBatches: batches have multiples of multiple={self.order.multiple} rows, which "
+                f"{self.world_size} ranks cannot share equally: give a multiple that {self.world_size} divides"
+            )
+        ends, rest = self.order.ends(epoch), self.order.size % self.order.multiple
+        if self.drop_last and rest:
+            ends = np.append(ends[:-1], ends[-1] - rest)
+            if ends[-1] == (ends[-2] if len(ends) > 1 else 0):
+                ends = ends[:-1]
+        return ends
+
+    def _positions(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        begin, end = self._rows(epoch, number)
+        share = self._share(end - begin)
+        rows = np.arange(self.rank * share, (self.rank + 1) * share, dtype=np.int64)
+        inside = rows < end - begin
+        return begin + rows % (end - begin), inside if self.exact else np.ones_like(inside)
+
+    def _share(self, rows: int) -> int:
+        """Rows of a global batch of so many that each rank takes."""
+        return -(-rows // self.order.multiple) * self.order.multiple // self.world_size if self._fills else rows
+
+    def _stand_ins(self, epoch: int, position: int, attempt: int) -> range:
+        """Those of its batch, which are no longer than others there, as long as there is hope."""
+        if attempt >= _MAX_ATTEMPTS // 2:
+            return range(self.order.size)
+        number = int(np.searchsorted(self.order.ends(epoch), position, side="right"))
+        return range(*self._rows(epoch, number))
+
+    def largest(self, epoch: int) -> int:
+        return self._share(super().largest(epoch)) if self.steps_in(epoch) else 1
+
+    def remainder(self, epoch: int) -> int:
+        if self.drop_last or self.order.size % self.order.multiple == 0:
+            return -1
+        begin, end = self._rows(epoch, self.steps_in(epoch) - 1)
+        return end - begin
+
+    def __len__(self) -> int:
+        return sum(self._share(rows) for rows in np.diff(self._ends(self.epoch), prepend=0).tolist())
+
+    @property
+    def num_valid_samples(self) -> int:
+        sizes = np.diff(self._ends(self.epoch), prepend=0).tolist()
+        return sum(min(max(rows - self.rank * self._share(rows), 0), self._share(rows)) for rows in sizes)

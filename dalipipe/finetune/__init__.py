@@ -3,17 +3,21 @@
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
+from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_cross_entropy
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
 
 __all__ = [
     "Evaluation",
     "FineTuneConfig",
     "Interrupted",
+    "Mixed",
     "PeerLostError",
     "Ranks",
     "Result",
     "evaluate",
     "finetune",
     "local_device",
+    "mixup_embeddings",
     "process_group",
+    "soft_cross_entropy",
 ]
