@@ -224,7 +224,7 @@ class Text(Source):
             input_ids: N lists of whole numbers.
             word_ids: N lists, as long: which word each id is of, None where it is of none (special tokens), as
                 ``encoding.word_ids`` of ``tokenizers`` and transformers. Ids of no word before and behind a text become
-                prefix and suffix, which must be those of all; padding behind is dropped.
+                prefix and suffix, which must be those of all; where texts do not all end alike, padding is dropped.
             tokenizer: the one that made the ids, as for `Text`: needed where operators write new words (synonyms), and
                 for words to have their names. None: a word is called by its ids.
             pad: what rows are filled up with; None: the tokenizer's, else 0.
@@ -332,12 +332,15 @@ def _split(strings: list[str], split: Split, lower: bool, where: Callable[[int],
 
 
 def _present(labels: Any, where: Callable[[int], str]) -> Any:
-    """Labels of which none is missing."""
-    if isinstance(labels, list | tuple) or getattr(getattr(labels, "dtype", None), "kind", "") == "O":
-        labels = list(labels)
-        missing = next((row for row, label in enumerate(labels) if label is None or label != label), None)
-        if missing is not None:
-            raise ValueError(f"{where(missing)}: no label: give it one, or leave the text out")
+    """Labels, of which none is missing."""
+    kind = getattr(getattr(labels, "dtype", None), "kind", "O")  # of a tensor's dtype there is none
+    if kind == "f":
+        missing = np.isnan(np.asarray(labels)).reshape(len(labels), -1).any(axis=1).tolist()
+    else:
+        labels = list(labels) if kind == "O" and not hasattr(labels, "detach") else labels
+        missing = [label is None or label != label for label in labels] if isinstance(labels, list) else []
+    if True in missing:
+        raise ValueError(f"{where(missing.index(True))}: no label: give it one, or leave the text out")
     return labels
 
 

@@ -43,10 +43,10 @@ _ASCII = {
 }
 _EXTENDING = r"\p{GCB=Extend}\p{GCB=ZWJ}\p{GCB=SpacingMark}"
 _SCRIPTS = "".join(rf"\p{{scx={script}}}" for script in _UNSPACED.split())
-_BARRED = rf"[{_SCRIPTS}]\p{{GCB=Prepend}}\u2139"  # ℹ is a letter and a picture, which a joiner may tie to others
+_APART = r"\p{GCB=Prepend}\u2139"  # ℹ is a letter and a picture, which a joiner may tie to others
 _UNICODE = {
-    "start": rf"(?:[[\p{{L}}\p{{N}}_]--[{_EXTENDING}{_BARRED}]]|(?=\p{{GCB=Prepend}})\X)",
-    "inner": rf"(?:[[\p{{L}}\p{{N}}_{_EXTENDING}]--[\p{{GCB=Prepend}}\u2139[[\p{{L}}--[{_EXTENDING}]]&&[{_SCRIPTS}]]]])",
+    "start": rf"(?:[[\p{{L}}\p{{N}}_]--[{_EXTENDING}{_SCRIPTS}{_APART}]]|(?=\p{{GCB=Prepend}})\X)",
+    "inner": rf"(?:[[\p{{L}}\p{{N}}_{_EXTENDING}]--[{_APART}[[\p{{L}}--[{_EXTENDING}]]&&[{_SCRIPTS}]]]])",
     "clear": rf"(?![{_EXTENDING}])",
     "joins": "'’-",
     "apostrophe": "['’]",
