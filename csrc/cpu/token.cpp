@@ -34,6 +34,15 @@ class Workspace {
   std::unique_ptr<uint32_t[]> bits_;
 };
 
+// What a text that comes soon reads, from anywhere, is on its way by then.
+void fetch_ahead(const TokenParams& p, int64_t i) {
+  constexpr int64_t kAhead = 6, kLine = 16;  // samples, tokens
+  if (i + kAhead >= p.n) return;
+  const int32_t* text = reinterpret_cast<const int32_t*>(p.data[i + kAhead]);
+  __builtin_prefetch(text);
+  if (p.lengths[i + kAhead] > kLine) __builtin_prefetch(text + kLine);
+}
+
 void run_sample(const TokenParams& p, const TokenTables& tables, int64_t i, Workspace& workspace) {
   int32_t* const tokens = p.out + p.places[i];
   int32_t length = p.lengths[i];
@@ -82,6 +91,7 @@ void edit_tokens_cpu(const TokenParams& p, int32_t threads) {
   const TokenTables tables{p.choices, p.bags, p.weights};
   parallel_for(p.n, threads, [&](int64_t i) {
     static thread_local Workspace workspace;
+    fetch_ahead(p, i);
     run_sample(p, tables, i, workspace);
   });
 }
