@@ -112,8 +112,12 @@ def test_the_cuda_kernel_equals_the_cpu(tokens_on_cpu: Any) -> None:
         texts = Maker(seed, [1, 3, 40][seed % 3]).batch(LENGTHS * 20, room=seed % 3)
         assert texts.run(tokens_on_cpu.edit_tokens) == texts.run(), seed
         assert tokens_on_cpu.launches() == 1
-    texts = Maker(0).batch([])
-    assert texts.run(tokens_on_cpu.edit_tokens) == []
+    assert Maker(0).batch([]).run(tokens_on_cpu.edit_tokens) == []
+    long = Maker(1, 900).batch([20_000], most=8)
+    assert long.run(tokens_on_cpu.edit_tokens) == long.run()
+    long.add([1, 2], {"edit": "swap"}, {"edit": "mask", "share": 2.0})
+    with pytest.raises(ValueError, match="edit_tokens: sample 1, pass 1: share must be 0 to 1, got 2"):
+        long.run(tokens_on_cpu.edit_tokens)
 
 
 @pytest.mark.cuda
