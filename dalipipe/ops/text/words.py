@@ -25,8 +25,8 @@ class SynonymsOp(TextOp):
 
     ``synonyms``: "builtin" (a small table of common English words), "wordnet" (WordNet by nltk, where that is
     installed), the path of a ``.tsv`` or ``.tsv.gz``, a mapping from words to theirs, or pairs of these, as which
-    policy files have it; or a `text.SynonymSource`, which no policy file can hold. ``stop_words``: words that are left alone, whatever their case:
-    "english", those given, or None: none.
+    policy files have it; or a `text.SynonymSource`, which no policy file can hold. ``stop_words``: words that are left
+    alone, whatever their case: "english", those given, or None: none.
     """
 
     synonyms: Any
