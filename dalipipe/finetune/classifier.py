@@ -242,9 +242,9 @@ def make_model(
     ``task``: ``"image"``, for torchvision's classification models; ``"audio"`` or ``"series"``, for those of
     `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on words of a vocabulary, ``vocabulary_size`` of
     them, or the model of Hugging Face in the folder ``name``, with its weights, which learns from ``pad`` what stands
-    behind texts if it does not say so itself. ``weights``: a file with a state dict, such as torchvision distributes, or
-    a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the
-    classes differ) are left at random; nothing is downloaded.
+    behind texts if it does not say so itself. ``weights``: a file with a state dict, such as torchvision distributes,
+    or a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the classes differ) are left at
+    random; nothing is downloaded.
 
     Raises:
         ValueError: no model of this name, or a file whose tensors are not this model's.

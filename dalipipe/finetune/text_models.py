@@ -121,7 +121,7 @@ class HFClassifier(_HuggingFace):
     """Any model for sequence classification of `transformers`, given or in a folder: ``(text, length)`` → logits
     [N, classes]. The attention mask is made of the lengths, on the device.
 
-    Raises ``ValueError`` for a configuration without ``pad_token_id``, by which models as GPT-2 find a text's last word.
+    Raises ``ValueError`` for a configuration without ``pad_token_id``, by which GPT-2 and others find a text's end.
     """
 
     _auto = "AutoModelForSequenceClassification"
