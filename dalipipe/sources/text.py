@@ -224,7 +224,7 @@ class Text(Source):
             input_ids: N lists of whole numbers.
             word_ids: N lists, as long: which word each id is of, None where it is of none (special tokens), as
                 ``encoding.word_ids`` of ``tokenizers`` and transformers. Ids of no word before and behind a text become
-                prefix and suffix, which must be those of all; padding behind is dropped.
+                prefix and suffix, which must be those of all; where texts do not all end alike, padding is dropped.
             tokenizer: the one that made the ids, as for `Text`: needed where operators write new words (synonyms), and
                 for words to have their names. None: a word is called by its ids.
             pad: what rows are filled up with; None: the tokenizer's, else 0.
@@ -247,7 +247,8 @@ class Text(Source):
     def with_vocabulary(self, vocabulary: Vocabulary) -> Text:
         """The same texts, by the numbers of another vocabulary."""
         other = copy.copy(self)
-        other.__dict__.pop("lengths", None)
+        for name in ("lengths", "_pieces"):
+            other.__dict__.pop(name, None)
         other._use(vocabulary, self.encoding)
         return other
 
@@ -270,12 +271,17 @@ class Text(Source):
         texts are put together into batches.
         """
         encoding, lengths = self.encoding, np.diff(self._starts)
-        if encoding.tokenizer is not None or encoding.known is not None:
-            of_word = np.diff(encoding.pieces(self.vocabulary)[0]).astype(np.int64)
+        if self._pieces is not None:
+            of_word = np.diff(self._pieces[0]).astype(np.int64)
             ends = np.concatenate([[0], np.cumsum(of_word[self._tokens])])
             lengths = ends[self._starts[1:]] - ends[self._starts[:-1]]
         lengths = lengths + len(encoding.prefix) + len(encoding.suffix)
         return lengths if encoding.max_length is None else np.minimum(lengths, encoding.max_length)
+
+    @cached_property
+    def _pieces(self) -> tuple[np.ndarray, np.ndarray] | None:
+        encoding = self.encoding
+        return None if encoding.tokenizer is None and encoding.known is None else encoding.pieces(self.vocabulary)
 
     def decode(self, ids: Iterable[int]) -> str:
         """A row of a batch as text for people, without padding, prefix and suffix."""
@@ -285,6 +291,7 @@ class Text(Source):
         encoding = self.encoding
         parts = [self._tokens.tobytes(), self._starts.tobytes(), self.vocabulary.identity.encode()]
         parts += [repr((encoding.prefix, encoding.suffix, encoding.pad, encoding.max_length)).encode()]
+        parts += [part.tobytes() for part in self._pieces or ()]
         for name, column in self.columns.items():
             parts += [f"{name} {column.dtype.str} {column.shape}".encode(), column.tobytes()]
         return f"text-{len(self)}-{digest(parts)}"
@@ -332,12 +339,15 @@ def _split(strings: list[str], split: Split, lower: bool, where: Callable[[int],
 
 
 def _present(labels: Any, where: Callable[[int], str]) -> Any:
-    """Labels of which none is missing."""
-    if isinstance(labels, list | tuple) or getattr(getattr(labels, "dtype", None), "kind", "") == "O":
-        labels = list(labels)
-        missing = next((row for row, label in enumerate(labels) if label is None or label != label), None)
-        if missing is not None:
-            raise ValueError(f"{where(missing)}: no label: give it one, or leave the text out")
+    """Labels, of which none is missing."""
+    kind = getattr(getattr(labels, "dtype", None), "kind", "O")  # of a tensor's dtype there is none
+    if kind == "f":
+        missing = np.isnan(np.asarray(labels)).reshape(len(labels), -1).any(axis=1).tolist()
+    else:
+        labels = list(labels) if kind == "O" and not hasattr(labels, "detach") else labels
+        missing = [label is None or label != label for label in labels] if isinstance(labels, list) else []
+    if True in missing:
+        raise ValueError(f"{where(missing.index(True))}: no label: give it one, or leave the text out")
     return labels
 
 

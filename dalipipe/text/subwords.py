@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,39 +50,34 @@ def words_of_pieces(
     encoding: Encoding | None = None,
 ) -> Subwords:
     """Every different row of ids of one word becomes a word. Ids of no word (None) before the first and behind the last
-    word are prefix and suffix; ``pad`` behind is dropped. ``encoding``: of the tokenizer that made the ids.
+    word are prefix and suffix. Where texts do not all end alike, ``pad`` behind them is dropped. ``encoding``: of the
+    tokenizer that made the ids.
 
     Raises ``ValueError`` by record: lists that are not as long, ids of no word between words, a prefix or suffix that
-    is not that of the first text.
+    is not that of the others.
     """
     if len(input_ids) != len(word_ids):
         raise ValueError(f"expected as many lists of word ids as of ids, got {len(word_ids)} and {len(input_ids)}")
     texts: list[list[tuple[int, ...]]] = []
-    around: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-    for row, (given, of_word) in enumerate(zip(input_ids, word_ids, strict=True)):
-        ids, words = [int(number) for number in given], list(of_word)
+    before: list[tuple[int, ...] | None] = []  # None: a text without words, of which all is behind
+    behind: list[tuple[int, ...]] = []
+    for row, (given, words) in enumerate(zip(input_ids, word_ids, strict=True)):
+        ids = [int(number) for number in given]
         if len(ids) != len(words):
             raise ValueError(f"record {row}: expected as many word ids as ids, got {len(words)} and {len(ids)}")
-        while ids and ids[-1] == pad and words[-1] is None:
-            ids.pop()
-            words.pop()
         own = [place for place, word in enumerate(words) if word is not None]
-        begin, end = (own[0], own[-1] + 1) if own else _between(len(ids), around)
-        found = tuple(ids[:begin]), tuple(ids[end:])
-        if around is not None and found != around:
-            raise ValueError(
-                f"record {row}: expected the ids {around[0]} before the words and {around[1]} behind, as in record 0, "
-                f"got {found[0]} and {found[1]}; leave special tokens out (add_special_tokens=False) where they differ"
-            )
-        around = found
+        begin, end = (own[0], own[-1] + 1) if own else (0, 0)
         if len(own) < end - begin:
             place = next(place for place in range(begin, end) if words[place] is None)
             raise ValueError(
                 f"record {row}: the id {ids[place]} at {place} is of no word, but stands between words: texts of two "
                 "parts cannot be edited as one"
             )
-        cuts = [place for place in range(begin, end) if place == begin or words[place] != words[place - 1]]
-        texts.append([tuple(ids[a:b]) for a, b in zip(cuts, [*cuts[1:], end], strict=True)])
+        cuts = [place for place in own if place == begin or words[place] != words[place - 1]]
+        texts.append([tuple(ids[a:b]) for a, b in pairwise([*cuts, end])])
+        before.append(tuple(ids[:begin]) if own else None)
+        behind.append(tuple(ids[end:]))
+    prefix, suffix = _around(before, behind, pad)
     base = encoding or Encoding()
     numbered: Any = number(texts)  # type: ignore[arg-type]
     rows: list[tuple[int, ...]] = numbered.words
@@ -90,7 +86,6 @@ def words_of_pieces(
     if base.tokenizer is not None:
         whole = [[piece for pieces in text for piece in pieces] for text in texts]
         strings = base.tokenizer.decode_batch(whole, skip_special_tokens=False)
-    prefix, suffix = around or ((), ())
     return Subwords(
         Numbered(names, numbered.numbers, numbered.starts),
         dict(zip(names, rows, strict=True)),
@@ -101,10 +96,31 @@ def words_of_pieces(
     )
 
 
-def _between(count: int, around: tuple[tuple[int, ...], tuple[int, ...]] | None) -> tuple[int, int]:
-    """Where the words of a text without words would stand: behind the others' prefix, or half of what is there."""
-    begin = min(count, count // 2 if around is None else len(around[0]))
-    return begin, begin
+def _around(
+    before: list[tuple[int, ...] | None], behind: list[tuple[int, ...]], pad: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Prefix and suffix, which are those of all texts."""
+    prefix = next((ids for ids in before if ids is not None), ())
+    whole = [ids if own is not None else ids[len(prefix) :] for own, ids in zip(before, behind, strict=True)]
+    if len(set(whole)) > 1:
+        whole = [_without(pad, ids) for ids in whole]
+    first = next((row for row, own in enumerate(before) if own is not None), 0)
+    for row, (own, ids) in enumerate(zip(before, behind, strict=True)):
+        found = ids[: len(prefix)] if own is None else own
+        if (found, whole[row]) != (prefix, whole[first]):
+            raise ValueError(
+                f"record {row}: expected the ids {prefix} before the words and {whole[first]} behind, as in record "
+                f"{first}, got {found} and {whole[row]}; leave special tokens out where they differ "
+                "(add_special_tokens=False)"
+            )
+    return prefix, whole[first] if whole else ()
+
+
+def _without(pad: int, ids: tuple[int, ...]) -> tuple[int, ...]:
+    count = len(ids)
+    while count and ids[count - 1] == pad:
+        count -= 1
+    return ids[:count]
 
 
 def _names(rows: list[tuple[int, ...]], counts: np.ndarray, tokenizer: Any) -> list[str]:

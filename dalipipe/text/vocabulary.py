@@ -77,7 +77,13 @@ class Vocabulary:
         """The words of ``texts``, each a list of words: the most frequent first, of equally frequent ones the first in
         Unicode's order. ``labels`` int64 [texts]: their classes. ``min_count``: how often a word must stand in them;
         ``most``: words to keep, without `SPECIAL`.
+
+        Raises ``ValueError`` for a ``min_count`` below 1, and for a ``most`` below 0.
         """
+        if min_count < 1:
+            raise ValueError(f"Vocabulary: min_count must be at least 1, got {min_count}")
+        if most is not None and most < 0:
+            raise ValueError(f"Vocabulary: most must be at least 0, or None, got {most}")
         words, numbers, starts = texts if isinstance(texts, Numbered) else number(texts)
         times = np.bincount(numbers, minlength=len(words)).tolist()
         kept = [place for place, word in enumerate(words) if times[place] >= min_count and word not in SPECIAL]
@@ -86,7 +92,8 @@ class Vocabulary:
         size, count = len(bare), len(starts) - 1
         ids = bare.ids(words)[numbers]
         text_of = np.repeat(np.arange(count), np.diff(starts))
-        once = np.unique(text_of * size + ids) % size
+        places = np.sort(text_of * size + ids)  # np.unique took three quarters of all the time
+        once = places[np.diff(places, prepend=-1) > 0] % size
         kinds = None
         if labels is not None and len(labels):
             classes = int(labels.max()) + 1
