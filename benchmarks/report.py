@@ -512,7 +512,10 @@ def text_cpu(load: Load) -> str:
     ]
     goals = ["| | wanted | measured | |", "|---|---:|---:|---|"]
     for task, measured in result["tasks"].items():
-        lines = [f"| {task} | sentences/s, one core | dalipipe is | two cores | dalipipe is |", "|---|---:|---:|---:|---:|"]
+        lines = [
+            f"| {task} | sentences/s, one core | dalipipe is | two cores | dalipipe is |",
+            "|---|---:|---:|---:|---:|",
+        ]
         rates: dict[str, dict[str, float]] = {}
         for name, timing in measured["contenders"].items():
             contender, _, way = name.rpartition(", ")
@@ -562,11 +565,11 @@ def text_accuracy(load: Load) -> str:
     seeds = min(len(found) for found in without.values())
     minutes = sum(one["cpu_s"] for one in runs) / 60
     words = (
-        f"{settings['rows']} training rows; `WordCNN` of width {settings['width']}, {settings['filters']} filters a window, "
-        f"from scratch; {settings['steps']} steps of {settings['batch_size']}, AdamW, one cycle; {seeds} seeds. Edits of a "
-        f"share {result['alpha']} of the words (AEDA's, the mask's and cut-mix's as they are by default) in "
-        f"{result['copies']} of {result['copies'] + 1} sentences, as EDA's authors have it for 500. OEWN: synonyms of Open "
-        "English WordNet, else the built-in ones. ± is the standard error over seeds (rows, initial weights, order, "
+        f"{settings['rows']} training rows; `WordCNN` of width {settings['width']}, {settings['filters']} filters a "
+        f"window, from scratch; {settings['steps']} steps of {settings['batch_size']}, AdamW, one cycle; {seeds} seeds. "
+        f"Edits of a share {result['alpha']} of the words (AEDA's, the mask's and cut-mix's as they are by default) in "
+        f"{result['copies']} of {result['copies'] + 1} sentences, as EDA's authors have it for 500. OEWN: synonyms of "
+        "Open English WordNet, else the built-in ones. ± is the standard error over seeds (rows, initial weights, order, "
         f"augmentation), of differences over their own. All of it took {minutes:.0f} processor minutes. "
         f"{_measured_on(result)}."
     )

@@ -164,7 +164,9 @@ def verify(task: str, name: str, before: list[list[str]], after: list[list[str]]
     else:
         assert 0.04 < statistics.fmean(removed) < 0.16, f"{name}: {statistics.fmean(removed):.3f} of words deleted"
         moved = [old for old, new in zip(before, after, strict=True) if not is_part(new, old)]
-        assert len(moved) > 0.6 * len(before), f"{name}: words of {len(moved)} of {len(before)} sentences changed places"
+        assert len(moved) > 0.6 * len(before), (
+            f"{name}: words of {len(moved)} of {len(before)} sentences changed places"
+        )
 
 
 def is_part(short: list[str], long: list[str]) -> bool:

@@ -6,8 +6,8 @@
 
 TREC's questions (6 classes) and SST-2's sentences (2). A seed says which 500 rows of the training file are trained on,
 initial weights and order; nothing but the policy differs between its arms, and steps are as many. Accuracy is that of
-the final weights on the whole test file. Model, learning rate and steps were chosen in pilots (``--pilot``), whose seeds
-and test rows are others; strengths are the paper's for 500 sentences or the operators' defaults. Runs that
+the final weights on the whole test file. Model, learning rate and steps were chosen in pilots (``--pilot``), whose
+seeds and test rows are others; strengths are the paper's for 500 sentences or the operators' defaults. Runs that
 results/text_accuracy.json has already are not repeated. benchmarks/report.py writes the table.
 """
 

@@ -174,7 +174,7 @@ class _Server:
             begin = 0 if begin + BATCH >= len(self.texts) else begin + BATCH
 
     def run(self, task: str, name: str, least: int, out: str | None = None) -> int:
-        """How many texts were augmented, in batches, ``least`` at least; ``out``: where all of them are written once."""
+        """How many texts were augmented, in batches, ``least`` at least; ``out``: where each goes once."""
         every: list[slice] = [slice(0, len(self.texts))] if out is not None else []
         done = 0
         found: list[Any] = []

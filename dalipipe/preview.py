@@ -47,8 +47,8 @@ def preview(
     """Write a PNG with a row per picture, sound, series or text: the original, then ``variants`` (8; of signals and
     texts 3) of what training would see of it, in the first epochs from that seed.
 
-    The samples are evenly spaced in ``source``, ``samples`` of them (6, of signals 4; with ``each`` 1, of texts 2). Of pictures,
-    normalisation is undone, since it is not meant for eyes; label maps are laid over them. Sounds are drawn over time,
+    The samples are evenly spaced in ``source``, ``samples`` of them (6, of signals 4; with ``each`` 1, of texts 2). Of
+    pictures, normalisation is undone, since it is not meant for eyes; label maps are laid over them. Sounds are drawn over time,
     with their spectrograms beneath them; where the policy makes features, these, and above them the sound that they
     are made of. Of texts, words that differ from the original are coloured by how: replaced, inserted, moved, deleted.
 

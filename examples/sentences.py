@@ -39,9 +39,7 @@ def main() -> None:
         print(f"sentences {name}: {right / len(unread):.1%} of the test's recognised")
 
 
-def train(
-    read: dalipipe.Text, unread: dalipipe.Text, policy: dalipipe.Policy, epochs: int, batch_size: int
-) -> int:
+def train(read: dalipipe.Text, unread: dalipipe.Text, policy: dalipipe.Policy, epochs: int, batch_size: int) -> int:
     """How many of ``unread`` are recognised."""
     loader = dalipipe.DataLoader(read, batch_size, shuffle=True, policy=policy, seed=0)
     # By the same numbers: the words of the sentences read, and behind them those that the policy may write.

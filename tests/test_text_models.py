@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from examples import run_example
 from torch import nn
 from torch.nn import functional
 
 from dalipipe.finetune import FineTuneConfig, Interrupted, classify, evaluate, finetune, predict_next
 from dalipipe.finetune.text_models import HFClassifier, HFLanguageModel, WordCNN
+from examples import run_example
 
 WORDS, CLASSES = 40, 5
 
