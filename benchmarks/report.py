@@ -566,12 +566,12 @@ def text_accuracy(load: Load) -> str:
     minutes = sum(one["cpu_s"] for one in runs) / 60
     words = (
         f"{settings['rows']} training rows; `WordCNN` of width {settings['width']}, {settings['filters']} filters a "
-        f"window, from scratch; {settings['steps']} steps of {settings['batch_size']}, AdamW, one cycle; {seeds} seeds. "
-        f"Edits of a share {result['alpha']} of the words (AEDA's, the mask's and cut-mix's as they are by default) in "
-        f"{result['copies']} of {result['copies'] + 1} sentences, as EDA's authors have it for 500. OEWN: synonyms of "
-        "Open English WordNet, else the built-in ones. ± is the standard error over seeds (rows, initial weights, order, "
-        f"augmentation), of differences over their own. All of it took {minutes:.0f} processor minutes. "
-        f"{_measured_on(result)}."
+        f"window, from scratch; {settings['steps']} steps of {settings['batch_size']}, AdamW, one cycle; {seeds} seeds "
+        f"at least. Edits of a share {result['alpha']} of the words (AEDA's, the mask's and cut-mix's as they are by "
+        f"default) in {result['copies']} of {result['copies'] + 1} sentences, as EDA's authors have it for 500. OEWN: "
+        "synonyms of Open English WordNet, else the built-in ones. ± is the standard error over seeds (rows, initial "
+        f"weights, order, augmentation), of differences over their own. All of it took {minutes:.0f} processor "
+        f"minutes. {_measured_on(result)}."
     )
     return "\n".join([*lines, "", words])
 

@@ -34,7 +34,7 @@ from dalipipe.ops import text as ops
 from dalipipe.plan import lower
 from dalipipe.text.synonyms import open_synonyms
 
-COPIES, LEAST, LEAST_OF_NLPAUG = 32, 60_000, 3_000
+COPIES, LEAST, LEAST_OF_NLPAUG = 64, 60_000, 3_000
 OURS, NATIVE, PLAIN = "dalipipe", "dalipipe, native calls alone", "plain Python"
 GOALS = {"EDA": (PLAIN, 15.0), "swap, delete": ("nlpaug", 200.0)}
 
@@ -95,7 +95,7 @@ class Loader:
 
     def __init__(self, sentences: dalipipe.Text, policy: dalipipe.Policy, threads: int, copies: int = COPIES) -> None:
         self.threads = threads
-        order = dalipipe.orders.Repeated(copies)
+        order = dalipipe.orders.Repeated(copies, whole=True)
         self.loader = dalipipe.DataLoader(
             sentences, BATCH, sampler=order, policy=policy, device="cpu", seed=0, num_workers=threads
         )

@@ -59,7 +59,7 @@ PILOT_SEEDS = 1000
 class Settings:
     """Of every run alike."""
 
-    seeds: int = 8
+    seeds: int = 6
     rows: int = 500
     width: int = 64
     filters: int = 64
