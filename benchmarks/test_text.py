@@ -4,8 +4,8 @@
 
 DIR holds text_classification.tar (SST-2's sentences); without, sentences are made. Dalipipe runs whole: its loader
 gives epoch after epoch of copies of all sentences, in batches of 4,096, drawn, edited, padded; and its native work
-alone, on what was drawn before. The peers live in processes of their own (text_peers.py) and give lists. Before
-anything is timed, what each contender makes is verified.
+alone, on what was drawn before. The peers live in processes of their own (text_peers.py) and give lists, or where they
+are said to, padded batches as ours are. Before anything is timed, what each contender makes is verified.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from dalipipe.plan import lower
 from dalipipe.text.synonyms import open_synonyms
 
 COPIES, LEAST, LEAST_OF_NLPAUG = 64, 60_000, 3_000
-OURS, NATIVE, PLAIN = "dalipipe", "dalipipe, native calls alone", "plain Python"
-GOALS = {"EDA": (PLAIN, 15.0), "swap, delete": ("nlpaug", 200.0)}
+OURS, NATIVE = "dalipipe", "dalipipe, native calls alone"
+GOALS = {"EDA": ("plain Python", 15.0), "swap, delete": ("nlpaug", 200.0)}
+"""What was set as a goal: so many times one process of these."""
 
 POLICIES = {
     "EDA": dalipipe.Policy(
@@ -185,6 +186,7 @@ def ask(peers: list[Peer], count: int, task: str, name: str) -> int:
 def test_text(sentences: dalipipe.Text, peers: list[Peer], tmp_path: Path, pytestconfig: pytest.Config) -> None:
     rounds, dry = pytestconfig.getoption("--rounds"), pytestconfig.getoption("--dry-run")
     synonyms, found, absent = synonyms_of(sentences), {}, {}
+    goals: list[dict[str, Any]] = []
     assert sentences.strings is not None
     before = [text.split() for text in sentences.strings]
     for task, names in CONTENDERS.items():
@@ -211,11 +213,14 @@ def test_text(sentences: dalipipe.Text, peers: list[Peer], tmp_path: Path, pytes
             cores = "1 core" if name.endswith(", 1 core") else "2 threads"
             if not name.startswith(OURS):
                 ratios[name] = round(ratio(timings, f"{OURS}, {cores}", name), 2)
-        ratios |= {
-            f"two cores over {name}, 1 core": round(ratio(timings, f"{OURS}, 2 threads", f"{name}, 1 core"), 2)
-            for name in names
-            if f"{name}, 1 core" in timings
-        }
+        over, times = GOALS[task]
+        for name in names:
+            if name.startswith(over) and f"{name}, 1 core" in timings:
+                for ours in (OURS, NATIVE):
+                    value = ratio(timings, f"{ours}, 2 threads", f"{name}, 1 core")
+                    goals.append(
+                        {"task": task, "ours": ours, "over": name, "wanted": times, "measured": round(value, 2)}
+                    )
         found[task] = {"contenders": {name: timing.summary() for name, timing in timings.items()}, "ratios": ratios}
     data = pytestconfig.getoption("--data")
     path = write(
@@ -227,7 +232,7 @@ def test_text(sentences: dalipipe.Text, peers: list[Peer], tmp_path: Path, pytes
             "batch": BATCH,
             "alpha": ALPHA,
             "rounds": rounds,
-            "goals": {task: {"over": over, "times": times} for task, (over, times) in GOALS.items()},
+            "goals": goals,
             "versions": peers[0].ask(do="versions"),
             "absent": absent,
             "tasks": found,
