@@ -210,7 +210,8 @@ class _Work:
 
     def _edited(self, texts: list[str], policy: Policy, copy: int) -> list[str]:
         """Words that are changed are written with spaces between them; what is not stays to the letter."""
-        assert self.source.split is not None
+        if self.source.split is None:
+            raise ValueError("pack: a source that was pickled does not know its own way to split texts: make it again")
         split, lower = self.source.split
         some = Text(texts, split=split, lower=lower, classes=self.source.classes, **_columns(self.source))
         loader = DataLoader(

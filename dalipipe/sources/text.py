@@ -87,7 +87,7 @@ class Text(Source):
         for row, text in enumerate(self.strings):
             _check_text(text, row, self.describe)
         self.split: tuple[Split, bool] | None = (splitter(split), lower)
-        """How they were split, and whether put into lower case first; None: they are token ids."""
+        """How they were split, and whether put into lower case first; None: not known (any more)."""
         numbered = number(_split(self.strings, *self.split, self.describe))
         encoding = _encoding(tokenizer, max_length, multiple)
         self._fill(numbered, labels, vocabulary, encoding, classes, columns, min_count, most)
@@ -315,7 +315,8 @@ class Text(Source):
         return f"Text({len(self):,} texts of {words}{f', {len(self.classes)} classes' if self.classes else ''})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "labels": None}
+        own = self.split is not None and self.split[0] not in SPLITTERS.values()  # which may be no module's
+        return {**self.__dict__, "labels": None, "split": None if own else self.split}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
