@@ -174,6 +174,14 @@ DP_HD int32_t lowest_bit(uint32_t bits) {
 #endif
 }
 
+DP_HD int32_t highest_bit(uint32_t bits) {
+#ifdef __CUDA_ARCH__
+  return 31 - __clz(static_cast<int>(bits));
+#else
+  return 31 - __builtin_clz(bits);
+#endif
+}
+
 DP_HD int32_t bit_words(int32_t bits) { return (bits + 31) / 32; }
 DP_HD bool is_chosen(const uint32_t* chosen, int32_t i) { return (chosen[i >> 5] >> (i & 31) & 1) != 0; }
 
@@ -194,12 +202,25 @@ DP_HD void each_chosen(const uint32_t* chosen, int32_t m, const Use& use) {
   }
 }
 
+// The same, falling.
+template <typename Use>
+DP_HD void each_chosen_back(const uint32_t* chosen, int32_t m, const Use& use) {
+  for (int32_t k = bit_words(m); k-- > 0;) {
+    for (uint32_t bits = chosen[k]; bits != 0;) {
+      const int32_t bit = highest_bit(bits);
+      use(32 * k + bit);
+      bits ^= 1u << bit;
+    }
+  }
+}
+
 // How many tokens may stand for one, and the first of them.
 DP_HD int32_t choices_of(const TokenChoices& c, int32_t token, int32_t& first) {
   if (static_cast<uint32_t>(token) >= static_cast<uint32_t>(c.words)) return 0;
   const int32_t begin = c.starts[token], end = c.starts[token + 1];
   first = begin;
-  return begin >= 0 && begin < end && end <= c.count ? end - begin : 0;
+  const bool some = (begin >= 0) & (begin < end) & (end <= c.count);  // no branches: whether is anybody's guess
+  return some ? end - begin : 0;
 }
 
 // One of those that may stand for a token which has some.
@@ -211,9 +232,10 @@ DP_HD int32_t draw_choice(const TokenChoices& c, int32_t token, TokenNoise& nois
 
 DP_HD int32_t draw_of_bag(const TokenBag& bag, TokenNoise& noise) {
   int32_t e = below(noise.next(), bag.count);
-  if (bag.keep != nullptr && noise.next() >= bag.keep[e]) {
+  if (bag.keep != nullptr) {
     const int32_t other = bag.other[e];
-    e = other >= 0 && other < bag.count ? other : e;
+    const bool instead = (noise.next() >= bag.keep[e]) & (other >= 0) & (other < bag.count);
+    e = instead ? other : e;
   }
   return bag.tokens != nullptr ? bag.tokens[e] : bag.first + e;
 }
@@ -239,22 +261,24 @@ DP_HD int64_t length_after(const TokenPass& pass, int32_t length) {
   return pass.edit == static_cast<int32_t>(TokenEdit::punctuate) ? now + mark_count(pass, length) : now;
 }
 
+// Of a heap of `end` tokens, the largest first, whose token `at` may be too small for its place.
+DP_HD void sift_down(int32_t* heap, int32_t at, int32_t end) {
+  const int32_t token = heap[at];
+  for (int32_t child; (child = 2 * at + 1) < end; at = child) {
+    if (child + 1 < end && heap[child + 1] > heap[child]) ++child;
+    if (heap[child] <= token) break;
+    heap[at] = heap[child];
+  }
+  heap[at] = token;
+}
+
 // Heapsort, rising: no stack, no memory.
 DP_HD void sort_tokens(int32_t* tokens, int32_t length) {
-  const auto sift = [tokens](int32_t at, int32_t end) {
-    const int32_t token = tokens[at];
-    for (int32_t child; (child = 2 * at + 1) < end; at = child) {
-      if (child + 1 < end && tokens[child + 1] > tokens[child]) ++child;
-      if (tokens[child] <= token) break;
-      tokens[at] = tokens[child];
-    }
-    tokens[at] = token;
-  };
-  for (int32_t at = length / 2; at-- > 0;) sift(at, length);
+  for (int32_t at = length / 2; at-- > 0;) sift_down(tokens, at, length);
   for (int32_t end = length; --end > 0;) {
     const int32_t largest = tokens[0];
     tokens[0] = tokens[end], tokens[end] = largest;
-    sift(0, end);
+    sift_down(tokens, 0, end);
   }
 }
 
@@ -274,7 +298,7 @@ DP_HD int32_t place_of(const int32_t* sorted, int32_t length, int64_t token) {
 
 // How often each token stands in its text. `sorted` [length] is used.
 DP_HD void count_tokens(const int32_t* tokens, int32_t length, int32_t* sorted, int32_t* counts) {
-  constexpr int32_t kFew = 32;  // fewer are compared one by one
+  constexpr int32_t kFew = 64;  // fewer are compared one by one
   if (length <= kFew) {
     for (int32_t i = 0; i < length; ++i) {
       int32_t count = 0;
@@ -340,7 +364,11 @@ DP_HD int32_t insert_tokens(const TokenPass& pass, const TokenChoices& choices, 
     const int32_t source = s.first[below(noise.next(), found)];
     s.second[v] = draw_choice(choices, tokens[source], noise);
   }
-  for (int32_t v = n, at = after - 1; v > 0; --at) tokens[at] = is_chosen(s.bits, at) ? s.second[--v] : tokens[at - v];
+  int32_t at = after - 1, left = n;
+  each_chosen_back(s.bits, after, [&](int32_t place) {
+    for (; at > place; --at) tokens[at] = tokens[at - left];
+    tokens[at--] = s.second[--left];
+  });
   return after;
 }
 
@@ -351,12 +379,12 @@ DP_HD int32_t punctuate_tokens(const TokenPass& pass, const TokenBag& bag, int32
   const int32_t n = lower_of(1 + below(noise.next(), static_cast<int32_t>(pass.share * length) + 1), length);
   choose(noise, n, length, s.bits);
   for (int32_t v = 0; v < n; ++v) s.second[v] = draw_of_bag(bag, noise);
-  for (int32_t v = n, i = length - 1; v > 0; --i) {
-    tokens[i + v] = tokens[i];
-    if (!is_chosen(s.bits, i)) continue;
-    --v;
-    tokens[i + v] = s.second[v];
-  }
+  int32_t i = length - 1, left = n;
+  each_chosen_back(s.bits, length, [&](int32_t place) {
+    for (; i >= place; --i) tokens[i + left] = tokens[i];
+    --left;
+    tokens[place + left] = s.second[left];
+  });
   return length + n;
 }
 
@@ -407,9 +435,9 @@ DP_HD int32_t draw_tokens(const TokenPass& pass, const TokenBag& bag, int32_t* t
 }
 
 // Xie et al., "Unsupervised data augmentation for consistency training", NeurIPS 2020, appendix: a word goes with
-// probability min(1, share (C - s_i) / Z), of its score s_i = (its count / L) * its weight, C the highest, Z the mean
-// of C - s_i; where nothing is below the highest, none goes. For all words the random ones are taken, then for those
-// that come.
+// probability min(1, share (C - s_i) / Z), of its score s_i = its count * its weight (by L, which cancels), C the
+// highest, Z the mean of C - s_i: where its random word / 2^32 is below that. Where nothing is below the highest, none
+// goes. Random words are taken for all, then for those that come.
 DP_HD int32_t draw_by_weight(const TokenPass& pass, const TokenBag& bag, const TokenWeights& weights, int32_t* tokens,
                              int32_t length, const TokenScratch& s) {
   if (bag.count == 0) return length;
@@ -417,24 +445,22 @@ DP_HD int32_t draw_by_weight(const TokenPass& pass, const TokenBag& bag, const T
   count_tokens(tokens, length, s.first, counts);
   const auto score = [&](int32_t i) {
     const bool known = static_cast<uint32_t>(tokens[i]) < static_cast<uint32_t>(weights.words);
-    const double frequency = static_cast<double>(counts[i]) / static_cast<double>(length);
-    return frequency * (known ? static_cast<double>(weights.weights[tokens[i]]) : 0.0);
+    return counts[i] * (known ? static_cast<double>(weights.weights[tokens[i]]) : 0.0);
   };
   double highest = score(0);
   for (int32_t i = 1; i < length; ++i) {
     const double here = score(i);
     highest = here > highest ? here : highest;
   }
-  double below_highest = 0.0;
-  for (int32_t i = 0; i < length; ++i) below_highest += highest - score(i);
-  const double mean = below_highest / static_cast<double>(length);
-  if (!(mean > 0.0)) return length;
+  double gaps = 0.0;
+  for (int32_t i = 0; i < length; ++i) gaps += highest - score(i);
+  if (!(gaps > 0.0)) return length;
+  const double scale = pass.share * length * 0x1p32;
   for (int32_t k = 0; k < bit_words(length); ++k) s.bits[k] = 0;
   TokenNoise noise(pass.key);
   for (int32_t i = 0; i < length; ++i) {
-    const double p = pass.share * (highest - score(i)) / mean;
-    const uint64_t goes = static_cast<uint64_t>((p < 1.0 ? p : 1.0) * 0x1p32);
-    s.bits[i >> 5] |= static_cast<uint32_t>(noise.next() < goes) << (i & 31);
+    const bool goes = noise.next() * gaps < scale * (highest - score(i));
+    s.bits[i >> 5] |= static_cast<uint32_t>(goes) << (i & 31);
   }
   each_chosen(s.bits, length, [&](int32_t i) { tokens[i] = draw_of_bag(bag, noise); });
   return length;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, FAINT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE, GREEN, RED = "#2563eb", "#ea7317", "#1a936f", "#d64545"
+_DPI = 130
 
 
 def draw_curves(
@@ -282,6 +284,134 @@ def draw_grid(
     return Path(path)
 
 
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word to be drawn, and what became of it: "same", "replaced" (it stands where another did), "inserted", "moved",
+    or "deleted".
+    """
+
+    text: str
+    change: str = "same"
+
+
+_CHANGES = {"replaced": ORANGE, "inserted": GREEN, "moved": BLUE, "deleted": RED}
+# Where a script is missing in the first, the next one that is installed draws it.
+_SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Sans",
+    "WenQuanYi Zen Hei",
+    "Arial Unicode MS",
+)
+_MOST_WORDS, _MOST_LETTERS = 80, 60  # shown
+
+
+def draw_texts(
+    rows: Sequence[Sequence[Sequence[Word]]],
+    path: str | os.PathLike[str],
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    title: str = "",
+) -> Path:
+    """Draw texts beneath each other, a PNG: those of a row form a paragraph, and words that have changed have the
+    colours that the heading explains. Of a long text the first 80 words are shown.
+
+    Args:
+        rows: texts, each a list of words.
+        path: the file to write.
+        row_labels: a text above each row, its further lines paler behind it; may be left out.
+        column_labels: a text left of each text of a row; may be left out.
+        title: a heading; may be left out.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        ModuleNotFoundError: matplotlib is missing.
+    """
+    if not rows or not all(len(row) for row in rows):
+        raise ValueError("draw_texts: no texts given")
+    figure = _figure(1, 1)
+    figure.set_layout_engine("none")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it: no installed font has the script
+        _set_texts(figure, rows, row_labels, column_labels, title)
+        figure.savefig(path, format="png", dpi=_DPI)
+    return Path(path)
+
+
+def _set_texts(
+    figure: Any,
+    rows: Sequence[Sequence[Sequence[Word]]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+) -> None:
+    """Fills the figure, and makes it as large as that takes."""
+    from matplotlib import font_manager, lines
+    from matplotlib.text import Text
+    from matplotlib.transforms import IdentityTransform
+
+    installed = set(font_manager.get_font_names())
+    family = ["DejaVu Sans", *(name for name in _SCRIPTS if name in installed)]
+    width, margin, line, gap = 1250, 26, 25, 9  # px
+    renderer, drawn, strokes, y = figure.canvas.get_renderer(), [], [], margin + 8
+
+    def put(x: float, text: str, size: float = 10.5, color: str = INK, **how: Any) -> float:
+        """Writes at a place, down from the top, and gives where it ends."""
+        one = Text(x, y, text, fontfamily=family, fontsize=size, color=color, va="baseline", parse_math=False, **how)
+        one.set_figure(figure)
+        one.set_transform(IdentityTransform())  # pixels
+        drawn.append(one)
+        return x + one.get_window_extent(renderer).width
+
+    if title:
+        put(margin, title, 13, fontweight="bold")
+        y += line + 4
+    x: float = margin
+    for change, colour in _CHANGES.items():
+        end = put(x, change, 9.5, colour)
+        if change == "deleted":
+            strokes.append((x, end, y, colour))
+        x = end + 16
+    y += line + gap
+    left = margin + 8 + max((put(0, label, 9) for label in column_labels), default=0)
+    del drawn[len(drawn) - len(column_labels) :]
+    for r, row in enumerate(rows):
+        name, *further = (row_labels[r] if r < len(row_labels) else "").split("\n")
+        if name:
+            end = put(margin, name, fontweight="bold")
+            put(end + 10, ", ".join(further), 9, SOFT)
+            y += line
+        for c, words in enumerate(row):
+            put(margin, column_labels[c] if c < len(column_labels) else "", 9, SOFT)
+            x = left
+            for word in [*words[:_MOST_WORDS], *([Word("…")] if len(words) > _MOST_WORDS else [])]:
+                text = word.text if len(word.text) <= _MOST_LETTERS else word.text[: _MOST_LETTERS - 1] + "…"
+                colour = _CHANGES.get(word.change, INK)
+                bold: Any = {} if word.change in ("same", "deleted") else {"fontweight": "bold"}
+                end = put(x, text, color=colour, **bold)
+                if end > width - margin and x > left:
+                    drawn.pop()
+                    y += line
+                    x = left
+                    end = put(x, text, color=colour, **bold)
+                if word.change == "deleted":
+                    strokes.append((x, end, y, colour))
+                x = end + 5.5
+            y += line
+        y += gap
+    height = y + margin - line
+    figure.set_size_inches(width / _DPI, height / _DPI)
+    for one in drawn:
+        one.set_y(height - one.get_position()[1])
+        figure.add_artist(one)
+    for begin, end, at, colour in strokes:
+        figure.add_artist(
+            lines.Line2D([begin, end], [height - at + 5] * 2, color=colour, linewidth=1.1, transform=None)
+        )
+
+
 def tinted(image: np.ndarray, mask: np.ndarray, *, ignore: int) -> np.ndarray:
     """``image`` uint8 [H, W, 1 or 3] under the classes of ``mask`` int [H, W]: a colour each, none for class 0; what is
     to be ignored, dark. uint8 [H, W, 3].
@@ -322,7 +452,7 @@ def _figure(width: float, height: float) -> Any:
         raise ModuleNotFoundError(
             "drawing needs matplotlib; install it with: pip install 'dalipipe[demo]'", name=error.name
         ) from error
-    figure = Figure(figsize=(width, height), dpi=130, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

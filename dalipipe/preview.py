@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dalipipe.figures import Trace, draw_grid, draw_traces, tinted
+from dalipipe.figures import Trace, Word, draw_grid, draw_texts, draw_traces, tinted
 from dalipipe.loader import DataLoader
 from dalipipe.ops.image import CenterCrop, GridMask, Normalize, Resize
 from dalipipe.ops.image.families import BlendOp, CropOp, FilterOp, ResizeOp
@@ -42,13 +44,13 @@ def preview(
     decoder: str = "auto",
     pass_over_bad: bool = False,
 ) -> Path:
-    """Write a PNG with a row per picture, sound or series: the original, then ``variants`` (8; of signals 3) of what
-    training would see of it, in the first epochs from that seed.
+    """Write a PNG with a row per picture, sound, series or text: the original, then ``variants`` (8; of signals and
+    texts 3) of what training would see of it, in the first epochs from that seed.
 
-    The samples are evenly spaced in ``source``, ``samples`` of them (6, of signals 4, with ``each`` 1). Of pictures,
+    The samples are evenly spaced in ``source``, ``samples`` of them (6, of signals 4; with ``each`` 1, of texts 2). Of pictures,
     normalisation is undone, since it is not meant for eyes; label maps are laid over them. Sounds are drawn over time,
     with their spectrograms beneath them; where the policy makes features, these, and above them the sound that they
-    are made of.
+    are made of. Of texts, words that differ from the original are coloured by how: replaced, inserted, moved, deleted.
 
     ``each``: a row per operator instead, in the order in which the policy, its containers and macros unrolled, first
     names them. Each is applied alone and always, at strengths drawn as in the policy, and to pictures of the size, or
@@ -60,17 +62,19 @@ def preview(
     Raises:
         ValueError: ``samples`` or ``variants`` is less than one; there is no operator to show.
         SampleError: a sample cannot be read, decoded or augmented.
-        ModuleNotFoundError: matplotlib is missing, and these are signals.
+        ModuleNotFoundError: matplotlib is missing, and these are signals or texts.
     """
+    texts = source.schema.of_kind("text")
     signals = [field for field in source.schema.fields if field.kind in ("audio", "series")]
     if samples is None:
-        samples = 1 if each else 4 if signals else 6
+        samples = (2 if texts else 1) if each else 4 if signals else 6
     if variants is None:
-        variants = 3 if signals else 8
+        variants = 3 if signals or texts else 8
     for name, value in (("samples", samples), ("variants", variants)):
         if value < 1:
             raise ValueError(f"preview: {name} must be at least 1, got {value}")
-    album: _Shown = (_Tracks if signals else _Album)(source, seed, decoder, pass_over_bad)
+    shown = _Tracks if signals else _Texts if texts else _Album
+    album: _Shown = shown(source, seed, decoder, pass_over_bad)
     picks = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).round().astype(int)).tolist()
     if pass_over_bad:
         picks = sorted({album.next_readable(pick) for pick in picks})
@@ -86,6 +90,8 @@ def preview(
     if signals:
         audio = signals[0].kind == "audio"
         return draw_traces(rows, path, rate_hz=signals[0].rate_hz, spectra=audio, **options)
+    if texts:
+        return draw_texts(rows, path, **options)
     side_px = max(max(image.shape[:2]) for row in rows for image in row[1:])
     cell_px = side_px * round(_CELL_PX / side_px) if side_px <= _CELL_PX else _CELL_PX  # whole multiples stay crisp
     return draw_grid(rows, path, cell_px=cell_px, **options)
@@ -133,9 +139,14 @@ class _Shown(ABC):
 
     def _epochs(self, picks: Sequence[int], policy: Policy, count: int, dtype: torch.dtype) -> Iterator[Any]:
         """The batch that begins with these records, in each of the first ``count`` epochs."""
+        with contextlib.closing(self._loader(picks, policy, dtype)) as loader:
+            yield from _first_batches(loader, count)
+
+    def _loader(self, picks: Sequence[int], policy: Policy, dtype: torch.dtype | None = None) -> DataLoader:
+        """Whose batches begin with these records."""
         group = max((leaf.op.group for leaf in policy.leaves if isinstance(leaf.op, MixOp)), default=1)
         batch = [*picks, *self._others(picks, -len(picks) % group)]  # samples are mixed within whole groups
-        loader = DataLoader(
+        return DataLoader(
             self._source,
             batch_size=len(batch),
             sampler=Subset(batch, Sequential()),
@@ -144,10 +155,6 @@ class _Shown(ABC):
             seed=self._seed,
             decoder=self._decoder,
         )
-        with contextlib.closing(loader):
-            for epoch in range(count):
-                loader.set_epoch(epoch)
-                yield next(iter(loader))
 
     def _others(self, picks: Sequence[int], count: int) -> list[int]:
         """Records to mix with, far from each other."""
@@ -258,6 +265,94 @@ class _Tracks(_Shown):
             own = [slice(length) for length in getattr(batch, self._field.length).tolist()]
         rows = [row[:, part] for row, part in zip(frames_last, own, strict=True)]
         return rows if values.ndim == 4 else [row.T for row in rows]
+
+
+class _Texts(_Shown):
+    """The texts of a source as words, in variants with what has changed."""
+
+    noun = "texts"
+
+    def __init__(self, source: Source, seed: int, decoder: str, pass_over_bad: bool) -> None:
+        super().__init__(source, seed, decoder, pass_over_bad)
+        self._field = source.schema.of_kind("text")[0]
+
+    def original(self, index: int) -> list[Word]:
+        return [Word(text) for text in self._seen([index], Policy([]), 1)[0][0]]
+
+    def variants(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[list[Word]]]:
+        originals = self._seen(picks, Policy([]), 1)[0]
+        epochs = self._seen(picks, policy, count)
+        return [[compared(*pair) for pair in zip(originals, epoch, strict=True)] for epoch in epochs]
+
+    def each(self, picks: Sequence[int], policy: Policy, count: int) -> tuple[list[list[list[Word]]], list[str]]:
+        rows: list[list[list[Word]]] = []
+        labels: list[str] = []
+        for op, _ in _one_by_one_of_signals(policy):
+            for nth, pick in enumerate(picks):
+                rows.append([self.original(pick), *(texts[0] for texts in self.variants([pick], Policy([op]), count))])
+                labels.append("" if nth else _label(op))
+        if not rows:
+            raise ValueError("preview: the policy has no operator to show")
+        return rows, labels
+
+    def _seen(self, picks: Sequence[int], policy: Policy, count: int) -> list[list[list[str]]]:
+        """The words of these records in each of the first ``count`` epochs."""
+        name, length, encoding = self._field.name, self._field.length, self._field.encoding
+        assert length is not None
+        with contextlib.closing(self._loader(picks, policy)) as loader:
+            vocabulary = loader.vocabulary
+            assert vocabulary is not None
+
+            def words(row: list[int]) -> list[str]:
+                if encoding.tokenizer is None:
+                    return vocabulary.words_of(row)
+                return str(encoding.decode(row, vocabulary)).split()
+
+            epochs = [
+                zip(getattr(batch, name).tolist(), getattr(batch, length).tolist(), strict=True)
+                for batch in _first_batches(loader, count)
+            ]
+            return [[words(row[:own]) for row, own in epoch][: len(picks)] for epoch in epochs]
+
+
+def compared(before: Sequence[str], after: Sequence[str]) -> list[Word]:
+    """The words of ``after``, and amid them those of ``before`` that are gone, with what became of them. A word that is
+    gone in one place and new in another has moved.
+    """
+    parts = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    changed = [(before[b:bend], after[a:aend]) for kind, b, bend, a, aend in parts if kind != "equal"]
+    gone = Counter(word for old, _ in changed for word in old)
+    moved = gone & Counter(word for _, new in changed for word in new)
+    left, arrived, words = moved.copy(), moved.copy(), []
+    for kind, b, bend, a, aend in parts:
+        if kind == "equal":
+            words += [Word(word) for word in after[a:aend]]
+            continue
+        lost = []
+        for word in before[b:bend]:
+            if left[word]:
+                left[word] -= 1
+            else:
+                lost.append(word)
+        replaced = 0
+        for word in after[a:aend]:
+            if arrived[word]:
+                arrived[word] -= 1
+                words.append(Word(word, "moved"))
+            elif replaced < len(lost):
+                replaced += 1
+                words.append(Word(word, "replaced"))
+            else:
+                words.append(Word(word, "inserted"))
+        words += [Word(word, "deleted") for word in lost[replaced:]]
+    return words
+
+
+def _first_batches(loader: DataLoader, count: int) -> Iterator[Any]:
+    """The first batch of each of the first ``count`` epochs."""
+    for epoch in range(count):
+        loader.set_epoch(epoch)
+        yield next(iter(loader))
 
 
 def _features_at(policy: Policy) -> int | None:

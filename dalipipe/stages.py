@@ -68,8 +68,8 @@ def lower(policy: Policy, schema: Schema) -> Plan | StagedPlan:
     for field in schema.fields:
         if field.kind in ("audio", "series", "text"):
             raise ValueError(
-                f"{_first(nodes)!r} takes pictures, and {field.name!r} is {field.kind}: do what it does in the data set, "
-                "or by operators"
+                f"{_first(nodes)!r} takes pictures, and {field.name!r} is {field.kind}: do what it does in the data "
+                "set, or by operators"
             )
     moved = [f"{field.name} ({field.kind})" for field in schema.fields if field.kind in ("mask", "boxes", "points")]
     if moved:

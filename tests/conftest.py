@@ -101,6 +101,14 @@ def signals_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def tokens_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """csrc/cuda's edits of texts, and rows of them, compiled for the host."""
+    from emulation import TokenEmulation, compile_for_host
+
+    return TokenEmulation(compile_for_host(tmp_path_factory.mktemp("cuda_on_cpu"), "tokens"))
+
+
+@pytest.fixture(scope="session")
 def host_queue(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """csrc/cuda's JPEG decoder compiled for the host, as a decoder's device."""
     from emulation import jpeg_queue

@@ -131,6 +131,109 @@ class SignalEmulation:
         return int(self._launches())
 
 
+class TokenParams(ctypes.Structure):
+    """`TokenParams` of csrc/token.h."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("passes", "starts")],
+        ("n", ctypes.c_int32),
+        *[(name, ctypes.c_void_p) for name in ("data", "lengths", "capacities", "places", "out")],
+        ("out_count", ctypes.c_int64),
+        ("out_lengths", ctypes.c_void_p),
+        *[
+            field
+            for name in ("choices", "bags", "weights")
+            for field in ((name, ctypes.c_void_p), (f"{name}_count", ctypes.c_int32))
+        ],
+    ]
+
+
+class TokenRows(ctypes.Structure):
+    """`TokenRows` of csrc/token.h, its `TokenChoices` field by field."""
+
+    _fields_ = [
+        ("tokens", ctypes.c_void_p),
+        ("token_count", ctypes.c_int64),
+        ("spans", ctypes.c_void_p),
+        ("span_count", ctypes.c_int32),
+        ("starts", ctypes.c_void_p),
+        ("n", ctypes.c_int32),
+        *[(name, ctypes.c_void_p) for name in ("piece_starts", "pieces")],
+        *[(name, ctypes.c_int32) for name in ("words", "piece_count")],
+        *[(name, ctypes.c_void_p) for name in ("prefix", "suffix")],
+        *[(name, ctypes.c_int32) for name in ("prefix_count", "suffix_count", "most")],
+    ]
+
+
+class TokenTable(ctypes.Structure):
+    """`TokenTable` of csrc/token.h."""
+
+    _fields_ = [
+        ("out", ctypes.c_void_p),
+        ("row_step", ctypes.c_int64),
+        ("columns", ctypes.c_int32),
+        ("pad", ctypes.c_int64),
+    ]
+
+
+class TokenEmulation:
+    """Everything is a tensor or an array, as `native` takes it."""
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        self._edit, self._count, self._write = loaded.edit_tokens, loaded.count_rows, loaded.write_rows
+        self._launches = loaded.launches
+        for function in (self._edit, self._count, self._write):
+            function.restype = ctypes.c_char_p
+
+    def edit_tokens(self, *given: Any, choices: np.ndarray, bags: np.ndarray, weights: np.ndarray) -> None:
+        passes, starts, data, lengths, capacities, places, out, out_lengths = given
+        params = TokenParams(
+            passes.ctypes.data, starts.ctypes.data, len(starts) - 1, data.ctypes.data, lengths.ctypes.data,
+            capacities.ctypes.data, places.ctypes.data, out.data_ptr(), len(out), out_lengths.data_ptr(),
+            *(value for table in (choices, bags, weights) for value in (table.ctypes.data, len(table))),
+        )  # fmt: skip
+        _raise(self._edit(ctypes.byref(params)))
+
+    def count_rows(self, tokens: torch.Tensor, spans: torch.Tensor, starts: np.ndarray, **how: Any) -> torch.Tensor:
+        lengths = torch.empty(len(starts) - 1, dtype=torch.int32)
+        rows, _held = self._rows(tokens, spans, starts, **how)
+        _raise(self._count(ctypes.byref(rows), ctypes.c_void_p(lengths.data_ptr())))
+        return lengths
+
+    def write_rows(
+        self, tokens: torch.Tensor, spans: torch.Tensor, starts: np.ndarray, out: torch.Tensor, *, pad: int, **how: Any
+    ) -> None:
+        rows, _held = self._rows(tokens, spans, starts, **how)
+        to = TokenTable(out.data_ptr(), out.stride(0), out.shape[1], pad)
+        _raise(self._write(ctypes.byref(rows), ctypes.byref(to)))
+
+    def _rows(
+        self,
+        tokens: torch.Tensor,
+        spans: torch.Tensor,
+        starts: np.ndarray,
+        *,
+        pieces: Any = None,
+        prefix: Any = (),
+        suffix: Any = (),
+        most: int | None = None,
+    ) -> tuple[TokenRows, Any]:
+        around = [np.array(numbers, np.int32) for numbers in (prefix, suffix)]
+        table = (0, 0, 0, 0)
+        if pieces is not None:
+            table = (*(part.data_ptr() for part in pieces), len(pieces[0]) - 1, len(pieces[1]))
+        rows = TokenRows(
+            tokens.data_ptr(), len(tokens), spans.data_ptr(), len(spans), starts.ctypes.data, len(starts) - 1, *table,
+            *(part.ctypes.data for part in around), *map(len, around), 2**31 - 1 if most is None else most,
+        )  # fmt: skip
+        return rows, around
+
+    def launches(self) -> int:
+        """How many kernels the last call started."""
+        return int(self._launches())
+
+
 def _raise(message: bytes) -> None:
     if message:
         raise ValueError(message.decode())

@@ -26,7 +26,7 @@ from dalipipe import bench, doctor
 from dalipipe.cli import app
 from dalipipe.demo_data import DIGITS_COUNT, write_digits
 from dalipipe.figures import draw_curves, draw_grid
-from dalipipe.finetune.classifier import make_model, open_folders, series_file
+from dalipipe.finetune.classifier import longest_text, make_model, open_folders, open_texts, series_file
 from dalipipe.finetune.parts import Part
 from dalipipe.records import Records
 from dalipipe.schema import Field, Schema
@@ -135,6 +135,122 @@ def ts_files(folder: Path, name: str) -> Path:
 
 
 SIGNAL_RUN = ["--epochs", "1", "--batch-size", "4", "--workers", "1", "--device", "cpu"]
+
+
+def text_files_of(folder: Path, name: str = "reviews_{}.tsv", parts: tuple[str, ...] = ("train", "test")) -> Path:
+    """Two classes, told by a word or its synonym in the built-in table, in texts of 1 to 8 words."""
+    random = np.random.default_rng(0)
+    for part in parts:
+        lines = []
+        for n in range(24 if part == "train" else 8):
+            words = random.choice(["the", "film", "a", "plot", "of", ","], random.integers(0, 8)).tolist()
+            words.insert(int(random.integers(0, len(words) + 1)), ("good", "bad")[n % 2])
+            lines.append(f"{('no', 'yes')[n % 2]}\t{' '.join(words)}")
+        (folder / name.format(part)).write_text("\n".join(lines) + "\n")
+    return folder
+
+
+TEXT_RUN = ["--task", "text", "--epochs", "2", "--batch-size", "8", "--workers", "1", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("given", ["reviews", "reviews_train.tsv", ".", "reviews_train.tsv --val-fraction 0.25"])
+def test_train_on_texts_then_resume(given: str, tmp_path: Path) -> None:
+    data, *options = given.split()
+    parts = ("train",) if options else ("train", "test")
+    folder = text_files_of(tmp_path, "{}.tsv" if data == "." else "reviews_{}.tsv", parts)
+    arguments = ["train", folder / data, *options, *TEXT_RUN, "--out", tmp_path / "run"]
+    shown = call(*arguments)
+    assert shown.exit_code == 0, shown.output
+    counted = "18 to train on, 6" if options else "24 to train on, 8"
+    assert f"texts     {counted} to validate, 2 classes" in shown.output
+    assert "word-cnn" in shown.output and (tmp_path / "run" / "samples.png").is_file()
+    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert saved["classes"] == ["no", "yes"]
+    words = len(saved["model"]["vectors.weight"])
+    assert words > 3 + 8  # synonyms, too
+    if not options:
+        train, val = open_texts(folder / data)
+        assert val.vocabulary is train.vocabulary and len(train.vocabulary) < words
+    resumed = call(*arguments, "--resume")
+    assert resumed.exit_code == 0 and "epoch " not in resumed.output
+
+
+def test_train_a_hugging_face_model_from_its_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "film", "good", "bad", "a", "plot", "of", ","]
+    inner = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=6, num_labels=3, **size)
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **named).save_pretrained(tmp_path / "bert")
+    assert longest_text(tmp_path / "bert") == 6  # which some texts are longer than
+
+    text_files_of(tmp_path)
+    arguments = [*TEXT_RUN, "--model", tmp_path / "bert"]
+    shown = call("train", tmp_path / "reviews", *arguments, "--out", tmp_path / "run", "--lr", "1e-2")
+    assert shown.exit_code == 0, shown.output
+    assert "but for model.classifier.bias, model.classifier.weight" in " ".join(shown.output.split())
+    gpt2 = transformers.GPT2Config(vocab_size=len(words), n_positions=16, n_embd=8, n_layer=1, n_head=1)
+    transformers.GPT2ForSequenceClassification(gpt2).save_pretrained(tmp_path / "gpt2")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **named).save_pretrained(tmp_path / "gpt2")
+    arguments = [*TEXT_RUN, "--model", tmp_path / "gpt2", "--max-length", "5"]
+    shown = call("train", tmp_path / "reviews", *arguments, "--out", tmp_path / "other")
+    assert shown.exit_code == 0, shown.output
+
+
+def test_preview_texts(tmp_path: Path) -> None:
+    text_files_of(tmp_path)
+    for data in ("reviews", "reviews_test.tsv"):
+        out = tmp_path / f"{data}.png"
+        shown = call("preview", tmp_path / data, "--task", "text", "--out", out)
+        assert shown.exit_code == 0 and Image.open(out).width > 1000, shown.output
+
+
+def test_texts_that_cannot_be_used(tmp_path: Path) -> None:
+    def said(*arguments: Any) -> str:
+        shown = call(*arguments, *([] if "preview" in arguments else ["--out", tmp_path / "run"]))
+        assert shown.exit_code == 2, shown.output
+        return " ".join(shown.output.split())
+
+    text_files_of(tmp_path)
+    texts, file = ["--task", "text"], tmp_path / "reviews_test.tsv"
+    assert "say --task text" in said("train", file) and "say --task text" in said("preview", file)
+    assert "give a file, such as texts.tsv, or" in said("train", tmp_path / "other", *texts)
+    assert "split it with a val_fraction" in said("train", file, *texts)
+    assert "so leave val_fraction out" in said("train", tmp_path / "reviews", *texts, "--val-fraction", "0.2")
+    assert "no paths of their own" in said("train", file, *texts, "--hold-out", "a*")
+    assert "no model for text is called 'bert'; there is word-cnn and folders" in said(
+        "train", tmp_path / "reviews", *texts, "--model", "bert"
+    )
+    (tmp_path / "bert").mkdir()
+    assert "give a tokenizer.json" in said("train", tmp_path / "reviews", *texts, "--model", tmp_path / "bert")
+    assert "--max-length is for --task text" in said("train", tmp_path, "--max-length", "5")
+    (tmp_path / "plain.txt").write_text("a b\n")
+    assert "texts without labels" in said("train", tmp_path / "plain.txt", *texts, "--val-fraction", "0.5")
+    (tmp_path / "reviews_test.tsv").write_text("maybe\ta film\n")
+    assert "reviews_test.tsv, line 1: label 'maybe' is none of the 2 classes" in said(
+        "train", tmp_path / "reviews", *texts
+    )
+    (tmp_path / "alone_train.tsv").write_text("no\ta\nyes\tb\n")
+    assert "split it with a val_fraction" in said("train", tmp_path / "alone_train.tsv", *texts)
+    assert "no file of this kind to validate with: alone_val.tsv" in said("train", tmp_path / "alone", *texts)
+
+
+def test_labels_of_texts_may_be_numbers(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a b", "label": 2}\n{"text": "c", "label": 0}\n')
+    (tmp_path / "val.jsonl").write_text('{"text": "c", "label": 1}\n')
+    train, val = open_texts(tmp_path)
+    assert train.classes == val.classes == ["0", "1", "2"] and val.labels is not None and val.labels.tolist() == [1]
+    (tmp_path / "train.jsonl").write_text('{"text": "a b", "label": 0.5}\n')
+    with pytest.raises(ValueError, match="expected classes as labels"):
+        open_texts(tmp_path)
 
 
 @pytest.mark.parametrize("model", ["resnet1d", "inceptiontime"])

@@ -171,6 +171,51 @@ def test_names_and_fields_for_other_models(tmp_path: Path) -> None:
         trainer(tmp_path, loaders={"train_loader": [1]})
 
 
+TEXTS = ["the film was good and I liked it", "bad", "a film of no use", "it was good , the plot too"] * 5
+TEXT_POLICY = dalipipe.recipes.eda(copies=3)
+
+
+def texts(**kw: Any) -> dalipipe.DataLoader:
+    source = dalipipe.Text(TEXTS, np.arange(len(TEXTS)) % 2)
+    settings: dict[str, Any] = {"policy": TEXT_POLICY, "seed": 3, "device": "cpu", **kw}
+    return dalipipe.DataLoader(source, 8, **settings)
+
+
+def bert(words: int) -> Any:
+    torch.manual_seed(0)
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=words, **size))
+
+
+def test_texts_come_with_their_attention_mask(tmp_path: Path) -> None:
+    train, val = texts(shuffle=True), texts(policy=dalipipe.recipes.eda_eval(), shards="exact")
+    assert train.vocabulary is not None
+    words, seen = len(train.vocabulary), []
+
+    class Trainer(TrainerMixin, transformers.Trainer):
+        def training_step(self, model: Any, inputs: Any, *args: Any) -> Any:
+            assert set(inputs) == {"input_ids", "attention_mask", "labels"}
+            seen.append(inputs)
+            return super().training_step(model, inputs, *args)
+
+    one = trainer(
+        tmp_path, bert(words), kind=Trainer, loaders={"train_loader": train, "eval_loader": val}, num_train_epochs=1
+    )
+    one.train()
+    for inputs, batch in zip(seen, texts(shuffle=True), strict=True):
+        assert torch.equal(inputs["input_ids"], batch.text) and torch.equal(inputs["labels"], batch.label)
+        assert inputs["attention_mask"].dtype == torch.int64
+        assert torch.equal(inputs["attention_mask"].sum(1), batch.length)
+        assert ((inputs["input_ids"] != 0) == inputs["attention_mask"].bool()).all()
+    result = one.evaluate()
+    with torch.no_grad():
+        whole = next(iter(dalipipe.DataLoader(dalipipe.Text(TEXTS), len(TEXTS), device="cpu", seed=0)))
+        mask = torch.arange(whole.text.shape[1]) < whole.length[:, None]
+        labels_ = torch.arange(len(TEXTS)) % 2
+        expected = one.model.eval()(input_ids=whole.text, attention_mask=mask, labels=labels_).loss.item()
+    assert result["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_example(
     jpeg_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

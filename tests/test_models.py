@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from dalipipe.finetune.models import MODELS, InceptionTime, LogMelCNN, ResNet1d
 
-ALL = [*MODELS["audio"].values(), *MODELS["series"].values()]
+ALL: list[Any] = [*MODELS["audio"].values(), *MODELS["series"].values()]
 
 
 def batch(model: type[nn.Module], frames: int, n: int = 3, channels: int = 2) -> torch.Tensor:

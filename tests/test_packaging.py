@@ -198,7 +198,7 @@ def test_wheel_and_sdist_hold_what_they_should(tree, tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.startswith("dalipipe/_C.") and name.endswith(".so") for name in names)
-    assert {"dalipipe/py.typed", "dalipipe/native/jpegs.py", "dalipipe/ops/__init__.py"} <= set(names)
+    assert {"dalipipe/py.typed", "dalipipe/text/synonyms.txt", "dalipipe/ops/__init__.py"} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("csrc", "tests", "build")) for name in names)
     (sdist,) = tmp_path.glob("*.tar.gz")

@@ -14,12 +14,13 @@ from PIL import Image
 from sounds import wav
 
 import dalipipe
-from dalipipe.figures import Trace, _spectrogram_db, draw_grid, draw_traces, tinted
+from dalipipe.figures import Trace, Word, _spectrogram_db, draw_grid, draw_texts, draw_traces, tinted
 from dalipipe.ops import image as ops
 from dalipipe.ops import signal as signal_ops
+from dalipipe.ops import text as text_ops
 from dalipipe.ops.mix import CutMix, MixUp
 from dalipipe.policy import Choice, Node, OneOf, Policy
-from dalipipe.preview import preview
+from dalipipe.preview import compared, preview
 from dalipipe.records import SampleError
 from dalipipe.sources import Arrays, AudioFolder, ImageFolder, ImageMasks, Series, Source
 
@@ -337,3 +338,118 @@ def test_a_tone_is_seen_at_its_frequency() -> None:
     louder = _spectrogram_db(10 * tone, 8000.0)
     np.testing.assert_allclose(louder.max() - power.max(), 20, atol=1e-3)
     assert np.isfinite(_spectrogram_db(np.zeros((3, 2)), 8000.0)).all()
+
+
+# Texts -------------------------------------------------------------------------------------------------------------
+
+
+def changes(before: str, after: str) -> list[tuple[str, str]]:
+    return [(word.text, word.change) for word in compared(before.split(), after.split()) if word.change != "same"]
+
+
+@pytest.mark.parametrize(
+    "before, after, expected",
+    [
+        ("a b c", "a b c", []),
+        ("a b c", "a x c", [("x", "replaced")]),
+        ("a b c", "a b x c", [("x", "inserted")]),
+        ("a b c", "a c", [("b", "deleted")]),
+        ("a b c d e", "a e c d b", [("e", "moved"), ("b", "moved")]),
+        ("a b c d", "x y b d", [("x", "replaced"), ("y", "inserted"), ("c", "deleted")]),
+        ("", "x", [("x", "inserted")]),
+        ("a", "", [("a", "deleted")]),
+        ("", "", []),
+    ],
+)
+def test_what_became_of_words(before: str, after: str, expected: list[tuple[str, str]]) -> None:
+    assert changes(before, after) == expected
+
+
+def test_the_words_shown_are_those_that_are_there() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        before, after = (random.choice(list("abcdef"), random.integers(0, 9)).tolist() for _ in range(2))
+        shown = compared(before, after)
+        assert [word.text for word in shown if word.change != "deleted"] == after
+        of = {change: sum(word.change == change for word in shown) for change in ("inserted", "deleted")}
+        assert len(before) - of["deleted"] + of["inserted"] == len(after)
+
+
+def sentences(**options: Any) -> dalipipe.Text:
+    texts = [f"the {noun} was {'good' if n % 2 else 'bad'} and I liked it" for n, noun in enumerate("abcdefgh")]
+    return dalipipe.Text(texts, np.arange(8) % 2, classes=["no", "yes"], **options)
+
+
+SYNONYMS = {"good": ["great", "fine"], "bad": ["poor"]}
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    caught: dict[str, Any] = {}
+
+    def catch(rows: Any, path: Any, **options: Any) -> Any:
+        caught.update(rows=rows, options=options)
+        return path
+
+    def call(source: Any, nodes: list[Node], **arguments: Any) -> Any:
+        monkeypatch.setattr(dalipipe.preview, "draw_texts", catch)
+        preview(source, Policy(nodes), "nowhere.png", **arguments)
+        return caught["rows"], caught["options"]
+
+    return call
+
+
+def test_texts_are_those_of_the_first_epochs(written: Any) -> None:
+    source, policy = sentences(), [text_ops.SynonymReplacement(0.1, SYNONYMS), text_ops.RandomDeletion(0.3, p=0.5)]
+    rows, options = written(source, policy, samples=3, seed=4)
+    assert options["column_labels"] == ["original", "1", "2", "3"] and options["row_labels"] == ["no", "no", "yes"]
+    loader = dalipipe.DataLoader(source, 8, policy=Policy(policy), seed=4)
+    assert loader.vocabulary is not None
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        batch = next(iter(loader))
+        for row, index in zip(rows, (0, 4, 7), strict=True):
+            seen = [word.text for word in row[1 + epoch] if word.change != "deleted"]
+            assert seen == loader.vocabulary.words_of(batch.text[index].tolist())
+            assert all(word.change == "same" for word in row[0])
+    assert {word.text for row in rows for text in row for word in text if word.change == "replaced"} <= {
+        "great",
+        "fine",
+        "poor",
+    }
+
+
+def test_texts_operator_by_operator(written: Any) -> None:
+    policy: list[Node] = [OneOf([text_ops.SynonymReplacement(0.1, SYNONYMS), text_ops.WordReversal()], p=0.1)]
+    rows, options = written(sentences(), policy, each=True, variants=2)
+    assert [label.split("\n")[0] for label in options["row_labels"]] == ["SynonymReplacement", "", "WordReversal", ""]
+    for row in rows[:2]:
+        assert all([word.change for word in text].count("replaced") == 1 for text in row[1:])
+    for row in rows[2:]:
+        assert [word.text for word in row[1] if word.change != "deleted"] == [word.text for word in row[0]][::-1]
+
+
+def test_texts_for_a_tokenizer_are_shown_as_it_reads_them(written: Any) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = [*"abcdefgh", "the", "was", "good", "bad", "and", "I", "liked", "it", "great", "fine", "poor"]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: n for n, w in enumerate(["?", *words])}, "?"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    rows, _ = written(sentences(tokenizer=tokenizer), [text_ops.SynonymReplacement(0.1, SYNONYMS)], samples=2)
+    assert [word.text for word in rows[0][0]] == "the a was bad and I liked it".split()
+    assert [(word.text, word.change) for word in rows[0][1]][3] == ("poor", "replaced")
+
+
+def test_texts_are_drawn(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = preview(sentences(), Policy([text_ops.RandomSwap()]), tmp_path / "a.png", title="swaps")
+        words = [Word(text) for text in ["x" * 300, "日本語", "$a_1$", "", *("word" for _ in range(100))]]
+        long = draw_texts([[words], [[]]], tmp_path / "b.png", column_labels=["original"])
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    for colour in ((37, 99, 235), (31, 41, 51)):  # moved words, and the others
+        assert (np.abs(picture - colour).sum(2) < 30).sum() > 50
+    assert Image.open(long).width == picture.shape[1]
+    assert path.read_bytes() == preview(sentences(), Policy([text_ops.RandomSwap()]), path, title="swaps").read_bytes()
+    for rows in ([], [[]]):
+        with pytest.raises(ValueError, match="no texts given"):
+            draw_texts(rows, tmp_path / "c.png")

@@ -239,6 +239,8 @@ def test_source_with_a_tokenizer(tokenizer: Tokenizer) -> None:
     assert np.array_equal(again.encoding.pieces(again.vocabulary)[1], encoding.pieces(source.vocabulary)[1])
     assert Text([*TEXTS, ""], tokenizer=tokenizer).fingerprint() != source.fingerprint()
 
+    assert Text(TEXTS, tokenizer=word_piece()).fingerprint() != Text(TEXTS, tokenizer=unigram()).fingerprint()
+
     known = Text(["the cat"], vocabulary=source.vocabulary, tokenizer=tokenizer)
     assert known.vocabulary is source.vocabulary
     other = Text(["the dog"], vocabulary=source.vocabulary, tokenizer=tokenizer)  # the numbers are pieces: nothing is

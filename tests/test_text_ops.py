@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_cases import CASES, CLASSES, IDS, SYNONYMS, WORDS, Case, made, vocabulary
+from text_cases import CASES, CLASSES, IDS, SYNONYMS, WORDS, Case, made, use_kernels, vocabulary
 
 import dalipipe
 from dalipipe import rng
@@ -141,6 +141,13 @@ def test_a_batch_without_samples_is_none(case: Case) -> None:
 def test_a_device_gives_what_the_host_gives(case: Case) -> None:
     plan = plan_of([case.op])
     assert same(run(plan), run(plan, device=CUDA))
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_kernels_give_the_specification(case: Case, tokens_on_cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_kernels(tokens_on_cpu, monkeypatch)
+    plan = plan_of([case.op])
+    assert same(run(plan), referred(plan)) and tokens_on_cpu.launches() == 1
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)

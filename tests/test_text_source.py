@@ -323,6 +323,8 @@ def test_hugging_face(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "\\ud800"}\n', {}, "a.jsonl, line 1: no valid Unicode"),
         ("a.jsonl", '{"text": "a", "label": null}\n', {}, "a.jsonl, line 1: no label"),
         ("a.json", "[1, 2", {}, "a.json: no JSON"),
+        ("a.json", "[1, 2]", {}, "a.json, item 1: expected an object with keys, got '1'"),
+        ("a.json", '[{"text": "a"}, {"text": "b", "label": 1}]', {}, "a.json, item 1: no 'label'; it has 'text'"),
         ("a.doc", "x", {}, "expected a file called .txt, .csv"),
         ("a.txt", "x", {"errors": "ignore"}, 'errors must be "strict" or "replace"'),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from text_cases import CASES, CLASSES, SYNONYMS, made
+from text_cases import CASES, CLASSES, SYNONYMS, made, use_kernels
 
 import dalipipe
 from dalipipe.ops import mix
@@ -141,33 +141,51 @@ def test_rows_are_rounded_up_and_cut_off() -> None:
             )
 
 
-def test_a_tokenizers_pieces_stand_for_edited_words() -> None:
+@pytest.fixture(scope="module")
+def word_pieces() -> Any:
+    """A tokenizer of few pieces, made of these texts, with [CLS] and [SEP] around."""
     tokenizers = pytest.importorskip("tokenizers")
     made_of = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     made_of.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     trainer = tokenizers.trainers.WordPieceTrainer(vocab_size=60, special_tokens=special)
     made_of.train_from_iterator([*TEXTS, ". ; ? : ! ,"], trainer)
-    cls, sep = made_of.token_to_id("[CLS]"), made_of.token_to_id("[SEP]")
-    made_of.post_processor = tokenizers.processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
-    policy = dalipipe.Policy([*POLICY.ops, ops.SpanMask(0.2, p=0.3), mix.TextCutMix(num_classes=CLASSES, p=0.4)])
-    bare = dalipipe.Text(TEXTS, LABELS, split="space")
-    for max_length, multiple in ((None, 1), (None, 16), (25, 8)):
-        sizes: dict[str, Any] = {"max_length": max_length, "multiple": multiple}
-        source = dalipipe.Text(TEXTS, LABELS, split="space", tokenizer=made_of, **sizes)
-        words = loader(bare, policy=policy)
-        assert words.vocabulary is not None
-        for pieces, edited in zip(loader(source, policy=policy), words, strict=True):
-            assert pieces.text.shape[1] % multiple == 0 or pieces.text.shape[1] == max_length
-            for row in range(len(pieces.length)):
-                text = words.vocabulary.words_of(edited.text[row].tolist())
-                text = ["[MASK]" if word == "<mask>" else word for word in text]
-                expected = made_of.encode(text, is_pretokenized=True).ids
-                if max_length is not None:
-                    expected = [*expected[:-1][: max_length - 1], sep]
-                count = int(pieces.length[row])
-                assert pieces.text[row, :count].tolist() == expected and not pieces.text[row, count:].any()
-            assert torch.equal(pieces.label, edited.label)
+    around = (("[SEP]", made_of.token_to_id("[SEP]")), ("[CLS]", made_of.token_to_id("[CLS]")))
+    made_of.post_processor = tokenizers.processors.BertProcessing(*around)
+    return made_of
+
+
+ALL = dalipipe.Policy([*POLICY.ops, ops.SpanMask(0.2, p=0.3), mix.TextCutMix(num_classes=CLASSES, p=0.4)])
+
+
+@pytest.mark.parametrize(("max_length", "multiple"), [(None, 1), (None, 16), (25, 8)])
+def test_pieces_stand_for_edited_words(
+    source: dalipipe.Text, word_pieces: Any, max_length: int | None, multiple: int
+) -> None:
+    given: dict[str, Any] = {"tokenizer": word_pieces, "max_length": max_length, "multiple": multiple}
+    pieced = loader(dalipipe.Text(TEXTS, LABELS, split="space", **given), policy=ALL)
+    words = loader(source, policy=ALL)
+    assert words.vocabulary is not None
+    for pieces, edited in zip(pieced, words, strict=True):
+        assert pieces.text.shape[1] % multiple == 0 or pieces.text.shape[1] == max_length
+        assert torch.equal(pieces.label, edited.label)
+        for row, count in enumerate(pieces.length.tolist()):
+            text = words.vocabulary.words_of(edited.text[row].tolist())
+            text = ["[MASK]" if word == "<mask>" else word for word in text]
+            *expected, end = word_pieces.encode(text, is_pretokenized=True).ids
+            expected = [*expected[: None if max_length is None else max_length - 1], end]
+            assert pieces.text[row, :count].tolist() == expected and not pieces.text[row, count:].any()
+
+
+def test_kernels_make_the_batches_that_the_host_makes(
+    source: dalipipe.Text, word_pieces: Any, tokens_on_cpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieced = dalipipe.Text(TEXTS, LABELS, split="space", tokenizer=word_pieces, max_length=25, multiple=8)
+    expected = [list(loader(of, policy=ALL)) for of in (source, pieced)]
+    use_kernels(tokens_on_cpu, monkeypatch)
+    for of, batches in zip((source, pieced), expected, strict=True):
+        for host, device in zip(batches, loader(of, policy=ALL), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(host, device, strict=True))
 
 
 # Mixing -------------------------------------------------------------------------------------------------------------
@@ -330,9 +348,9 @@ def test_explain(source: dalipipe.Text) -> None:
 
 
 @pytest.mark.cuda
-def test_texts_on_cuda_are_those_of_the_cpu(source: dalipipe.Text) -> None:
-    policy = dalipipe.Policy([*POLICY.ops, mix.TextCutMix(num_classes=CLASSES)])
-    for used in (POLICY, policy):
-        for cpu, cuda in zip(loader(source, policy=used), loader(source, policy=used, device="cuda"), strict=True):
-            assert cuda.text.is_cuda and torch.equal(cpu.text, cuda.text.cpu())
-            assert torch.equal(cpu.length, cuda.length.cpu()) and torch.equal(cpu.label, cuda.label.cpu())
+def test_texts_on_cuda_are_those_of_the_cpu(source: dalipipe.Text, word_pieces: Any) -> None:
+    pieced = dalipipe.Text(TEXTS, LABELS, split="space", tokenizer=word_pieces, max_length=25, multiple=8)
+    for of in (source, pieced):
+        for policy in (POLICY, ALL):
+            for cpu, cuda in zip(loader(of, policy=policy), loader(of, policy=policy, device="cuda"), strict=True):
+                assert cuda.text.is_cuda and all(torch.equal(a, b.cpu()) for a, b in zip(cpu, cuda, strict=True))

@@ -107,6 +107,28 @@ def test_a_line_of_a_hundred_thousand_words(edit: str) -> None:
     assert got == texts.expected()
 
 
+def test_the_cuda_kernel_equals_the_cpu(tokens_on_cpu: Any) -> None:
+    for seed in range(12):
+        texts = Maker(seed, [1, 3, 40][seed % 3]).batch(LENGTHS * 20, room=seed % 3)
+        assert texts.run(tokens_on_cpu.edit_tokens) == texts.run(), seed
+        assert tokens_on_cpu.launches() == 1
+    assert Maker(0).batch([]).run(tokens_on_cpu.edit_tokens) == []
+    long = Maker(1, 900).batch([20_000], most=8)
+    assert long.run(tokens_on_cpu.edit_tokens) == long.run()
+    long.add([1, 2], {"edit": "swap"}, {"edit": "mask", "share": 2.0})
+    with pytest.raises(ValueError, match="edit_tokens: sample 1, pass 1: share must be 0 to 1, got 2"):
+        long.run(tokens_on_cpu.edit_tokens)
+
+
+@pytest.mark.cuda
+def test_a_gpu_equals_the_cpu() -> None:
+    for seed in range(12):
+        texts = Maker(seed, [1, 3, 40][seed % 3]).batch(LENGTHS * 20, room=seed % 3)
+        assert texts.run(device="cuda") == texts.run(), seed
+    texts = Maker(0, 5000).batch([100_000], most=8)
+    assert texts.run(device="cuda") == texts.run()
+
+
 def test_many_samples_by_many_threads() -> None:
     texts = Maker(3).batch([7] * 2000)
     assert texts.run(threads=4) == texts.run()
@@ -368,6 +390,20 @@ class Rows:
 def test_rows_equal_their_specification(seed: int) -> None:
     rows = Rows.make(seed)
     assert rows.run(threads=1 + seed % 3, spare=seed % 4) == rows.expected()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_cuda_kernels_of_rows_equal_the_cpu(tokens_on_cpu: Any, seed: int) -> None:
+    rows = Rows.make(seed)
+    assert rows.run(tokens_on_cpu, spare=seed % 4) == rows.expected()
+    assert tokens_on_cpu.launches() == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_on_a_gpu_equal_the_cpu(seed: int) -> None:
+    rows = Rows.make(seed, n=500)
+    assert rows.run(device="cuda", spare=seed % 4) == rows.expected()
 
 
 def test_rows_of_arrays() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pytest
 
+from dalipipe import native
 from dalipipe.ops import text as ops
 from dalipipe.policy import Choice, Op
 from dalipipe.text import Vocabulary
@@ -72,3 +75,18 @@ def made(words: tuple[int, ...] | list[int], seed: int = 0) -> list[list[str]]:
 def vocabulary(texts: list[list[str]]) -> Vocabulary:
     """Of texts whose classes go round."""
     return Vocabulary.build(texts, np.arange(len(texts)) % CLASSES)
+
+
+def use_kernels(emulation: Any, patch: pytest.MonkeyPatch) -> None:
+    """From here on engines run csrc/cuda's kernels, compiled for the host."""
+
+    def edit(*given: Any, threads: int, keep: Any, **tables: np.ndarray) -> native.Running:
+        emulation.edit_tokens(*given, **tables)
+        return native.Running(None)
+
+    def on(name: str) -> Any:
+        return lambda *given, threads, **options: getattr(emulation, name)(*given, **options)
+
+    patch.setattr(native, "start_edit_tokens", edit)
+    for name in ("count_rows", "write_rows"):
+        patch.setattr(native, name, on(name))

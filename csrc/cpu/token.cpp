@@ -34,6 +34,15 @@ class Workspace {
   std::unique_ptr<uint32_t[]> bits_;
 };
 
+// What a text that comes soon reads, from anywhere, is on its way by then.
+void fetch_ahead(const TokenParams& p, int64_t i) {
+  constexpr int64_t kAhead = 6, kLine = 16;  // samples, tokens
+  if (i + kAhead >= p.n) return;
+  const int32_t* text = reinterpret_cast<const int32_t*>(p.data[i + kAhead]);
+  __builtin_prefetch(text);
+  if (p.lengths[i + kAhead] > kLine) __builtin_prefetch(text + kLine);
+}
+
 void run_sample(const TokenParams& p, const TokenTables& tables, int64_t i, Workspace& workspace) {
   int32_t* const tokens = p.out + p.places[i];
   int32_t length = p.lengths[i];
@@ -46,6 +55,16 @@ void run_sample(const TokenParams& p, const TokenTables& tables, int64_t i, Work
     workspace.trim();
   }
   p.out_lengths[i] = length;
+}
+
+// Calls use(i) for every sample; a thread takes a few at a time, since one is soon done.
+template <typename Use>
+void each_sample(int32_t n, int32_t threads, const Use& use) {
+  constexpr int64_t kTogether = 32;
+  parallel_for((n + kTogether - 1) / kTogether, threads, [&](int64_t group) {
+    const int64_t end = std::min<int64_t>(n, (group + 1) * kTogether);
+    for (int64_t i = group * kTogether; i < end; ++i) use(i);
+  });
 }
 
 // Calls use(tokens, count) for each span of a row.
@@ -80,15 +99,16 @@ void write_row(const TokenRows& r, int64_t i, int64_t* row, int32_t columns, int
 void edit_tokens_cpu(const TokenParams& p, int32_t threads) {
   check_tokens(p);
   const TokenTables tables{p.choices, p.bags, p.weights};
-  parallel_for(p.n, threads, [&](int64_t i) {
+  each_sample(p.n, threads, [&](int64_t i) {
     static thread_local Workspace workspace;
+    fetch_ahead(p, i);
     run_sample(p, tables, i, workspace);
   });
 }
 
 void count_rows_cpu(const TokenRows& r, int32_t threads, int32_t* lengths) {
   check_rows(r);
-  parallel_for(r.n, threads, [&](int64_t i) {
+  each_sample(r.n, threads, [&](int64_t i) {
     int64_t length = int64_t{r.prefix_count} + r.suffix_count;
     each_span(r, i, [&](const int32_t* tokens, int64_t count) {
       if (r.pieces.starts == nullptr) {
@@ -106,7 +126,7 @@ void count_rows_cpu(const TokenRows& r, int32_t threads, int32_t* lengths) {
 
 void write_rows_cpu(const TokenRows& r, const TokenTable& to, int32_t threads) {
   check_rows(r, to);
-  parallel_for(r.n, threads, [&](int64_t i) { write_row(r, i, to.out + i * to.row_step, to.columns, to.pad); });
+  each_sample(r.n, threads, [&](int64_t i) { write_row(r, i, to.out + i * to.row_step, to.columns, to.pad); });
 }
 
 }  // namespace dalipipe

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ TASKS = {
     "image": Task("resnet18", "imagenet_train", "pictures"),
     "audio": Task("logmel-cnn", "speech", "sounds"),
     "series": Task("inceptiontime", "series", "series"),
+    "text": Task("word-cnn", "eda", "texts"),
 }
 RATE_HZ, CHANNELS = 16000, 1
 
@@ -39,14 +42,18 @@ def task_of(name: str, **options: Any) -> Task:
     return TASKS[name]
 
 
-_TASK_OF_OPTION = {"size": "image", "masks": "image", "rate_hz": "audio", "channels": "audio"}
+_TASK_OF_OPTION = {"size": "image", "masks": "image", "rate_hz": "audio", "channels": "audio", "max_length": "text"}
 
 
 def open_one(data: Path, task: str = "image", *, rate_hz: int = RATE_HZ, channels: int = CHANNELS) -> Source:
-    """The pictures, sounds or series in ``data``, or in its train/ where it has one."""
-    from dalipipe.finetune.classifier import open_audio, series_file
-    from dalipipe.sources import open_source
+    """The pictures, sounds, series or texts in ``data``, or in what is for training where there is such a part."""
+    from dalipipe.finetune.classifier import open_audio, series_file, text_files
+    from dalipipe.sources import ImageFolder, open_source
 
+    if task == "text":
+        from dalipipe.sources import Text
+
+        return Text.open(text_files(data)[0])
     if task == "series":
         from dalipipe.sources import Series
 
@@ -54,11 +61,27 @@ def open_one(data: Path, task: str = "image", *, rate_hz: int = RATE_HZ, channel
     part = data / "train" if (data / "train").is_dir() else data
     if task == "audio":
         return open_audio(part, rate_hz=rate_hz, channels=channels)
-    source = open_source(part)
+    with hint_at_texts(data):
+        source = open_source(part)
+        if isinstance(source, ImageFolder) and data.is_file() and not Path(source.paths[0]).exists():
+            raise FileNotFoundError(f"{data} lists {source.paths[0]}, which is not there")
     for other in ("audio", "series"):
         if source.schema.of_kind(other):
             raise ValueError(f"{part} holds {TASKS[other].noun}: say --task {other}")
     return source
+
+
+@contextlib.contextmanager
+def hint_at_texts(data: Path) -> Iterator[None]:
+    """What goes wrong with a file that may be one of texts is told so."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        from dalipipe.sources.text_files import ENDINGS
+
+        if data.suffix.lower() not in ENDINGS:
+            raise
+        raise type(error)(f"{error}. If {data} holds texts, say --task text") from error
 
 
 def policy_of(wanted: str, *, size: int | None = None, rate_hz: int = RATE_HZ) -> Policy:

@@ -33,7 +33,8 @@ def preview(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of pictures or sounds: one sub-folder per class; with --masks, any; or a file of series, .ts.",
+            help="Folder of pictures or sounds: one sub-folder per class; with --masks, any; a file of series, .ts; or "
+            "one of texts, .tsv, .csv, .jsonl, .parquet, .txt.",
             show_default="the demo's digits",
         ),
     ] = None,
@@ -41,7 +42,7 @@ def preview(
     policy: Annotated[
         str | None,
         typer.Option(
-            help="A recipe, or a policy's .yaml or .json file.", show_default="imagenet_train, speech, series"
+            help="A recipe, or a policy's .yaml or .json file.", show_default="imagenet_train, speech, series, eda"
         ),
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="A row for each operator of the policy, alone.")] = False,
@@ -53,16 +54,20 @@ def preview(
     channels: Channels = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples, evenly spaced in the data.", show_default="6, of signals 4; with --each 1"),
+        typer.Option(
+            min=1, help="Samples, evenly spaced in the data.", show_default="6, of signals 4; with --each 1, of texts 2"
+        ),
     ] = None,
     variants: Annotated[
         int | None,
-        typer.Option("--variants", "--n", min=1, help="Variants of each sample.", show_default="8, of signals 3"),
+        typer.Option(
+            "--variants", "--n", min=1, help="Variants of each sample.", show_default="8, of signals and texts 3"
+        ),
     ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
 ) -> None:
-    """Write a PNG with a row per picture, sound or series: the original, and what training would see of it."""
+    """Write a PNG with a row per picture, sound, series or text: the original, and what training would see of it."""
     with plain_errors():
         from dalipipe.demo_data import write_digits
         from dalipipe.preview import preview as draw

@@ -21,9 +21,17 @@ Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and augmentati
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already in --out.")]
 Model = Annotated[str, typer.Option(help="Any torchvision classification model.")]
-TaskOption = Annotated[str, typer.Option("--task", help="What the data are: image, audio or series.")]
+TaskOption = Annotated[str, typer.Option("--task", help="What the data are: image, audio, series or text.")]
 FrameRate = Annotated[
     int | None, typer.Option("--rate-hz", min=1, help="Frames a second, of sounds.", show_default="16000")
 ]
 Channels = Annotated[int | None, typer.Option(min=1, help="Of sounds, as they are mixed down.", show_default="1")]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(min=1, help="Words, or a tokenizer's pieces, of a text at most.", show_default="what the model takes"),
+]
+RateOfModel = Annotated[
+    float | None,
+    typer.Option("--lr", help="Peak learning rate.", show_default="0.001, of Hugging Face's models 5e-05"),
+]
 Weights = Annotated[Path | None, typer.Option(help="Start from the weights in this file.", show_default="from scratch")]

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
-from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, policy_of, task_of
+from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, hint_at_texts, policy_of, task_of
 from dalipipe.cli.options import (
     BatchSize,
     Channels,
     Device,
     Epochs,
     FrameRate,
+    MaxLength,
     Model,
     Overwrite,
     Rate,
+    RateOfModel,
     Resume,
     Seed,
     Size,
@@ -88,7 +90,8 @@ def train(
         Path,
         typer.Argument(
             help="Folder with train/ and val/, or one to split by --val-fraction or --hold-out; of series, NAME for "
-            "NAME_TRAIN.ts and NAME_TEST.ts."
+            "NAME_TRAIN.ts and NAME_TEST.ts; of texts, NAME for NAME_train.tsv and NAME_test.tsv, a folder with "
+            "train.tsv and val.tsv, or a file to split; or .csv, .jsonl, .parquet."
         ),
     ],
     task: TaskOption = "image",
@@ -106,8 +109,9 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Any torchvision classification model; for audio logmel-cnn; for series resnet1d or inceptiontime.",
-            show_default="resnet18, logmel-cnn, inceptiontime",
+            help="Any torchvision classification model; for audio logmel-cnn; for series resnet1d or inceptiontime; "
+            "for texts word-cnn, or the folder of a Hugging Face model and its tokenizer.",
+            show_default="resnet18, logmel-cnn, inceptiontime, word-cnn",
         ),
     ] = None,
     weights: Weights = None,
@@ -116,12 +120,13 @@ def train(
     size: SizeOfRecipe = None,
     rate_hz: FrameRate = None,
     channels: Channels = None,
-    lr: Rate = 1e-3,
+    max_length: MaxLength = None,
+    lr: RateOfModel = None,
     policy: Annotated[
         str | None,
         typer.Option(
             help="For training: a recipe, or a policy's .yaml or .json file.",
-            show_default="imagenet_train, speech, series",
+            show_default="imagenet_train, speech, series, eda",
         ),
     ] = None,
     eval_policy: Annotated[
@@ -149,21 +154,22 @@ def train(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a model on a folder of pictures or sounds, or on files of series.
+    """Train a model on a folder of pictures or sounds, or on files of series or texts.
 
     On several GPUs: torchrun --nproc-per-node 8 -m dalipipe train … The batch size is that of all of them together.
     A run may be continued (--resume) by another number of processes. When torchrun itself starts them anew
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with plain_errors():
-        from dalipipe.finetune.classifier import open_data
+        from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
-        defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels)
+        defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or defaults.policy
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
             raise ValueError(f"--on-error must be raise or substitute, got {on_error}")
+        folder = model if is_folder_of_model(model, task) else None
         restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
         job = _Job(
             title=f"{model} on {data}",
@@ -172,7 +178,7 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             size=size,
-            lr=lr,
+            lr=lr or (1e-3 if folder is None else 5e-5),
             policy=policy,
             eval_policy=eval_policy,
             workers=workers,
@@ -189,14 +195,17 @@ def train(
             task=task,
             rate_hz=rate_hz or RATE_HZ,
         )
-        sources = open_data(
-            data,
-            task,
-            val_fraction=val_fraction,
-            hold_out=hold_out,
-            rate_hz=job.rate_hz,
-            channels=channels or CHANNELS,
-        )
+        with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
+            sources = open_data(
+                data,
+                task,
+                val_fraction=val_fraction,
+                hold_out=hold_out,
+                rate_hz=job.rate_hz,
+                channels=channels or CHANNELS,
+                tokenizer=folder,
+                max_length=max_length or (None if folder is None else longest_text(folder)),
+            )
         _fit(*sources, job)
 
 
@@ -259,16 +268,14 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     from dalipipe.doctor import usable_cores
     from dalipipe.figures import draw_curves
     from dalipipe.finetune import finetune
-    from dalipipe.finetune.classifier import make_model
+    from dalipipe.finetune.classifier import is_folder_of_model, make_model
     from dalipipe.loader import DataLoader
     from dalipipe.preview import preview as draw_samples
+    from dalipipe.sources import Text
 
     classes = train.classes or []
     recipe = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
     eval_recipe = policy_of(job.eval_policy or eval_twin(job.policy), size=job.size, rate_hz=job.rate_hz)
-    torch.manual_seed(job.seed)
-    channels = next((field.channels for field in train.schema.fields if field.kind == job.task), None) or 1
-    model, fresh = make_model(job.model, len(classes), task=job.task, channels=channels, weights=job.weights)
     options: dict[str, Any] = {
         "batch_size": ranks.share(min(job.batch_size, len(train))),
         "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
@@ -291,6 +298,20 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         cache_bytes=job.cache_bytes,
         **options,
     )
+    vocabulary = train_loader.vocabulary
+    if vocabulary is not None and isinstance(val, Text):
+        val = val.with_vocabulary(vocabulary)  # with what the policy may write
+    torch.manual_seed(job.seed)
+    channels = next((field.channels for field in train.schema.fields if field.kind == job.task), None) or 1
+    model, fresh = make_model(
+        job.model,
+        len(classes),
+        task=job.task,
+        channels=channels,
+        vocabulary_size=0 if vocabulary is None else len(vocabulary),
+        pad=train.encoding.pad if isinstance(train, Text) else None,
+        weights=job.weights,
+    )
     val_loader = DataLoader(
         val,
         shards="exact",
@@ -300,8 +321,9 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     )
 
     parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    origin = "from scratch" if job.weights is None else f"from {job.weights}"
-    if job.weights is not None and fresh:
+    start = job.model if job.weights is None and is_folder_of_model(job.model, job.task) else job.weights
+    origin = "from scratch" if start is None else f"from {start}"
+    if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
     place = f"{torch.cuda.get_device_name(device)}, bf16" if device.type == "cuda" else "CPU, float32"
     if ranks.world_size > 1:

@@ -149,10 +149,9 @@ class _Tables:
             one["words"], one["count"] = len(starts) - 1, len(tokens)
         bags = np.zeros(len(tables.bags), native.TOKEN_BAG)
         for one, bag in zip(bags, tables.bags, strict=True):
-            one["tokens"], one["count"], one["first"] = self._hold(bag.tokens), bag.count, bag.first
-            if bag.other is not None:
-                other = bag.first + bag.other if bag.tokens is None else bag.tokens[bag.other]
-                one["keep"], one["other"] = self._hold(bag.keep), self._hold(other)
+            one["count"], one["first"] = bag.count, bag.first
+            for name in ("tokens", "keep", "other"):
+                one[name] = self._hold(getattr(bag, name))
         weights = np.zeros(len(tables.weights), native.TOKEN_WEIGHTS)
         for one, values in zip(weights, tables.weights, strict=True):
             one["weights"], one["words"] = self._hold(values), len(values)

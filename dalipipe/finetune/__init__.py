@@ -4,6 +4,7 @@ from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
 from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_cross_entropy
+from dalipipe.finetune.objectives import Objective, Scores, classify, predict_next
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
 
 __all__ = [
@@ -11,13 +12,17 @@ __all__ = [
     "FineTuneConfig",
     "Interrupted",
     "Mixed",
+    "Objective",
     "PeerLostError",
     "Ranks",
     "Result",
+    "Scores",
+    "classify",
     "evaluate",
     "finetune",
     "local_device",
     "mixup_embeddings",
+    "predict_next",
     "process_group",
     "soft_cross_entropy",
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,9 @@ from torch import nn
 
 from dalipipe.finetune.models import MODELS
 from dalipipe.finetune.parts import Part, choose
-from dalipipe.sources import ImageFolder, Packed, Source, open_source
+from dalipipe.finetune.text_models import HFClassifier
+from dalipipe.sources import ImageFolder, Packed, Source, Text, open_source
+from dalipipe.sources.text_files import ENDINGS
 
 _NO_AUXILIARY_HEAD = ("googlenet", "inception_v3")
 
@@ -27,14 +31,21 @@ def open_data(
     hold_out: str | None = None,
     rate_hz: float = 16000,
     channels: int = 1,
+    tokenizer: str | os.PathLike[str] | None = None,
+    max_length: int | None = None,
 ) -> tuple[Source, Source]:
     """What to train on and what to validate with.
 
     ``task``: ``"image"``, see :func:`open_folders`; ``"audio"``, folders of sounds or manifests likewise, which come
-    with ``rate_hz`` frames a second and ``channels``; ``"series"``, see :func:`open_series`.
+    with ``rate_hz`` frames a second and ``channels``; ``"series"``, see :func:`open_series`; ``"text"``, see
+    :func:`open_texts`.
 
     Raises ``FileNotFoundError``, ``ValueError`` as these do.
     """
+    if task == "text":
+        if hold_out is not None:
+            raise ValueError("texts of a file have no paths of their own to hold out: give val_fraction")
+        return open_texts(data, val_fraction=val_fraction, tokenizer=tokenizer, max_length=max_length)
     if task == "audio":
         opener = functools.partial(open_audio, rate_hz=rate_hz, channels=channels)
         train, val = open_folders(data, val_fraction=val_fraction, hold_out=hold_out, opener=opener)
@@ -127,6 +138,88 @@ def series_file(data: str | os.PathLike[str], part: str = "TRAIN") -> Path:
     return file
 
 
+def open_texts(
+    data: str | os.PathLike[str],
+    *,
+    val_fraction: float | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    max_length: int | None = None,
+) -> tuple[Text, Text]:
+    """Training and validation texts of two files, as :func:`text_files` finds them, or of one, of which a share of each
+    class is kept for validation, see :func:`~dalipipe.finetune.parts.choose`. Words are numbered by those trained on.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: texts without classes; a class that only the validation texts have; how to split is not said, not
+            wanted or impossible; or what `Text.open` has to say of a file.
+    """
+    files = text_files(data)
+    options: dict[str, Any] = {"tokenizer": tokenizer, "max_length": max_length}
+    whole = _with_classes(Text.open(files[0], **options), files[0])
+    if len(files) == 1:
+        if val_fraction is None:
+            raise ValueError(
+                f"{files[0]} is one file: split it with a val_fraction, 0.2 say, or give two, NAME_train and NAME_test"
+            )
+        chosen = choose(whole, files[0].parent, val_fraction=val_fraction, hold_out=None)
+        assert whole.strings is not None and whole.labels is not None
+        train, val = (
+            Text([whole.strings[row] for row in rows], whole.labels[rows], classes=whole.classes, **options)
+            for rows in (np.flatnonzero(~chosen), np.flatnonzero(chosen))
+        )
+        return train, val.with_vocabulary(train.vocabulary)
+    if val_fraction is not None:
+        raise ValueError(f"there are {files[0]} and {files[1]}, so leave val_fraction out")
+    return whole, Text.open(files[1], classes=whole.classes, vocabulary=whole.vocabulary, **options)
+
+
+def text_files(data: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """The files of a data set of texts, what is trained on first: ``train`` and ``val``, ``validation``, ``dev`` or
+    ``test``, whichever of them is there first, in the folder ``data``; NAME_train and NAME_val, … for ``data`` NAME or
+    the first of these files; or else the file ``data`` alone. They end in .tsv, .csv, .jsonl, .parquet or another that
+    `Text.open` reads.
+
+    Raises ``FileNotFoundError`` where there are none.
+    """
+    path = Path(data)
+    if path.is_file():
+        if not path.stem.endswith("train"):
+            return (path,)
+        found = _beside(path, path.stem.removesuffix("train"))
+        return (path,) if found is None else (path, found)
+    begin = path / "" if path.is_dir() else path
+    stem = "" if path.is_dir() else f"{path.name}_"
+    folder = begin if path.is_dir() else path.parent
+    for ending in ENDINGS:
+        train = folder / f"{stem}train{ending}"
+        if train.is_file():
+            found = _beside(train, stem)
+            if found is None:
+                raise FileNotFoundError(
+                    f"there is {train}, and no file of this kind to validate with: {stem}val{ending}"
+                )
+            return train, found
+    wanted = f"{folder / stem}train.tsv and {folder / stem}val.tsv"
+    raise FileNotFoundError(f"no texts at {path}: give a file, such as texts.tsv, or {wanted}")
+
+
+def _beside(train: Path, stem: str) -> Path | None:
+    names = (f"{stem}{part}{train.suffix}" for part in ("val", "validation", "dev", "test"))
+    return next((file for file in map(train.with_name, names) if file.is_file()), None)
+
+
+def _with_classes(source: Text, file: Path) -> Text:
+    """Its labels as classes, also where they are numbers without names."""
+    labels = source.labels
+    if labels is None:
+        raise ValueError(f'{file} has texts without labels: give them a column "label" before, or besides, "text"')
+    if source.classes is None:
+        if labels.ndim != 1 or labels.dtype.kind != "i" or labels.min() < 0:
+            raise ValueError(f"{file}: expected classes as labels, names or whole numbers from 0, got {labels[:3]}")
+        source.classes = [str(number) for number in range(int(labels.max()) + 1)]
+    return source
+
+
 def _check_classes(train: Source, val: Source, train_name: str, val_name: str) -> None:
     if train.classes != val.classes:
         odd = sorted(set(train.classes or []) ^ set(val.classes or []))
@@ -140,12 +233,16 @@ def make_model(
     *,
     task: str = "image",
     channels: int = 1,
+    vocabulary_size: int = 0,
+    pad: int | None = None,
     weights: str | os.PathLike[str] | None = None,
 ) -> tuple[nn.Module, list[str]]:
     """A model with ``classes`` outputs, and the names of the tensors that start at random.
 
     ``task``: ``"image"``, for torchvision's classification models; ``"audio"`` or ``"series"``, for those of
-    `dalipipe.finetune.models`, on ``channels``. ``weights``: a file with a state dict, such as torchvision distributes,
+    `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on words of a vocabulary, ``vocabulary_size`` of
+    them, or the model of Hugging Face in the folder ``name``, with its weights, which learns from ``pad`` what stands
+    behind texts if it does not say so itself. ``weights``: a file with a state dict, such as torchvision distributes,
     or a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the classes differ) are left at
     random; nothing is downloaded.
 
@@ -153,7 +250,15 @@ def make_model(
         ValueError: no model of this name, or a file whose tensors are not this model's.
         FileNotFoundError: ``weights`` names no file.
     """
-    model = _torchvision_model(name, classes) if task == "image" else _signal_model(name, classes, task, channels)
+    model: nn.Module
+    if task == "image":
+        model = _torchvision_model(name, classes)
+    elif is_folder_of_model(name, task):
+        model = HFClassifier.from_path(name, num_labels=classes, pad_token_id=pad)
+        if weights is None:
+            return model, model.fresh
+    else:
+        model = _own_model(name, classes, task, vocabulary_size if task == "text" else channels)
     if weights is None:
         return model, list(model.state_dict())
 
@@ -184,11 +289,30 @@ def _torchvision_model(name: str, classes: int) -> nn.Module:
     return model
 
 
-def _signal_model(name: str, classes: int, task: str, channels: int) -> nn.Module:
+def is_folder_of_model(name: str, task: str) -> bool:
+    """Whether a model's name is that of a folder, as a Hugging Face model's is."""
+    return task == "text" and name not in MODELS[task] and Path(name).is_dir()
+
+
+def _own_model(name: str, classes: int, task: str, inputs: int) -> nn.Module:
     known = MODELS[task]
     if name not in known:
-        raise ValueError(f"no model for {task} is called {name!r}; there is {', '.join(known)}")
-    return known[name](classes, channels)
+        besides = " and folders of Hugging Face models (save_pretrained)" if task == "text" else ""
+        raise ValueError(f"no model for {task} is called {name!r}; there is {', '.join(known)}{besides}")
+    return known[name](classes, inputs)
+
+
+def longest_text(folder: str | os.PathLike[str]) -> int | None:
+    """How many numbers of a tokenizer the model in a folder can take at most; None: not said there."""
+    found = []
+    for file, keys in (("tokenizer_config.json", _LENGTHS[:1]), ("config.json", _LENGTHS[1:])):
+        path = Path(folder) / file
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found += [settings[key] for key in keys if isinstance(settings.get(key), int) and 0 < settings[key] < 1 << 24]
+    return min(found, default=None)
+
+
+_LENGTHS = ("model_max_length", "max_position_embeddings", "n_positions")
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from dalipipe import rng
 from dalipipe.finetune.checkpoint import (
@@ -35,6 +34,7 @@ from dalipipe.finetune.checkpoint import (
 )
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
+from dalipipe.finetune.objectives import Objective, classify
 from dalipipe.finetune.progress import Progress, open_progress
 from dalipipe.finetune.ranks import Ranks
 from dalipipe.finetune.schedule import warmup_cosine
@@ -46,8 +46,9 @@ class Result:
     """What a run came to. A resumed run counts its earlier parts too.
 
     Attributes:
-        val_accuracy: share of the whole validation set whose highest logit is the label, after the last epoch, [0, 1].
-        val_loss: mean cross-entropy there, without label smoothing, in nats.
+        val_accuracy: share of the predictions on the whole validation set whose highest logit is right, after the last
+            epoch, [0, 1].
+        val_loss: mean cross-entropy of them, without label smoothing, in nats.
         epochs, steps: as trained.
         images_per_s: training images over the time of the training steps.
         wait_s: time the training steps waited for data.
@@ -72,13 +73,27 @@ class Result:
         """Share of the training steps' time spent waiting for data, [0, 1]."""
         return self.wait_s / max(self.wait_s + self.compute_s, 1e-9)
 
+    @property
+    def val_perplexity(self) -> float:
+        """The exponential of ``val_loss``: what language models are compared by."""
+        return _perplexity(self.val_loss)
+
 
 class Evaluation(NamedTuple):
-    """Means over every sample of a loader, and how many there were."""
+    """Means over every prediction for the samples of a loader, and how many samples there were."""
 
     loss: float
     accuracy: float
     images: int
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the loss."""
+        return _perplexity(self.loss)
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def evaluate(
@@ -88,47 +103,59 @@ def evaluate(
     amp: bool = False,
     stop: StopSignals | None = None,
     ranks: Ranks | None = None,
+    objective: Objective = classify,
 ) -> Evaluation:
     """Cross-entropy (nats) and top-1 accuracy of ``model`` over the whole of ``loader``.
 
     Sums are kept on the device in double precision and read once, so the means are exact with any last batch.
 
     Args:
-        model: maps a batch's inputs, such as images ``[N,C,H,W]``, to logits ``[N,classes]``; left in evaluation mode.
+        model: maps a batch's inputs, such as images ``[N,C,H,W]``, to logits, as ``objective`` wants them,
+            ``[N,classes]``; left in evaluation mode.
         loader: yields ``(*inputs, labels)``, labels int64 ``[N]``, or ``(*inputs, labels, valid)``, where only rows
             with ``valid`` bool ``[N]`` count, as ``dalipipe.DataLoader`` does with ``shards="exact"``.
         amp: autocast to bf16.
         stop: where given, a signal it received ends the evaluation with :class:`KeyboardInterrupt`.
         ranks: where given, the loader holds this rank's share, and the result is that of all shares together.
+        objective: what the model is to do.
 
     Raises:
-        ValueError: the loader gave no batch.
+        ValueError: the loader gave no batch, or none with anything to predict.
     """
     ranks = ranks or Ranks()
     device = next(model.parameters()).device
-    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, images
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, correct, predictions, samples
     model.eval()
     with torch.inference_mode():
         for batch in loader:
-            *inputs, last = (tensor.to(device, non_blocking=True) for tensor in batch)
-            marked = last.dtype == torch.bool  # no label is
+            fields = [tensor.to(device, non_blocking=True) for tensor in batch]
+            marked = fields[-1].dtype == torch.bool  # no label is
             if not marked and ranks.world_size > 1:
                 raise ValueError('evaluate: several ranks need batches that say which rows count: shards="exact"')
-            labels, counts = (inputs.pop(), last) if marked else (last, torch.ones_like(last, dtype=torch.bool))
+            counts = fields.pop() if marked else torch.ones(len(fields[0]), dtype=torch.bool, device=device)
             with ranks.during("the broadcast of buffers"), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                logits = model(*inputs)
-            losses = functional.cross_entropy(logits.float(), labels, reduction="none").double()
-            correct = (logits.argmax(1) == labels) & counts
-            sums += torch.stack([losses.where(counts, 0).sum(), correct.sum(), counts.sum()])
+                losses, correct, predictions = objective(model, fields, 0.0)
+            predicted = counts if predictions is None else predictions.where(counts, 0)
+            parts = losses.double().where(counts, 0), correct.where(counts, 0), predicted, counts
+            sums += torch.stack([part.sum() for part in parts])
             if stop is not None and stop.poll() is not None:
                 raise KeyboardInterrupt
-    loss, hits, images_seen = ranks.sum(sums.tolist())
-    if images_seen == 0:
-        raise ValueError("evaluate: the loader gave no batch; is its data set empty?")
-    return Evaluation(loss / images_seen, hits / images_seen, int(images_seen))
+    loss, hits, predictions_made, samples = ranks.sum(sums.tolist())
+    if predictions_made == 0:
+        nothing = "nothing to predict" if samples else "no batch"
+        raise ValueError(f"evaluate: the loader gave {nothing}; is its data set empty?")
+    return Evaluation(loss / predictions_made, hits / predictions_made, int(samples))
 
 
-def finetune(model: nn.Module, train: Any, val: Any, config: FineTuneConfig, *, ranks: Ranks | None = None) -> Result:
+def finetune(
+    model: nn.Module,
+    train: Any,
+    val: Any,
+    config: FineTuneConfig,
+    *,
+    ranks: Ranks | None = None,
+    objective: Objective = classify,
+) -> Result:
     """Train ``model`` on ``train`` and evaluate it on the whole of ``val`` after every epoch.
 
     Writes ``config.out/metrics.jsonl`` (a row for every ``log_every`` steps and for every epoch) and
@@ -142,13 +169,16 @@ def finetune(model: nn.Module, train: Any, val: Any, config: FineTuneConfig, *, 
 
     Args:
         model: maps a batch's inputs, its fields before the label, to logits ``[N,classes]``: images ``[N,C,H,W]``; or
-            sounds or series, and where they differ in length, that, ``[N]``. Trained in place, on the loader's device.
+            sounds, series or texts, and where they differ in length, that, ``[N]``. Trained in place, on the loader's
+            device.
         train: a ``dalipipe.DataLoader``, or any sized loader of ``(*inputs, labels)`` with ``state_dict`` and
             ``load_state_dict``; ``set_epoch`` is called where present.
         val: any loader of ``(*inputs, labels)`` that drops nothing; on several ranks one of
             ``(*inputs, labels, valid)``, such as ``dalipipe.DataLoader(..., shards="exact")``.
         config: see :class:`FineTuneConfig`.
         ranks: the processes that share the work; those of ``torch.distributed`` by default.
+        objective: what the model learns: :func:`classify`, or :func:`predict_next` for language models, whose batches
+            need no label, or a function of yours.
 
     Raises:
         TypeError: a loader lacks what is needed.
@@ -161,7 +191,7 @@ def finetune(model: nn.Module, train: Any, val: Any, config: FineTuneConfig, *, 
         PeerLostError: another process died, or hangs.
     """
     ranks = ranks or Ranks.joined()
-    run = _Run(model, train, val, config, ranks)
+    run = _Run(model, train, val, config, ranks, objective)
     progress = open_progress(
         config.progress if ranks.main else "off",
         epochs=config.epochs,
@@ -181,7 +211,8 @@ class _Tally:
     """Sums over the steps of a window, an epoch or the whole run, and over the ranks; times are the ranks' mean."""
 
     images: int = 0
-    loss: float = 0.0  # summed over images
+    predictions: float = 0.0  # of images: one each; of texts, the words
+    loss: float = 0.0  # summed over predictions
     correct: float = 0.0
     wait_s: float = 0.0
     compute_s: float = 0.0
@@ -193,8 +224,8 @@ class _Tally:
     def means(self) -> dict[str, Any]:
         step_s = max(self.wait_s + self.compute_s, 1e-9)
         return {
-            "loss": self.loss / self.images,
-            "accuracy": self.correct / self.images,
+            "loss": self.loss / max(self.predictions, 1),
+            "accuracy": self.correct / max(self.predictions, 1),
             "images_per_s": self.images / step_s,
             "stall": self.wait_s / step_s,
             "wait_s": self.wait_s,
@@ -218,16 +249,22 @@ class _State:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> _State:
-        values: dict[str, Any] = {k: _Tally(**v) if isinstance(v, dict) else v for k, v in saved.items()}
+        values: dict[str, Any] = {
+            # Checkpoints from before there were objectives have a prediction an image.
+            k: _Tally(**{"predictions": v["images"], **v}) if isinstance(v, dict) else v
+            for k, v in saved.items()
+        }
         return cls(**values)
 
 
 class _Run:
     """One call of :func:`finetune`: the prepared model and optimiser, the state, the open metrics file."""
 
-    def __init__(self, model: nn.Module, train: Any, val: Any, config: FineTuneConfig, ranks: Ranks):
+    def __init__(
+        self, model: nn.Module, train: Any, val: Any, config: FineTuneConfig, ranks: Ranks, objective: Objective
+    ):
         _check_loaders(train, val, ranks)
-        self.config, self.train, self.val, self.ranks = config, train, val, ranks
+        self.config, self.train, self.val, self.ranks, self.objective = config, train, val, ranks, objective
         self.steps_per_epoch = len(train)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.warmup_steps = min(round(config.warmup_epochs * self.steps_per_epoch), self.total_steps)
@@ -244,7 +281,8 @@ class _Run:
             self.model.to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(self.model, config, self.device)
         self.clock = StepClock(self.device)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss, correct: not yet in the state
+        # Loss, correct, predictions: not yet in the state.
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.images = 0
 
         Path(config.out).mkdir(parents=True, exist_ok=True)
@@ -274,9 +312,8 @@ class _Run:
             self.train.set_epoch(state.epoch)
 
         self.model.train()
-        for *inputs, labels in self.clock.watch(self.train):
-            inputs = [self._placed(tensor) for tensor in inputs]
-            labels = labels.to(self.device, non_blocking=True)
+        for batch in self.clock.watch(self.train):
+            fields = [self._placed(tensor) for tensor in batch]
             lr = config.lr * warmup_cosine(state.step, total_steps=self.total_steps, warmup_steps=self.warmup_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
@@ -286,8 +323,9 @@ class _Run:
                 self.ranks.during("the broadcast of buffers"),
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp),
             ):
-                logits = self.parallel(*inputs)
-                loss = functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+                losses, correct, predictions = self.objective(self.parallel, fields, config.label_smoothing)
+                count = len(losses) if predictions is None else self.ranks.mean(predictions.sum()).clamp(min=1)
+                loss = losses.sum() / count
             with self.ranks.during("the all-reduce of gradients"):
                 loss.backward()
             if config.clip_norm is not None:
@@ -296,10 +334,10 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
 
             with torch.no_grad():  # stays on the device: nothing here waits for it
-                self.sums[0] += loss * len(labels)
-                right = labels if labels.ndim == 1 else labels.argmax(1)  # soft labels: the class that weighs most
-                self.sums[1] += (logits.argmax(1) == right).sum()
-            self.images += len(labels)
+                self.sums[0] += losses.sum()
+                self.sums[1] += correct.sum()
+                self.sums[2] += len(losses) if predictions is None else predictions.sum()
+            self.images += len(losses)
             self.clock.step_done()
             state.step += 1
             progress.stepped(state.step, state.epoch)
@@ -326,7 +364,9 @@ class _Run:
         state, begin_s = self.state, time.perf_counter()
         self.ranks.place = f"the evaluation after step {state.step}"
         try:
-            found = evaluate(self.parallel, self.val, amp=self.amp, stop=stop, ranks=self.ranks)
+            found = evaluate(
+                self.parallel, self.val, amp=self.amp, stop=stop, ranks=self.ranks, objective=self.objective
+            )
         except KeyboardInterrupt:
             if stop.agreed is None:
                 raise
@@ -356,17 +396,16 @@ class _Run:
 
     def _settle(self) -> None:
         """Move the sums on the device into the state. The only place where training waits for the device."""
-        loss, correct = self.sums.tolist()
+        here, ranks = [*self.sums.tolist(), self.images, *self.clock.take()], self.ranks
         self.sums.zero_()
-        here, ranks = [loss, correct, self.images, *self.clock.take()], self.ranks
-        loss, correct, images, wait_s, compute_s = ranks.sum(here)
+        loss, correct, predictions, images, wait_s, compute_s = ranks.sum(here)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the training loss became {loss} shortly before step {self.state.step}; "
                 "a lower lr, a longer warm-up or a smaller clip_norm usually helps"
             )
         self.state.since_log.add(
-            _Tally(int(images), loss, correct, wait_s / ranks.world_size, compute_s / ranks.world_size)
+            _Tally(int(images), predictions, loss, correct, wait_s / ranks.world_size, compute_s / ranks.world_size)
         )
         self.images = 0
 

@@ -1,4 +1,5 @@
-"""Small standard models for sounds and series: enough to train on real data, with nothing to install.
+"""Small standard models for sounds and series: enough to train on real data, with nothing to install. Those for texts
+are in `text_models`.
 
 All take a batch of padded samples, and ``length`` int64 [N]: how many frames of each are its own (``None``: all).
 What is behind a sample's end is set to zero before every convolution, never enters a maximum or a mean, and so looks
@@ -10,10 +11,13 @@ BatchNorm's statistics do count padding: batches of very different lengths want 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from dalipipe.finetune.text_models import WordCNN
 
 
 class LogMelCNN(nn.Module):
@@ -188,8 +192,10 @@ def _mean(x: Tensor, inside: Tensor | None) -> Tensor:
     return _cleared(x, inside).sum(-1) / inside.sum(-1)
 
 
-# Kind of field → the models for it, by their names on the command line; the first is the one to begin with.
-MODELS: dict[str, dict[str, type[nn.Module]]] = {
+# Kind of field → the models for it, by their names on the command line; the first is the one to begin with. They take
+# the number of classes, and of channels, or of texts the size of the vocabulary.
+MODELS: dict[str, dict[str, Callable[[int, int], nn.Module]]] = {
     "audio": {"logmel-cnn": LogMelCNN},
     "series": {"inceptiontime": InceptionTime, "resnet1d": ResNet1d},
+    "text": {"word-cnn": WordCNN},
 }

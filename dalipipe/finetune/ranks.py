@@ -98,6 +98,15 @@ class Ranks:
             dist.all_reduce(sums, group=self._group)
         return sums.tolist()
 
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """A tensor's mean over the ranks, float32, where it is: the host does not wait for the device."""
+        mean = value.float()
+        if self.world_size > 1:
+            mean = mean / self.world_size
+            with self.during("counting predictions"):
+                dist.all_reduce(mean)
+        return mean
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value``, in the order of ranks, on all of them."""
         values = [value] * self.world_size

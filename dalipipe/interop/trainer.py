@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from dalipipe.loader import DataLoader
 
-NAMES = {"image": "pixel_values", "label": "labels"}
-"""A batch's fields, as Hugging Face's vision models call them."""
+NAMES = {"image": "pixel_values", "text": "input_ids", "label": "labels"}
+"""A batch's fields, as Hugging Face's models call them. Texts have an ``attention_mask``, too, made of their lengths."""
 _IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
@@ -107,6 +109,9 @@ class _Dicts:
 
     def collate_fn(self, batch: Any) -> dict[str, Any]:
         named = {self._names.get(field, field): value for field, value in batch._asdict().items()}
+        if "input_ids" in named and "length" in named:
+            place = torch.arange(named["input_ids"].shape[1], device=named["length"].device)
+            named["attention_mask"] = (place < named["length"][:, None]).long()
         if "valid" in named:
             for name in self._masked:
                 if name in named and not named[name].is_floating_point():

@@ -138,24 +138,24 @@ def draw(text: list[int], bag: Bag, share: float, least: int, key: np.ndarray) -
 def draw_by_weight(text: list[int], bag: Bag, weights: Sequence[float], share: float, key: np.ndarray) -> list[int]:
     """Those that say little, each by one of a bag: token i with probability min(1, share · (C − sᵢ) / Z).
 
-    sᵢ = (how often it stands there / tokens) · its weight (float32; a token beyond: 0), C the highest, Z the mean of
-    C − sᵢ, summed up in order; float64. Nothing happens where Z is 0.
+    sᵢ = how often it stands there · its weight (float32; a token beyond: 0), C the highest, Z the mean of C − sᵢ,
+    summed up in order; float64. (The paper's frequencies are counts by the length, which cancels.) A
+    token goes where its random word / 2³² is below that. Nothing happens where Z is 0.
     """
     length, noise, out = len(text), Noise(key), list(text)
     if not length or not len(bag.tokens):
         return out
     counts = Counter(text)
     scores = [
-        counts[token] / length * (float(np.float32(weights[token])) if 0 <= token < len(weights) else 0.0)
-        for token in text
+        counts[token] * (float(np.float32(weights[token])) if 0 <= token < len(weights) else 0.0) for token in text
     ]
-    highest, total = max(scores), 0.0
+    highest, gaps = max(scores), 0.0
     for score in scores:
-        total += highest - score
-    mean = total / length
-    if not mean > 0:
+        gaps += highest - score
+    if not gaps > 0:
         return out
-    goes = [noise.word() < int(min(1.0, share * (highest - score) / mean) * 2.0**32) for score in scores]
+    scale = share * length * 2.0**32
+    goes = [noise.word() * gaps < scale * (highest - score) for score in scores]
     return [noise.draw(bag) if now else token for now, token in zip(goes, text, strict=True)]
 
 

@@ -263,7 +263,8 @@ class Text(Source):
     def with_vocabulary(self, vocabulary: Vocabulary) -> Text:
         """The same texts, by the numbers of another vocabulary."""
         other = copy.copy(self)
-        other.__dict__.pop("lengths", None)
+        for name in ("lengths", "_pieces"):
+            other.__dict__.pop(name, None)
         other._use(vocabulary, self.encoding)
         return other
 
@@ -286,13 +287,18 @@ class Text(Source):
         texts are put together into batches. Of several copies: of the longest.
         """
         encoding, lengths = self.encoding, np.diff(self._starts)
-        if encoding.tokenizer is not None or encoding.known is not None:
-            of_word = np.diff(encoding.pieces(self.vocabulary)[0]).astype(np.int64)
+        if self._pieces is not None:
+            of_word = np.diff(self._pieces[0]).astype(np.int64)
             ends = np.concatenate([[0], np.cumsum(of_word[self._tokens])])
             lengths = ends[self._starts[1:]] - ends[self._starts[:-1]]
         lengths = lengths + len(encoding.prefix) + len(encoding.suffix)
         lengths = lengths if encoding.max_length is None else np.minimum(lengths, encoding.max_length)
         return lengths.reshape(self.copies, -1).max(axis=0)
+
+    @cached_property
+    def _pieces(self) -> tuple[np.ndarray, np.ndarray] | None:
+        encoding = self.encoding
+        return None if encoding.tokenizer is None and encoding.known is None else encoding.pieces(self.vocabulary)
 
     def decode(self, ids: Iterable[int]) -> str:
         """A row of a batch as text for people, without padding, prefix and suffix."""
@@ -302,6 +308,7 @@ class Text(Source):
         encoding = self.encoding
         parts = [self._tokens.tobytes(), self._starts.tobytes(), self.vocabulary.identity.encode()]
         parts += [repr((encoding.prefix, encoding.suffix, encoding.pad, encoding.max_length)).encode()]
+        parts += [part.tobytes() for part in self._pieces or ()]
         for name, column in self.columns.items():
             parts += [f"{name} {column.dtype.str} {column.shape}".encode(), column.tobytes()]
         return f"text-{len(self)}-{digest(parts)}"

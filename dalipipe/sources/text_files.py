@@ -31,7 +31,9 @@ _IN_HEADERS = frozenset(
 
 
 class Where(NamedTuple):
-    """What texts are called for people. ``at`` int64 [N]: the number of each, by ``unit`` ("line", from 1; "row")."""
+    """What texts are called for people. ``at`` int64 [N]: the number of each, by ``unit`` ("line" and "item", from 1;
+    "row", from 0).
+    """
 
     file: str
     unit: str
@@ -81,7 +83,8 @@ def read_rows(
         return Rows(lines, None, {}, Where(path, "line", np.arange(1, len(lines) + 1)))
     if ending in (".csv", ".tsv"):
         return _of_cells(content, path, ending == ".tsv", text, label, columns, header)
-    return _of_objects(_objects(content, path), path, text, label, columns)
+    unit = "item" if content.lstrip().startswith("[") else "line"
+    return _of_objects(_objects(content, path, unit), Where(path, unit, np.zeros(0, np.int64)), text, label, columns)
 
 
 def _decoded(raw: bytes, path: str, errors: Errors) -> str:
@@ -244,9 +247,9 @@ def _numbers(cells: list[str], where: Where, of: Column) -> list[Any]:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def _objects(content: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(content: str, path: str, unit: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, object) of every line that is not empty; of one list, (place from 1, object)."""
-    if content.lstrip().startswith("["):
+    if unit == "item":
         try:
             found = json.loads(content)
         except ValueError as error:
@@ -261,13 +264,13 @@ def _objects(content: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: no JSON: {error}") from None
         if not isinstance(item, dict):
-            raise ValueError(f"{path}, line {number}: expected an object with keys, got {str(item)[:60]!r}")
+            raise ValueError(f"{path}, {unit} {number}: expected an object with keys, got {str(item)[:60]!r}")
         yield number, item
 
 
 def _of_objects(
     objects: Iterator[tuple[int, dict[str, Any]]],
-    path: str,
+    where: Where,
     text: Column,
     label: Column | None,
     columns: Sequence[Column],
@@ -276,7 +279,7 @@ def _of_objects(
     for number, item in objects:
         at.append(number)
         items.append(item)
-    where = Where(path, "line", np.array(at, np.int64))
+    where = where._replace(at=np.array(at, np.int64))
     if label == "label" and not any(label in item for item in items):
         label = None
 

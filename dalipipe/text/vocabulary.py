@@ -92,7 +92,8 @@ class Vocabulary:
         size, count = len(bare), len(starts) - 1
         ids = bare.ids(words)[numbers]
         text_of = np.repeat(np.arange(count), np.diff(starts))
-        once = np.unique(text_of * size + ids) % size
+        places = np.sort(text_of * size + ids)  # np.unique took three quarters of all the time
+        once = places[np.diff(places, prepend=-1) > 0] % size
         kinds = None
         if labels is not None and len(labels):
             classes = int(labels.max()) + 1

@@ -35,9 +35,9 @@ struct Target {
 #ifdef FUZZ_PASSES  // a program of its own
 const Target targets[] = {{"passes", fuzz_passes}};
 #else
-const Target targets[] = {{"probe", fuzz_probe},     {"tar", fuzz_tar},   {"tfrecord", fuzz_tfrecord},
-                          {"example", fuzz_example}, {"jpeg", fuzz_jpeg}, {"device", fuzz_device},
-                          {"audio", fuzz_audio},     {"overrun", overrun}};
+const Target targets[] = {{"probe", fuzz_probe},     {"tar", fuzz_tar},       {"tfrecord", fuzz_tfrecord},
+                          {"example", fuzz_example}, {"jpeg", fuzz_jpeg},     {"device", fuzz_device},
+                          {"audio", fuzz_audio},     {"tokens", fuzz_tokens}, {"overrun", overrun}};
 #endif
 
 using Blob = std::vector<uint8_t>;

@@ -30,3 +30,4 @@ void fuzz_jpeg(const uint8_t* data, size_t size);      // JPEGs transcoded, cut 
 void fuzz_device(const uint8_t* data, size_t size);    // JPEGs decoded by the CUDA kernels, compiled for the host
 void fuzz_audio(const uint8_t* data, size_t size);     // audio headers, and WAV files read
 void fuzz_passes(const uint8_t* data, size_t size);    // batches of pictures, labels and pairs
+void fuzz_tokens(const uint8_t* data, size_t size);    // batches of texts, and rows of them

@@ -28,8 +28,9 @@ CRASH = "fuzz-crash.bin"  # where the driver leaves the input that was too much
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = "-std=c++17 -g -O1 -ffp-contract=off -fno-sanitize-recover=all -fno-omit-frame-pointer".split()
 FLAGS += ["-fsanitize=address,undefined,float-cast-overflow"]
-FILES = [ROOT / "tests" / "fuzz" / f"{name}.cpp" for name in ("probe", "shards", "jpeg", "device", "audio")]
+FILES = [ROOT / "tests" / "fuzz" / f"{name}.cpp" for name in ("probe", "shards", "jpeg", "device", "audio", "tokens")]
 FILES += [ROOT / "csrc" / name for name in ("probe.cpp", "audio.cpp", "shards.cpp", "tfrecord.cpp", "cpu/pool.cpp")]
+FILES += [ROOT / "csrc/cpu" / name for name in ("token.cpp", "token_check.cpp")]
 FILES += sorted((ROOT / "csrc/jpeg").glob("*.cpp"))
 PASSES = [ROOT / "tests/fuzz" / name for name in ("passes.cpp", "signals.cpp")]
 PASSES += sorted((ROOT / "csrc/cpu").glob("*.cpp"))
@@ -231,6 +232,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "jpeg": jpegs,
     "device": grids,
     "audio": sounds,
+    "tokens": passes,
     "passes": passes,
 }
 

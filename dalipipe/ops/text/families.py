@@ -41,9 +41,9 @@ class Table:
             found["choices"] = np.split(self.choices[1], self.choices[0][1:-1])
         if self.bags:
             bag = self.bags[label]
-            words: Any = np.arange(bag.first, bag.first + bag.count) if bag.tokens is None else bag.tokens
-            keep: Any = bag.keep
-            found["bag"] = tokens.Bag(words, keep, None if bag.other is None else words[bag.other])
+            words = np.arange(bag.first, bag.first + bag.count) if bag.tokens is None else bag.tokens
+            lists = [None if part is None else part.tolist() for part in (bag.keep, bag.other)]
+            found["bag"] = tokens.Bag(words.tolist(), *lists)
         return found
 
 

@@ -20,9 +20,9 @@ class SpanMask(TextOp):
     ``fill`` "mask": each becomes the vocabulary's ``<mask>``, with a tokenizer its mask token; "cut": they are taken
     out, but one word always stays.
 
-    Shen, Zheng, Shen, Qu, Chen: "A simple but tough-to-beat data augmentation approach for natural language
-    understanding and generation" (2020) calls it span cutoff, with shares of 0.05 to 0.3; it sets embeddings to zero.
-    Words in a row as in Joshi et al.: "SpanBERT" (TACL 2020), whose 0.15 is the default; there they are several spans.
+    Span cutoff: Shen, Zheng, Shen, Qu, Chen: "A simple but tough-to-beat data augmentation approach for natural
+    language understanding and generation" (2020), which sets embeddings to zero instead. The default is the share that
+    BERT and SpanBERT (Joshi et al., TACL 2020) hide, the latter in several spans.
     """
 
     share: Any = 0.15
@@ -50,8 +50,9 @@ class SpanMask(TextOp):
 class SpanShuffle(TextOp):
     """Shuffles max(2, ⌊``share`` · words⌋) words in a row, anywhere. ``share``: 0..1, or a range.
 
-    Every order of them is equally likely, the one they are in as well. Shuffles of spans and sentences are among the
-    noises of BART (Lewis et al., ACL 2020); here the words of one span.
+    Every order of them is equally likely, the one they are in as well. A shuffle that stays near: Lample, Conneau,
+    Denoyer, Ranzato: "Unsupervised machine translation using monolingual corpora only" (ICLR 2018) moves all words of
+    a text by up to three places.
     """
 
     share: Any = 0.3

@@ -24,9 +24,9 @@ class SynonymsOp(TextOp):
     """Writes synonyms of a text's words.
 
     ``synonyms``: "builtin" (a small table of common English words), "wordnet" (WordNet by nltk, where that is
-    installed), the path of a ``.tsv`` or ``.tsv.gz``, a mapping from words to theirs, or pairs of these; or a
-    `text.SynonymSource`, which no policy file can hold. ``stop_words``: words that are left alone, whatever their case:
-    "english", those given, or None: none.
+    installed), the path of a ``.tsv`` or ``.tsv.gz``, a mapping from words to theirs, or pairs of these, as which
+    policy files have it; or a `text.SynonymSource`, which no policy file can hold. ``stop_words``: words that are left
+    alone, whatever their case: "english", those given, or None: none.
     """
 
     synonyms: Any
@@ -71,9 +71,9 @@ class SynonymReplacement(SynonymsOp):
     ``alpha``: a share of all words, 0..1, or a range of shares. ``synonyms``, ``stop_words``: `SynonymsOp`.
 
     EDA's SR: Wei, Zou: "EDA: easy data augmentation techniques for boosting performance on text classification tasks"
-    (EMNLP 2019), with its default. Unlike its code: which synonym is drawn anew for every word, each as likely as the
-    others (there all places of a word get the same one, and which one hangs on Python's hash seed); the words drawn
-    are those that have synonyms; stop words are a field.
+    (EMNLP 2019), with its default. Unlike its code: every place is drawn by itself, and which synonym as well, each as
+    likely as the others (there a word is replaced in all its places, which count as one, and what comes out hangs on
+    Python's hash seed); stop words are a field.
     """
 
     alpha: Any = 0.1
@@ -93,7 +93,7 @@ class RandomInsertion(SynonymsOp):
     EDA's RI: Wei, Zou (EMNLP 2019), with its default. Unlike its code: places are all alike, the end among them (there
     nothing comes behind the last word); the synonym is any (there it is always the first); no attempt comes to
     nothing, as the words drawn are those that have synonyms, of the text as it was (there also of what has been put
-    in); stop words are a field.
+    in); stop words are left out here, too, and a field.
     """
 
     alpha: Any = 0.1
