@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -319,6 +322,47 @@ def test_a_pack_is_what_the_whole_policy_draws(tmp_path: Path) -> None:
         loader.set_epoch(epoch)
         assert sorted(i for batch in loader for i in batch.indices.tolist()) == list(range(24))
         assert all(batch.text.numel() <= 64 for batch in loader), "whichever copy is read"
+
+
+def test_copies_in_batches_by_a_budget_resumed_on_other_ranks(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    said = [" ".join(random.choice(["so", "it", "is", "glad"], random.integers(1, 30))) for _ in range(200)]
+    policy = Policy([BackTranslation(*pair(), p=0.5), RandomSwap(), RandomDeletion()])
+    packing.pack(Text(said), tmp_path / "p", policy=policy, split_at=1, copies=2, seed=5)
+    packed = Text.open(tmp_path / "p")
+
+    def rows(*batches: Any) -> list[list[int]]:
+        each = (pair for batch in batches for pair in zip(batch.text, batch.length, strict=True))
+        return [row[:length].tolist() for row, length in each]
+
+    def loader(rank: int, world: int) -> dalipipe.DataLoader:
+        order = dalipipe.TokenBatches(packed.lengths, 1024)
+        place: Any = {"rank": rank, "world_size": world, "device": "cpu", "num_workers": 1}
+        return dalipipe.DataLoader(packed, batch_sampler=order, policy=policy, seed=5, drop_last=True, **place)
+
+    alone, everything = loader(0, 1), []
+    states = [alone.state_dict()]
+    for _ in range(3):
+        for batch in alone:
+            everything.append(rows(batch))
+            states.append(alone.state_dict())
+    for given in range(0, len(states), 3):
+        ranks = [loader(rank, 4) for rank in range(4)]
+        for one in ranks:
+            one.load_state_dict(states[given])
+        tail = []
+        while ranks[0].state_dict()["epoch"] < 3:
+            tail += [rows(*parts) for parts in zip(*ranks, strict=True)]
+        assert tail == everything[given:]
+
+
+def test_a_pack_may_be_the_first_thing_that_is_opened(tmp_path: Path) -> None:
+    """Its policy then finds the operators by itself."""
+    packing.pack(texts(), tmp_path / "p", policy=Policy([BackTranslation(*pair())]))
+    code = f"import dalipipe; print(dalipipe.Text.open({str(tmp_path / 'p')!r}).front)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.stdout.startswith("Policy([BackTranslation("), done.stderr
 
 
 def test_operators_on_words_behind_translation(tmp_path: Path) -> None:
