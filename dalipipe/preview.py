@@ -47,10 +47,11 @@ def preview(
     """Write a PNG with a row per picture, sound, series or text: the original, then ``variants`` (8; of signals and
     texts 3) of what training would see of it, in the first epochs from that seed.
 
-    The samples are evenly spaced in ``source``, ``samples`` of them (6, of signals 4; with ``each`` 1, of texts 2). Of pictures,
-    normalisation is undone, since it is not meant for eyes; label maps are laid over them. Sounds are drawn over time,
-    with their spectrograms beneath them; where the policy makes features, these, and above them the sound that they
-    are made of. Of texts, words that differ from the original are coloured by how: replaced, inserted, moved, deleted.
+    The samples are evenly spaced in ``source``, ``samples`` of them (6, of signals 4; with ``each`` 1, of texts 2). Of
+    pictures, normalisation is undone, since it is not meant for eyes; label maps are laid over them. Sounds are drawn
+    over time, with their spectrograms beneath them; where the policy makes features, these, and above them the sound
+    that they are made of. Of texts, words that differ from the original are coloured by how: replaced, inserted, moved,
+    deleted.
 
     ``each``: a row per operator instead, in the order in which the policy, its containers and macros unrolled, first
     names them. Each is applied alone and always, at strengths drawn as in the policy, and to pictures of the size, or

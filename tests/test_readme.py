@@ -17,6 +17,7 @@ def test_examples_run(jpeg_folder: Any, tmp_path: Path, monkeypatch: pytest.Monk
     for number in range(4):
         (tmp_path / f"speech/train/{number % 2}").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"speech/train/{number % 2}/{number}.wav").write_bytes(wav("pcm16", 9000, rate_hz=16000)[0])
+    (tmp_path / "reviews_train.tsv").write_text("no\ta bad film\nyes\ta good film , really good\n")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 3 and "import dalipipe" in blocks[0]
@@ -30,5 +31,7 @@ def test_examples_run(jpeg_folder: Any, tmp_path: Path, monkeypatch: pytest.Monk
             assert images.dtype == names["torch"].bfloat16 and len(labels) == 6
             assert labels.shape == (6, 2) and labels.dtype == names["torch"].float32
         if "audio" in names:
-            assert names["audio"].shape == (4, 1, 64, 63) and names["length"].tolist() == [63] * 4
+            assert names.pop("audio").shape == (4, 1, 64, 63) and names["length"].tolist() == [63] * 4
+        if "reviews" in names:
+            assert names["text"].shape == (2, int(names["length"].max())) and names["label"].sum() == 1
     assert (tmp_path / "last.pt").is_file()

@@ -130,6 +130,57 @@ def test_operators_that_are_slower_are_shown_as_such(report: Any) -> None:
     assert "Albumentations" not in summary  # nothing in common: no row
 
 
+MACHINE = {"date": "D", "gpu": None, "cores": 2, "cpu": "C", "simd": "S", "versions": {"torch": "1"}}
+
+
+def test_texts_are_compared_with_what_was_wanted(report: Any) -> None:
+    def result(factor: float) -> dict[str, Any]:
+        contenders = {
+            f"{name}, {way}": {"per_s": rate}
+            for name, rate in (("dalipipe", 3000.0), ("plain Python", 200.0))
+            for way in ("1 core", "2 threads" if name == "dalipipe" else "2 processes")
+        }
+        ratios = {"plain Python, 1 core": 12.3}
+        goal = {"task": "EDA", "ours": "dalipipe", "over": "plain Python", "wanted": 15.0, "measured": factor}
+        return {
+            "sentences": "of SST-2",
+            "words": 19.3,
+            "batch": 4096,
+            "alpha": 0.1,
+            "rounds": 5,
+            "versions": {"nlpaug": "1"},
+            "absent": {"nlpaug: EDA": "ImportError"},
+            "goals": [goal],
+            "tasks": {"EDA": {"contenders": contenders, "ratios": ratios}},
+            "machine": MACHINE,
+        }
+
+    text = report.text_cpu({"text_cpu": result(14.96)}.get)
+    assert (
+        "| **dalipipe** | 3,000 |  | 3,000 (2 threads) |  |" in text and "| 200 | 12.3× | 200 (2 processes) |" in text
+    )
+    assert "| ≥ 15× | 15.0× | **short** |" in text and "Absent: nlpaug: EDA (ImportError)" in text
+    assert "| ≥ 15× | 15.2× | met |" in report.text_cpu({"text_cpu": result(15.2)}.get)
+    assert report.text_cpu({}.get) == "Not measured yet."
+
+
+def test_what_edits_bring_is_of_the_same_seeds(report: Any) -> None:
+    accuracies = {"none": (70.0, 72.0, 90.0), "eda": (71.0, 74.0), "swap": (69.0, 71.0)}
+    runs = [
+        {"task": "trec", "arm": arm, "seed": seed, "accuracy": accuracy, "cpu_s": 60.0}
+        for arm, by_seed in accuracies.items()
+        for seed, accuracy in enumerate(by_seed)
+    ]
+    settings = {"rows": 500, "width": 64, "filters": 64, "steps": 400, "batch_size": 48}
+    result = {"settings": settings, "alpha": 0.05, "copies": 16, "runs": runs, "machine": MACHINE}
+    text = report.text_accuracy({"text_accuracy": result}.get)
+    assert (
+        "| eda, points more or less | +1.50 ± 0.50 |" in text and "| swap, points more or less | -1.00 ± 0.00 |" in text
+    )
+    assert "16 of 17 sentences" in text and "7 processor minutes" in text
+    assert report.text_accuracy({}.get) == "Not measured yet."
+
+
 def test_unknown_blocks_are_refused(report: Any) -> None:
     with pytest.raises(ValueError, match="no block is called 'speed'"):
         report.render("<!-- results: speed -->\n<!-- end -->")

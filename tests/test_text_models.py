@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +17,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import dalipipe
 from dalipipe.finetune import FineTuneConfig, Interrupted, classify, evaluate, finetune, predict_next
 from dalipipe.finetune.text_models import HFClassifier, HFLanguageModel, WordCNN
+from examples import run_example
 
 WORDS, CLASSES = 40, 5
 
@@ -141,6 +145,15 @@ def test_models_that_read_up_to_the_last_word_know_what_padding_is(tmp_path: Pat
     torch.testing.assert_close(found[1:], alone, rtol=1e-4, atol=1e-5)
 
 
+def test_the_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run_example("sentences.py", "--epochs", 8, monkeypatch=monkeypatch)
+    shown = [float(word) for word in re.findall(r"([0-9.]+)%", capsys.readouterr().out)]
+    assert len(shown) == 2 and shown[1] > shown[0] + 10  # synonyms are what the test's new words are
+    (tmp_path / "a.tsv").write_text("x\tone two\ny\tthree\n" * 9)
+    run_example("sentences.py", tmp_path / "a.tsv", tmp_path / "a.tsv", "--epochs", 1, monkeypatch=monkeypatch)
+    assert "of the test's recognised" in capsys.readouterr().out
+
+
 # Language models ---------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +247,48 @@ def test_resuming_a_language_model_is_exact(tmp_path: Path, stop_at: int) -> Non
     for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert found.val_loss == expected.val_loss
+
+
+@pytest.mark.parametrize("batches", ["of a size", "by a budget"])
+def test_a_language_model_learns_from_augmented_texts_and_goes_on_exactly(tmp_path: Path, batches: str) -> None:
+    """Batches of the real loader, which have no labels."""
+    transformers = pytest.importorskip("transformers")
+    lines = ["the film was good and the plot was clever", "a bad film", "the plot of a bad film", "bad"]
+    texts = dalipipe.Text([" and ".join([line] * (1 + n % 3)) for n, line in enumerate(lines * 15)])
+
+    def run(out: Path, stop_at: int = -1, **changes: Any) -> tuple[dict[str, Any], float, float]:
+        policy, settings = dalipipe.recipes.eda(copies=3), {"device": "cpu", "seed": 5, "num_workers": 2}
+        order = {"batch_size": 8, "shuffle": True}
+        if batches == "by a budget":
+            order = {"batch_sampler": dalipipe.orders.TokenBatches(texts.lengths, tokens=240, window=2, multiple=4)}
+        train = dalipipe.DataLoader(texts, policy=policy, **order, **settings)
+        assert train.vocabulary is not None
+        again = texts.with_vocabulary(train.vocabulary)
+        val = dalipipe.DataLoader(again, 8, policy=dalipipe.recipes.eda_eval(), shards="exact", **settings)
+        model = Stops(stop_at)
+        torch.manual_seed(0)
+        size = {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+        model.model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=len(train.vocabulary), **size))
+        before = evaluate(model, val, objective=predict_next).loss
+        if batches == "by a budget":  # epochs are not equally long
+            lengths = []
+            for epoch in range(5):
+                train.set_epoch(epoch)
+                lengths.append(len(train))
+            assert len(set(lengths)) > 1
+            train.set_epoch(0)
+        with contextlib.closing(train), contextlib.closing(val):
+            result = finetune(model, train, val, config(out, epochs=5, **changes), objective=predict_next)
+        return model.state_dict(), before, result.val_loss
+
+    weights, before, after = run(tmp_path / "whole")
+    assert after < 0.8 * before
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", stop_at=7)
+    again, _, same = run(tmp_path / "parts", resume=True)
+    assert same == after
+    for name, tensor in weights.items():
+        assert torch.equal(again[name], tensor), name
 
 
 class Share(Sentences):

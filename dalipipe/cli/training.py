@@ -301,6 +301,12 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     vocabulary = train_loader.vocabulary
     if vocabulary is not None and isinstance(val, Text):
         val = val.with_vocabulary(vocabulary)  # with what the policy may write
+    if is_folder_of_model(job.model, job.task):
+        with contextlib.suppress(ModuleNotFoundError):  # make_model says it better
+            from transformers.utils import logging as chatter
+
+            chatter.set_verbosity_error()  # what starts at random is said here
+            chatter.disable_progress_bar()
     torch.manual_seed(job.seed)
     channels = next((field.channels for field in train.schema.fields if field.kind == job.task), None) or 1
     model, fresh = make_model(

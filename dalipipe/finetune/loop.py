@@ -239,6 +239,7 @@ class _State:
 
     step: int = 0  # optimiser steps done
     epoch: int = 0  # epochs trained and evaluated
+    epoch_end: int | None = None  # the step after which the epoch under way is trained; None: none is
     val_loss: float = math.nan
     val_accuracy: float = math.nan
     eval_s: float = 0.0
@@ -302,19 +303,19 @@ class _Run:
 
     def train_epoch(self, progress: Progress, stop: StopSignals) -> None:
         config, state = self.config, self.state
-        first, end = (
-            state.epoch * self.steps_per_epoch,
-            (state.epoch + 1) * self.steps_per_epoch,
-        )
+        if state.epoch_end is None:
+            if hasattr(self.train, "set_epoch"):
+                self.train.set_epoch(state.epoch)
+            state.epoch_end = state.step + len(self.train)  # of batches by a budget, epochs differ by a few
+        end, first = state.epoch_end, state.epoch_end - len(self.train)
         if state.step == end:  # resumed between the last step and the evaluation
             return
-        if state.step == first and hasattr(self.train, "set_epoch"):
-            self.train.set_epoch(state.epoch)
 
         self.model.train()
         for batch in self.clock.watch(self.train):
             fields = [self._placed(tensor) for tensor in batch]
-            lr = config.lr * warmup_cosine(state.step, total_steps=self.total_steps, warmup_steps=self.warmup_steps)
+            planned = min(state.step, self.total_steps - 1)  # as many epochs as long as the first one
+            lr = config.lr * warmup_cosine(planned, total_steps=self.total_steps, warmup_steps=self.warmup_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
 
@@ -352,8 +353,7 @@ class _Run:
                 self.save()
         if state.step != end:
             raise RuntimeError(
-                f"the training loader promised {self.steps_per_epoch} batches an epoch and ended after "
-                f"{state.step - first}"
+                f"the training loader promised {end - first} batches an epoch and ended after {state.step - first}"
             )
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -391,6 +391,7 @@ class _Run:
         )
         state.in_epoch = _Tally()
         state.epoch += 1
+        state.epoch_end = None
         self.save()
         progress.epoch_ended(row)
 
@@ -466,6 +467,8 @@ class _Run:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.train.load_state_dict(saved["loader"])
         state, ranks = _State.from_dict(saved["state"]), self.ranks
+        if "epoch_end" not in saved["state"] and state.step > state.epoch * self.steps_per_epoch:
+            state.epoch_end = (state.epoch + 1) * self.steps_per_epoch  # of before epochs could differ
         if len(saved["random"]) == ranks.world_size:
             restore_random_state(saved["random"][ranks.rank])
         else:  # as many ranks as there were have no heirs; but no two of the new ones may draw the same

@@ -131,7 +131,7 @@ class HFClassifier(_HuggingFace):
         if model.config.pad_token_id is None:
             raise ValueError(
                 "HFClassifier: the model's configuration has no pad_token_id, without which it would take padding for "
-                "a text's end: set model.config.pad_token_id, or give it to from_path; the source's encoding.pad says it"
+                "a text's end: set model.config.pad_token_id, or give it to from_path; the source's encoding.pad is it"
             )
 
 

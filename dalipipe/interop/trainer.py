@@ -10,7 +10,7 @@ import torch
 from dalipipe.loader import DataLoader
 
 NAMES = {"image": "pixel_values", "text": "input_ids", "label": "labels"}
-"""A batch's fields, as Hugging Face's models call them. Texts have an ``attention_mask``, too, made of their lengths."""
+"""A batch's fields, as Hugging Face's models call them. Texts have an ``attention_mask``, too, made of lengths."""
 _IGNORED = -100  # the label that torch's cross entropy leaves out
 
 
