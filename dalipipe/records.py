@@ -236,9 +236,9 @@ class Tokens:
     @classmethod
     def ragged(cls, tokens: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> Tokens:
         """Texts ``rows`` int64 [N] of those that lie back to back in ``tokens`` int32, host; ``starts`` int64."""
-        begin = starts[rows]
-        address = (tokens.ctypes.data + 4 * begin).astype(np.uint64)
-        return cls(address, (starts[rows + 1] - begin).astype(np.int32), tokens)
+        begin = starts.take(rows)
+        lengths = starts[1:].take(rows) - begin
+        return cls((4 * begin + tokens.ctypes.data).view(np.uint64), lengths.astype(np.int32), tokens)
 
     def __getitem__(self, row: int) -> np.ndarray:
         """One text on the host as an array: int32 [T], a view."""

@@ -73,13 +73,7 @@ def noise_keys(key: np.ndarray, indices: np.ndarray, slot: int, variants: np.nda
 
     Element e takes word e % 4 of block 2³¹ + e // 4; operators draw from blocks far below.
     """
-    keys = np.empty((len(indices), 5), np.uint32)
-    keys[:, :2] = key
-    index = np.asarray(indices).astype(np.uint64)
-    keys[:, 2] = (index & _LOW).astype(np.uint32)
-    keys[:, 3] = (index >> _WORD).astype(np.uint32)
-    keys[:, 4] = np.uint32(slot) | np.asarray(variants, np.uint32) << np.uint32(16)
-    return keys
+    return native.noise_keys(indices, variants, slot, key)
 
 
 def element_uniforms(keys: np.ndarray, count: int) -> np.ndarray:

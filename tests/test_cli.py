@@ -371,7 +371,7 @@ def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:
         (["train", "{}/half"], "no folder at {}/half/val"),
         (["train", "{}/one", "--val-fraction", "1.5"], "val_fraction must be in (0, 1), got 1.5"),
         (["train", "{}/one", "--val-fraction", ".5", "--model", "resnet19"], "did you mean resnet18"),
-        (["train", "{}/one", "--val-fraction", ".5", "--policy", "imagenet"], "there are cifar10, cifar10_eval"),
+        (["train", "{}/one", "--val-fraction", ".5", "--policy", "imagenet"], "there are aeda, aeda_eval, cifar10"),
         (
             ["train", "{}/one", "--val-fraction", ".5", "--policy", "digits_eval"],
             "no recipe is called 'digits_eval_eval'",
@@ -386,7 +386,7 @@ def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:
             "no checkpoint at {}/run/checkpoint.pt; name its folder",
         ),
         (["train", "{}/one", "--resume", "--overwrite"], "give one of them"),
-        (["train", "{}/one", "--task", "video"], "--task must be one of image, audio, series, got video"),
+        (["train", "{}/one", "--task", "video"], "--task must be one of image, audio, series, text, got video"),
         (["train", "{}/one", "--task", "series", "--size", "32"], "--size is for --task image, not for series"),
         (["train", "{}/one", "--rate-hz", "8000"], "--rate-hz is for --task audio, not for image"),
         (["train", "{}/one", "--task", "series"], "no series at {}/one/one_TRAIN.ts"),

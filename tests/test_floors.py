@@ -16,7 +16,7 @@ PACKAGE = ROOT / "dalipipe"
 FLOORS = {
     0: ("native",),
     1: ("schema", "records", "rng", "buffers", "quantiles", "sizes"),
-    2: ("orders", "policy", "storage", "faults", "transfers", "spectral", "text"),
+    2: ("orders", "policy", "storage", "faults", "transfers", "spectral", "text", "translation"),
     3: ("sampler", "ops", "sources", "queues"),
     4: ("passes", "recipes", "conversion", "policy_files", "cache"),
     5: ("plan",),

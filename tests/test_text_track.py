@@ -318,7 +318,7 @@ def test_bad_samples_cost_themselves_alone(source: dalipipe.Text) -> None:
     assert all(expected[index] == got for index, got in found.items())
 
 
-def test_what_does_not_go_is_said_at_once(source: dalipipe.Text, tmp_path: Any) -> None:
+def test_what_does_not_go_is_said_at_once(source: dalipipe.Text) -> None:
     for options, said in (
         ({"dtype": torch.uint8}, "text, which comes as int64"),
         ({"memory_format": torch.channels_last}, "is for pictures"),
@@ -331,8 +331,6 @@ def test_what_does_not_go_is_said_at_once(source: dalipipe.Text, tmp_path: Any) 
             loader(source, **options)
     with pytest.raises(ValueError, match="engine"):
         list(loader(source, engine="reference"))
-    with pytest.raises(ValueError, match="packs hold pictures"):
-        dalipipe.pack(source, tmp_path / "packed")
     unlabelled = dalipipe.Text(TEXTS, split="space")
     with pytest.raises(ValueError, match="knows of no classes"):
         loader(unlabelled, policy=dalipipe.Policy([ops.BagOfWords("resample")]))

@@ -8,6 +8,7 @@
 
 #include "bindings/bindings.h"
 #include "fold.h"
+#include "gates.h"
 #include "permutation.h"
 #include "philox.h"
 
@@ -48,7 +49,48 @@ void uniforms(const Array<int64_t>& indices, const Array<uint32_t>& variants, co
   }
 }
 
+// A `NoiseKey` for each index, out [indices, 5]. `variants`: of each index, or one for all.
+void noise_keys(const Array<int64_t>& indices, const Array<uint32_t>& variants, uint32_t slot, uint32_t key0,
+                uint32_t key1, Array<uint32_t> out) {
+  const int64_t n = indices.size();
+  if (out.size() != 5 * n || (variants.size() != n && variants.size() != 1)) {
+    throw std::invalid_argument("noise_keys: sizes differ");
+  }
+  const int64_t* index = indices.data();
+  const uint32_t* variant = variants.data();
+  const int64_t step = variants.size() == 1 ? 0 : 1;
+  uint32_t* to = out.mutable_data();
+  for (int64_t i = 0; i < n; ++i, to += 5) {
+    const uint64_t at = static_cast<uint64_t>(index[i]);
+    to[0] = key0, to[1] = key1;
+    to[2] = static_cast<uint32_t>(at), to[3] = static_cast<uint32_t>(at >> 32), to[4] = slot | variant[i * step] << 16;
+  }
+}
+
 // Addresses and sizes as dalipipe.native has checked them.
+void open_leaves_at(uintptr_t u, int64_t n, int32_t columns, uintptr_t boxes, int32_t box_count, uintptr_t leaves,
+                    int32_t leaf_count, uintptr_t gates, int32_t gate_count, uintptr_t edges, int32_t edge_count,
+                    uintptr_t rows, uintptr_t counts) {
+  GateParams p{};
+  p.u = reinterpret_cast<const double*>(u);
+  p.n = n;
+  p.columns = columns;
+  p.boxes = reinterpret_cast<const GateBox*>(boxes);
+  p.box_count = box_count;
+  p.leaves = reinterpret_cast<const GateLeaf*>(leaves);
+  p.leaf_count = leaf_count;
+  p.gates = reinterpret_cast<const Gate*>(gates);
+  p.gate_count = gate_count;
+  p.edges = reinterpret_cast<const double*>(edges);
+  p.edge_count = edge_count;
+  open_leaves(p, reinterpret_cast<int64_t*>(rows), reinterpret_cast<int64_t*>(counts));
+}
+
+void fold_tokens_at(uintptr_t ops, int32_t op_count, int64_t n, uintptr_t starts, uintptr_t passes) {
+  fold_tokens(reinterpret_cast<const TokenFoldOp*>(ops), op_count, n, reinterpret_cast<int32_t*>(starts),
+              reinterpret_cast<TokenPass*>(passes));
+}
+
 std::unique_ptr<Folded> fold_ops(uintptr_t ops, int32_t op_count, uintptr_t size, int32_t n, bool normalises,
                                  const std::array<float, 3>& scale, const std::array<float, 3>& bias) {
   FoldParams p{};
@@ -105,8 +147,39 @@ void bind_draws(py::module_& m, py::dict& layouts) {
     AT(value), AT(sigma);
     layouts["FoldOp"] = layout;
   }
+  {
+    using Struct = GateBox;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(kind), AT(column), AT(count), AT(first_edge), AT(low), AT(high), AT(p);
+    layouts["GateBox"] = layout;
+  }
+  {
+    using Struct = GateLeaf;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(p), AT(column), AT(first_gate), AT(gates), AT(unused);
+    layouts["GateLeaf"] = layout;
+  }
+  {
+    using Struct = Gate;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(box), AT(gate);
+    layouts["Gate"] = layout;
+  }
+  {
+    using Struct = TokenFoldOp;
+    py::dict layout(""_a = sizeof(Struct));
+    AT(rows), AT(count), AT(share), AT(noise), AT(at), AT(pattern);
+    layouts["TokenFoldOp"] = layout;
+  }
 #undef AT
 
+  m.def("noise_keys", &noise_keys, py::kw_only(), "indices"_a.noconvert(), "variants"_a.noconvert(), "slot"_a, "key0"_a,
+        "key1"_a, "out"_a.noconvert());
+  m.def("open_leaves", &open_leaves_at, py::kw_only(), "u"_a, "n"_a, "columns"_a, "boxes"_a, "box_count"_a, "leaves"_a,
+        "leaf_count"_a, "gates"_a, "gate_count"_a, "edges"_a, "edge_count"_a, "rows"_a, "counts"_a,
+        py::call_guard<NoGil>());
+  m.def("fold_tokens", &fold_tokens_at, py::kw_only(), "ops"_a, "op_count"_a, "n"_a, "starts"_a, "passes"_a,
+        py::call_guard<NoGil>());
   m.def("philox", &philox, py::kw_only(), "counters"_a.noconvert(), "key0"_a, "key1"_a, "out"_a.noconvert());
   m.def("uniforms", &uniforms, py::kw_only(), "indices"_a.noconvert(), "variants"_a.noconvert(), "slots"_a.noconvert(),
         "blocks"_a.noconvert(), "key0"_a, "key1"_a, "out"_a.noconvert());

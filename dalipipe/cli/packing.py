@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dalipipe.cli.app import app, new_console, plain_errors
 from dalipipe.cli.inputs import policy_of
 from dalipipe.cli.options import SizeOfRecipe
+
+if TYPE_CHECKING:
+    from dalipipe.policy import Policy
 
 
 @app.command()
@@ -20,7 +23,8 @@ def pack(
         str,
         typer.Argument(
             help="What to pack: a folder of class folders, or one with train/ and val/; tar shards "
-            "(train-{000..099}.tar), TFRecord, Parquet or Arrow files, .npy, .npz, a list of pictures.",
+            "(train-{000..099}.tar), TFRecord, Parquet or Arrow files, .npy, .npz, a list of pictures; with "
+            "--task text, texts in .txt, .csv, .tsv, .jsonl or .parquet.",
             show_default=False,
         ),
     ],
@@ -60,23 +64,51 @@ def pack(
     ray_address: Annotated[
         str | None, typer.Option(help="Of the Ray cluster.", show_default="one started on this machine")
     ] = None,
+    task: Annotated[str, typer.Option(help="image, or text.")] = "image",
+    forward: Annotated[
+        str | None,
+        typer.Option(
+            help="Of texts: folder of a model that translates them into another language, before the policy; "
+            "nothing is downloaded.",
+            show_default=False,
+        ),
+    ] = None,
+    backward: Annotated[
+        str | None, typer.Option(help="Folder of a model that translates back.", show_default=False)
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Of what translations draw; 0: the best, the same in each copy.")
+    ] = 0.0,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Of texts that are translated.")] = 1.0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder where translations are kept for other packs.", show_default=False)
+    ] = None,
 ) -> None:
     """Store a data set in shards, as training reads it best: tiled JPEGs, files as they are, or pixels.
 
-    Every WebDataset tool reads them, and dalipipe train does. A run that was stopped goes on with --resume.
+    Every WebDataset tool reads them, and dalipipe train does. A run that was stopped goes on with --resume. Texts,
+    translated there and back (--forward, --backward), are stored as JSON lines.
     """
     with plain_errors():
         from dalipipe.packing import pack as pack_one
-        from dalipipe.sources import is_pack, open_source
+        from dalipipe.sources import Text, is_pack, open_source
 
         parts = [(Path(source) / name, out / name) for name in ("train", "val")]
         if not all(part.is_dir() for part, _ in parts) or is_pack(source):
             parts = [(Path(source), out)]
         elif policy is not None:
             raise ValueError(f"a policy is for training: pack {parts[0][0]} and {parts[1][0]} one by one")
+        whole = None if policy is None else policy_of(policy, size=size)
+        if forward is not None or backward is not None:
+            task, whole, split_at = "text", _translating(whole, forward, backward, temperature, share), split_at or 1
+        if task not in ("image", "text"):
+            raise ValueError(f"--task must be image or text, got {task}")
+        if task == "text":
+            parts = [(Path(source), out)]
         options: Any = {
-            "policy": None if policy is None else policy_of(policy, size=size),
+            "policy": whole,
             "split_at": split_at,
+            "cache": cache,
             "copies": copies,
             "seed": seed,
             "format": format,
@@ -94,8 +126,21 @@ def pack(
         for part, folder in parts:
             name = str(part) if len(parts) > 1 else source
             with _pack_progress(f"packing {name}") as show:
-                report = pack_one(open_source(name), folder, progress=show, **options)
+                opened = Text.open(name) if task == "text" else open_source(name)
+                report = pack_one(opened, folder, progress=show, **options)
             new_console().print(_pack_summary(report))
+
+
+def _translating(
+    policy: Policy | None, forward: str | None, backward: str | None, temperature: float, share: float
+) -> Policy:
+    """The policy with translation there and back before it."""
+    from dalipipe.ops.text import BackTranslation
+    from dalipipe.policy import Policy
+
+    if forward is None or backward is None:
+        raise ValueError("--forward and --backward go together: there, and back")
+    return Policy([BackTranslation(forward, backward, temperature, p=share), *(policy or ())])
 
 
 @contextlib.contextmanager

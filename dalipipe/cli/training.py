@@ -178,7 +178,7 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             size=size,
-            lr=lr or (1e-3 if folder is None else 5e-5),
+            lr=lr if lr is not None else 1e-3 if folder is None else 5e-5,
             policy=policy,
             eval_policy=eval_policy,
             workers=workers,

@@ -5,7 +5,7 @@ Arguments are checked here, by name; what arrives in C++ is pointers and sizes. 
 
 from dalipipe.native.audio import probe_audio, read_wavs
 from dalipipe.native.core import build_info, check_threads, cpu_target, struct_layouts
-from dalipipe.native.draws import fold, permute, philox, uniforms
+from dalipipe.native.draws import fold, fold_tokens, noise_keys, open_leaves, permute, philox, uniforms
 from dalipipe.native.files import MAX_FILE_BYTES, checksums, copy_blocks, crc32c, pack_ranges, probe_images, read_files
 from dalipipe.native.images import Running, elastic, fused_image, mix, move_labels, start_fused_image
 from dalipipe.native.jpegs import (
@@ -44,6 +44,10 @@ from dalipipe.native.structs import (
     FEATURE,
     FEATURE_KINDS,
     FOLD_OP,
+    GATE,
+    GATE_BOX,
+    GATE_KINDS,
+    GATE_LEAF,
     IMAGE_FLAGS,
     IMAGE_HEADER,
     IMAGE_KINDS,
@@ -60,6 +64,7 @@ from dalipipe.native.structs import (
     TOKEN_BAG,
     TOKEN_CHOICES,
     TOKEN_EDITS,
+    TOKEN_FOLD_OP,
     TOKEN_PASS,
     TOKEN_WEIGHTS,
     WAV_SEGMENT,
@@ -80,6 +85,10 @@ __all__ = [
     "FEATURE",
     "FEATURE_KINDS",
     "FOLD_OP",
+    "GATE",
+    "GATE_BOX",
+    "GATE_KINDS",
+    "GATE_LEAF",
     "IMAGE_FLAGS",
     "IMAGE_HEADER",
     "IMAGE_KINDS",
@@ -97,6 +106,7 @@ __all__ = [
     "TOKEN_BAG",
     "TOKEN_CHOICES",
     "TOKEN_EDITS",
+    "TOKEN_FOLD_OP",
     "TOKEN_PASS",
     "TOKEN_WEIGHTS",
     "WAV_SEGMENT",
@@ -121,11 +131,14 @@ __all__ = [
     "feature_numbers",
     "finite_signals",
     "fold",
+    "fold_tokens",
     "fused_image",
     "list_features",
     "marker_in",
     "mix",
     "move_labels",
+    "noise_keys",
+    "open_leaves",
     "pack_ranges",
     "parse_integers",
     "permute",

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dalipipe.native.core import _C, three_of
-from dalipipe.native.structs import FOLD_OP
+from dalipipe.native.core import _C, check_array, three_of
+from dalipipe.native.structs import FOLD_OP, GATE, GATE_BOX, GATE_LEAF, TOKEN_FOLD_OP, TOKEN_PASS
 
 
 def philox(counters: npt.ArrayLike, key: npt.ArrayLike) -> np.ndarray:
@@ -39,6 +39,66 @@ def uniforms(
     parts = {"indices": indices, "variants": variants.reshape(-1), "slots": slots, "blocks": blocks}
     _C.uniforms(**parts, key0=int(key[0]), key1=int(key[1]), out=out)
     return out
+
+
+def noise_keys(indices: npt.ArrayLike, variants: npt.ArrayLike, slot: int, key: npt.ArrayLike) -> np.ndarray:
+    """`dalipipe.rng.noise_keys`: int64 [N] indices, their variants [N] or [1] → uint32 [N, 5]."""
+    indices, variants = np.ascontiguousarray(indices, np.int64), np.ascontiguousarray(variants, np.uint32)
+    out, key = np.empty((len(indices), 5), np.uint32), np.asarray(key, np.uint32)
+    _C.noise_keys(
+        indices=indices, variants=variants.reshape(-1), slot=slot, key0=int(key[0]), key1=int(key[1]), out=out
+    )
+    return out
+
+
+def open_leaves(
+    u: np.ndarray, boxes: np.ndarray, leaves: np.ndarray, gates: np.ndarray, edges: np.ndarray
+) -> list[np.ndarray]:
+    """To which samples operators are applied: int64 each, rising.
+
+    Args:
+        u: float64 [N, columns]: numbers in [0, 1), of which csrc/gates.h says what decides what.
+        boxes: `GATE_BOX` [containers]. leaves: `GATE_LEAF` [operators]. gates: `GATE` [G].
+        edges: float64: the running sums of weights of containers that choose by them.
+
+    Raises:
+        ValueError: a container, gate or column that is not there.
+    """
+    n, columns = u.shape
+    rows, counts = np.empty((len(leaves), n), np.int64), np.empty(len(leaves), np.int64)
+    given = {}
+    for name, array, dtype in (
+        ("boxes", boxes, GATE_BOX),
+        ("leaves", leaves, GATE_LEAF),
+        ("gates", gates, GATE),
+        ("edges", edges, np.float64),
+    ):
+        given[name] = check_array(name, array, dtype, (len(array),), "open_leaves")
+    _C.open_leaves(
+        u=check_array("u", u, np.float64, (n, columns), "open_leaves"),
+        n=n,
+        columns=columns,
+        box_count=len(boxes),
+        leaf_count=len(leaves),
+        gate_count=len(gates),
+        edge_count=len(edges),
+        rows=rows.ctypes.data,
+        counts=counts.ctypes.data,
+        **given,
+    )
+    return [row[:count] for row, count in zip(rows, counts.tolist(), strict=True)]
+
+
+def fold_tokens(ops: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Operators drawn for N texts → ``passes`` [P] of `TOKEN_PASS`, sample after sample, and ``starts`` int32 [N+1].
+
+    ``ops``: `TOKEN_FOLD_OP` [operators]; what they point to is as csrc/gates.h says. Raises ``ValueError`` for a row
+    outside the batch.
+    """
+    check_array("ops", ops, TOKEN_FOLD_OP, (len(ops),), "fold_tokens")
+    passes, starts = np.empty(int(ops["count"].sum()), TOKEN_PASS), np.empty(n + 1, np.int32)
+    _C.fold_tokens(ops=ops.ctypes.data, op_count=len(ops), n=n, starts=starts.ctypes.data, passes=passes.ctypes.data)
+    return passes, starts
 
 
 def fold(ops: np.ndarray, size: np.ndarray, normalize: tuple[npt.ArrayLike, npt.ArrayLike] | None) -> Any:

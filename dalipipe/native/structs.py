@@ -247,3 +247,33 @@ TOKEN_BAG = np.dtype([("tokens", np.uint64), ("keep", np.uint64), ("other", np.u
 
 #: What tokens weigh, by address: ``weights`` of float32 [words]; mirrors `TokenWeights` in csrc/token.h.
 TOKEN_WEIGHTS = np.dtype([("weights", np.uint64), *_int32s("words unused")])
+
+
+#: A container of a policy; mirrors `GateBox` in csrc/gates.h.
+GATE_BOX = np.dtype([*_int32s("kind column count first_edge low high"), ("p", np.float64)], align=True)
+
+
+#: An operator of a policy; mirrors `GateLeaf` in csrc/gates.h.
+GATE_LEAF = np.dtype([("p", np.float64), *_int32s("column first_gate gates unused")], align=True)
+
+
+#: A gate that an operator stands behind; mirrors `Gate` in csrc/gates.h.
+GATE = np.dtype(_int32s("box gate"))
+
+
+#: Kinds of containers; their places are the numbers of `GateKind` in csrc/gates.h.
+GATE_KINDS = ("all", "one_of", "some_of", "order")
+
+
+#: An operator on texts, and what was drawn of it; mirrors `TokenFoldOp` in csrc/gates.h.
+TOKEN_FOLD_OP = np.dtype(
+    [
+        ("rows", np.uint64),
+        ("count", np.int64),
+        ("share", np.uint64),
+        ("noise", np.uint64),
+        ("at", np.uint64),
+        ("pattern", TOKEN_PASS),
+    ],
+    align=True,
+)

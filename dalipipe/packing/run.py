@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,10 @@ import numpy as np
 
 import dalipipe
 from dalipipe.faults import BadSample, Quarantine, TooManyBadSamplesError
+from dalipipe.packing.folder import alone, make_room, sync, write_whole
 from dalipipe.packing.members import Encoder, Member
 from dalipipe.packing.records import batches
+from dalipipe.packing.report import PackReport, Progress
 from dalipipe.packing.settings import Format, PackMismatchError, Plan, Settings, files_signature, make_settings
 from dalipipe.packing.shard import (
     WORK,
@@ -31,58 +31,18 @@ from dalipipe.packing.shard import (
     sync_folder,
     write_shard,
 )
+from dalipipe.packing.text import pack_texts
 from dalipipe.policy import Policy
 from dalipipe.records import Encoded
 from dalipipe.sources import as_source
 from dalipipe.sources.base import Source, digest
 from dalipipe.sources.packed import INDEX, MANIFEST, VERSION, Packed, field_to_dict, is_pack
+from dalipipe.sources.text import Text
 from dalipipe.storage import is_remote
 
 _SAMPLED = 128  # records whose sizes tell how many go into a shard
 _PLAN = "plan.json"
 _GRACE = 16  # bad records that no rate counts against
-_OWN = (WORK, INDEX, MANIFEST, "bad.jsonl")
-
-
-@dataclass
-class PackReport:
-    """What came of a pack.
-
-    ``records``: in it, each in ``copies``; ``bytes_in``: of the files that were read, 0 where they were decoded;
-    ``bytes_out``: of the files made; ``left``: why pictures stayed as they were, counted; ``bad``: the records that
-    were left out.
-    """
-
-    out: str
-    format: str
-    records: int
-    copies: int
-    shards: int
-    bytes_in: int
-    bytes_out: int
-    shard_bytes: int
-    left: dict[str, int]
-    bad: list[BadSample]
-    seconds: float = 0.0
-
-    @property
-    def ratio(self) -> float | None:
-        """Bytes that came out for each that went in; ``None`` where pictures were decoded in between."""
-        return self.bytes_out / self.bytes_in if self.bytes_in else None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a pack is. ``left_s``: seconds still to go, as it looks; ``None``: too early to say."""
-
-    shards: int
-    of_shards: int
-    records: int
-    of_records: int
-    bytes_out: int
-    bad: int
-    seconds: float
-    left_s: float | None
 
 
 @dataclass
@@ -142,9 +102,11 @@ def pack(
     threads: int | None = None,
     max_bad: float = 0.1,
     ray: bool | str = False,
+    cache: str | os.PathLike[str] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> PackReport:
-    """Stores a data set as tar shards with an index, as training wants to read it: see `Packed`.
+    """Stores a data set as tar shards with an index, as training wants to read it: see `Packed`. Of texts: JSON lines,
+    see `Text.open`.
 
     Any WebDataset tool reads the shards. A run that was killed is continued by ``resume``; what a shard holds depends
     on the data set and the settings alone, so the result is the same to the byte, however often it was stopped and
@@ -171,7 +133,13 @@ def pack(
         threads: how many work on a shard; None: as many as there are cores.
         max_bad: the share of records that may be bad; they are left out and reported.
         ray: write shards on a Ray cluster: True, one on this machine, or its address. ``pip install 'dalipipe[ray]'``.
-        progress: called whenever a shard is done.
+        cache: of texts: a folder where translations are looked up and kept; None: kept until the pack is whole, so that
+            ``resume`` has them.
+        progress: called whenever a shard is done; of texts, whenever some have been translated.
+
+    Of texts the front of the policy is what stands there of `BackTranslation`, and then other operators on texts, which
+    are written as words with spaces between them. A text that is not changed is kept as it is. Translators run where
+    they are told to, models on a CUDA device where there is one; two copies differ by what is drawn.
 
     Raises:
         FileExistsError: there is a pack in ``out``, or something else.
@@ -187,6 +155,25 @@ def pack(
         raise ValueError(f"pack: out must be a local folder, got {os.fspath(out)}; copy the pack there when it is done")
     folder = Path(out)
     threads = threads or len(os.sched_getaffinity(0))
+    if isinstance(source, Text):
+        given = {"format": format, "resize": resize, "metadata": metadata, "ray": ray}
+        if wrong := next((name for name, value in given.items() if value), None):
+            raise ValueError(f"pack: {wrong} is for pictures, and this data set holds texts")
+        return pack_texts(
+            source,
+            folder,
+            policy=policy,
+            split_at=split_at,
+            copies=copies,
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            threads=threads,
+            cache=cache,
+            progress=progress,
+        )
+    if cache is not None:
+        raise ValueError("pack: cache keeps translations, and this data set holds no texts")
     settings = _settings(
         source,
         policy,
@@ -205,12 +192,12 @@ def pack(
     for kind in ("audio", "series", "text"):
         for other in source.schema.of_kind(kind):
             raise ValueError(f"pack: packs hold pictures, and {other.name!r} is {kind}: train from its source itself")
-    _make_room(folder, resume=resume, overwrite=overwrite)
+    make_room(folder, resume=resume, overwrite=overwrite)
     if is_pack(folder):  # resumed when there was nothing left to do, but perhaps to clean up
         report = _report(folder, Packed(folder), settings)
         shutil.rmtree(folder / WORK, ignore_errors=True)
         return report
-    with _alone(folder):
+    with alone(folder):
         plan = _plan(source, settings, folder, resume=resume, threads=threads)
         tally = _Tally(plan, max_bad, 0)
         done = finished(folder, plan)
@@ -254,38 +241,6 @@ def _has_files(source: Source) -> bool:
     """Whether pictures come as files."""
     columns = source.read(np.zeros(1, np.int64)).columns
     return all(isinstance(columns[field.name], Encoded) for field in source.schema.of_kind("image"))
-
-
-def _make_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise ValueError("pack: resume continues a pack and overwrite replaces it: give one of them")
-    there = sorted(os.listdir(folder)) if folder.is_dir() else []
-    own = [name for name in there if name in _OWN or (name.startswith("shard-") and ".tar" in name)]
-    if len(own) < len(there):
-        other = next(name for name in there if name not in own)
-        raise FileExistsError(f"{folder} holds {other!r}, which is no part of a pack; name another folder")
-    if own and not (resume or overwrite):
-        state = "a pack" if MANIFEST in own else "a pack under way"
-        raise FileExistsError(
-            f"{folder} holds {state}: resume (--resume) continues it, overwrite (--overwrite) replaces it"
-        )
-    if overwrite:
-        for name in sorted(own, key=lambda name: name != MANIFEST):  # first what says that it is whole
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if overwrite or MANIFEST not in own:
-        (folder / WORK).mkdir(parents=True, exist_ok=True)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two runs must not write into one folder; a killed one holds nothing."""
-    with open(folder / WORK / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(f"another run is packing into {folder}: wait for it, or name another folder") from error
-        yield
 
 
 def _plan(source: Source, settings: Settings, folder: Path, *, resume: bool, threads: int) -> Plan:
@@ -386,7 +341,7 @@ def _put_together(source: Source, plan: Plan, folder: Path) -> PackReport:
     index.mkdir()
     for name, array in arrays.items():
         np.save(index / f"{name}.npy", array)
-        _sync(index / f"{name}.npy")
+        sync(index / f"{name}.npy")
     sync_folder(index)
     shutil.rmtree(folder / INDEX, ignore_errors=True)
     os.replace(index, folder / INDEX)
@@ -472,19 +427,3 @@ def _report(folder: Path, packed: Packed, settings: Settings) -> PackReport:
         left=found["left"],
         bad=[BadSample(**bad) for bad in found["bad"]],
     )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that is there as a whole, or as it was."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    sync_folder(path.parent)
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

@@ -20,16 +20,6 @@ from dalipipe.text import Encoding, Vocabulary
 from dalipipe.text.bags import Bag
 
 
-def _place(name: str) -> slice:
-    """Where a pass has this field, in words of 32 bits."""
-    assert native.TOKEN_PASS.fields is not None
-    dtype, offset = native.TOKEN_PASS.fields[name][:2]
-    return slice(offset // 4, (offset + dtype.itemsize) // 4)
-
-
-_SHARE, _KEY = _place("share"), _place("key")
-
-
 @dataclass(frozen=True)
 class Classes:
     """Passes ``at`` int64 [A] of samples ``rows`` int64 [A] that have a bag for each class, ``count`` of them: to which
@@ -56,10 +46,10 @@ class TextParams:
 
 @dataclass(frozen=True)
 class Edit:
-    """An operator, a `TOKEN_PASS` with what is the same in all of its passes, as ``words`` int32, and its table."""
+    """An operator, a `TOKEN_PASS` [1] with what is the same in all of its passes, and its table."""
 
     op: TextOp
-    words: np.ndarray
+    pattern: np.ndarray
     table: Table
 
 
@@ -104,32 +94,22 @@ class TextFold:
 
     def fold(self, drawn: Sequence[Drawn], size: np.ndarray) -> TextParams:
         """The passes of N texts of ``size`` int64 [N, 1], given what was drawn for the policy."""
-        taken = [
-            (edit, drawn[position])
-            for edit, position in zip(self.edits, self.positions, strict=True)
-            if len(drawn[position].rows)
-        ]
-        out_size, counts, depths = np.array(size, np.int64), np.zeros(len(size), np.int64), []
-        for _, one in taken:
-            depths.append(counts[one.rows])
-            counts[one.rows] += 1
-            after = one.op.output_size(one.params, one.size)
-            if after is not one.size:
-                out_size[one.rows] = after
-        starts = np.zeros(len(size) + 1, np.int32)
-        np.cumsum(counts, out=starts[1:])
-        words = np.empty((starts[-1], native.TOKEN_PASS.itemsize // 4), np.int32)  # structs take numpy longer
-        passes = words.view(native.TOKEN_PASS).reshape(-1)
-        classes = []
-        for (edit, one), depth in zip(taken, depths, strict=True):
-            at = starts[one.rows] + depth
-            rows = np.empty((len(at), words.shape[1]), np.int32)
-            rows[:] = edit.words
-            rows[:, _SHARE] = one.params["share"].view(np.int32).reshape(-1, 2)
-            rows[:, _KEY] = one.params["noise"].view(np.int32)
-            words[at] = rows
+        out_size, classes, held = np.array(size, np.int64), [], []
+        ops = np.zeros(len(self.edits), native.TOKEN_FOLD_OP)
+        for one, edit, position in zip(ops, self.edits, self.positions, strict=True):
+            rows, params, before = drawn[position].rows, drawn[position].params, drawn[position].size
+            after = edit.op.output_size(params, before)
+            if after is not before:
+                out_size[rows] = after
+            share, noise = np.ascontiguousarray(params["share"], np.float64), np.ascontiguousarray(params["noise"])
+            one["rows"], one["count"], one["pattern"] = rows.ctypes.data, len(rows), edit.pattern[0]
+            one["share"], one["noise"] = share.ctypes.data, noise.ctypes.data
+            held.append((rows, share, noise))
             if edit.op.labels is not None and edit.table.bags:
-                classes.append(Classes(edit.op.labels, len(edit.table.bags), at, one.rows))
+                at = np.empty(len(rows), np.int64)
+                one["at"] = at.ctypes.data
+                classes.append(Classes(edit.op.labels, len(edit.table.bags), at, rows))
+        passes, starts = native.fold_tokens(ops, len(size))
         return TextParams(passes, starts, out_size, tuple(classes))
 
     def explain(self, drawn: Sequence[Drawn], size: np.ndarray) -> list[str]:
@@ -165,7 +145,7 @@ def lower_text(leaves: Sequence[Leaf], positions: Sequence[int], field: Field, s
         one["choices"] = choices.add([] if table.choices is None else [table.choices])
         one["weights"] = weights.add([] if table.weights is None else [table.weights])
         one["bag"] = bags.add(table.bags)
-        edits.append(Edit(op, one.view(np.int32), table))
+        edits.append(Edit(op, one, table))
     tables = Tables(tuple(choices.tables), tuple(bags.tables), tuple(weights.tables))
     return TextFold(tuple(edits), tuple(positions), vocabulary, field.encoding, tables)
 

@@ -4,6 +4,7 @@ The host draws, the engines apply: a policy turns (seed, epoch, sample) into par
 state. An operator that is not applied to a sample is absent from what is drawn for it.
 """
 
+from dalipipe.policy.gating import Leaf
 from dalipipe.policy.nodes import (
     Container,
     Macro,
@@ -18,7 +19,7 @@ from dalipipe.policy.nodes import (
     node_types,
     set_field,
 )
-from dalipipe.policy.policy import DrawError, Drawn, Leaf, Policy
+from dalipipe.policy.policy import DrawError, Drawn, Policy
 from dalipipe.policy.ranges import Choice, Normal, Range, check_range, draw_range
 
 __all__ = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from dalipipe.policy.nodes import Node, node_types
 from dalipipe.policy.ranges import Range, range_from_dict
+
+_OPERATORS = ("dalipipe.ops.image", "dalipipe.ops.mix", "dalipipe.ops.signal", "dalipipe.ops.text")
 
 
 def node_to_dict(node: Node) -> dict[str, Any]:
@@ -27,6 +30,10 @@ def node_from_dict(data: Any) -> Node:
     if not isinstance(data, Mapping) or "op" not in data:
         raise ValueError(f'Policy: expected an operator as {{"op": name, field: value, ...}}, got {data!r}')
     name, types = data["op"], node_types()
+    if name not in types:
+        for module in _OPERATORS:  # a policy in a pack may be the first to ask for them
+            importlib.import_module(module)
+        types = node_types()
     if name not in types:
         raise ValueError(f"Policy: no operator is called {name!r}; there are {', '.join(sorted(types))}")
     known = {f.name for f in fields(types[name])}

@@ -132,10 +132,14 @@ class OneOf(Container):
                 )
             object.__setattr__(self, "weights", weights)
 
-    def choose(self, u: np.ndarray) -> np.ndarray:
+    @property
+    def edges(self) -> np.ndarray:
+        """float64 [operators]: up to which number in [0, 1) each is chosen."""
         weights = np.array(self.weights or [1.0] * len(self.ops))
-        edges = np.cumsum(weights) / weights.sum()
-        chosen = np.minimum(np.searchsorted(edges, u[:, 0], side="right"), len(self.ops) - 1)
+        return np.cumsum(weights) / weights.sum()
+
+    def choose(self, u: np.ndarray) -> np.ndarray:
+        chosen = np.minimum(np.searchsorted(self.edges, u[:, 0], side="right"), len(self.ops) - 1)
         return chosen[:, None] == np.arange(len(self.ops))
 
 
@@ -187,7 +191,7 @@ class RandomOrder(Container):
 
     def choose(self, u: np.ndarray) -> np.ndarray:
         order = np.argsort(u, axis=1, kind="stable")  # [N, place]: the operator there
-        return (order[:, :, None] == np.arange(len(self.ops))).reshape(len(u), -1)
+        return (order[:, :, None] == np.arange(len(self.ops))).reshape(len(u), len(self.ops) ** 2)
 
     def children(self) -> Iterator[tuple[int, int]]:
         for gate in range(len(self.ops) ** 2):

@@ -10,6 +10,7 @@ import numpy as np
 
 from dalipipe import rng
 from dalipipe.policy.data import node_from_dict, node_to_dict
+from dalipipe.policy.gating import Gating, Leaf
 from dalipipe.policy.nodes import Container, Macro, Node, Op, Params
 
 
@@ -22,15 +23,6 @@ class DrawError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.row, str(self))
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """An operator in its place. ``gates``: the (container slot, gate) pairs that must all be open for it."""
-
-    slot: int
-    op: Op
-    gates: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -110,6 +102,7 @@ class Policy:
             self._columns[slot] = slice(start, 4 * column + 4)
         self._pair_slots = np.array([slot for slot, _ in pairs], np.uint32)
         self._pair_blocks = np.array([block for _, block in pairs], np.uint32)
+        self._gating = Gating([leaf for leaf in self._leaves if not _is_certain(leaf)], self._containers, self._columns)
 
     def _place(self, node: Node, slot: int, gates: tuple[tuple[int, int], ...], macro: int | None) -> int:
         """Puts a node and all below it in their places, from ``slot`` on; returns the first slot after them.
@@ -154,22 +147,16 @@ class Policy:
         n = len(indices)
         u_all = rng.uniforms(key, indices, self._pair_slots, self._pair_blocks, variants)
         u_all = u_all.reshape(n, 4 * len(self._pair_slots))
-        open_gates = {}
-        for slot, container in self._containers.items():
-            u = u_all[:, self._columns[slot]]
-            open_gates[slot] = container.choose(u[:, 1 : 1 + container.draws]) & (u[:, :1] < container.p)
+        gated = iter(self._gating.rows(u_all))
         size, everyone = np.array(size, np.int64), np.arange(n)
         drawn = []
         for leaf in self._leaves:
             op, columns = leaf.op, self._columns.get(leaf.slot, slice(0, 0))
             here: Any
-            if op.p >= 1.0 and not leaf.gates:
+            if _is_certain(leaf):
                 rows, here = everyone, slice(None)  # a slice takes numpy a fraction of the time
             else:
-                applied = u_all[:, columns.start] < op.p if op.p < 1.0 else np.ones(n, bool)
-                for slot, gate in leaf.gates:
-                    applied = applied & open_gates[slot][:, gate]
-                rows = here = np.flatnonzero(applied)
+                rows = here = next(gated)
             before = size[here]
             misfits = op.misfits(before)
             if misfits is not None and misfits.any():
@@ -179,7 +166,7 @@ class Policy:
                 )
             params = op.draw(u_all[here, columns.start + 1 : columns.start + 1 + op.draws], before)
             if op.noisy:
-                params = {**params, "noise": rng.noise_keys(key, indices[rows], leaf.slot, _of(variants, rows))}
+                params = {**params, "noise": rng.noise_keys(key, indices[here], leaf.slot, _of(variants, here))}
                 params = op.complete(params, before)
             drawn.append(Drawn(op, rows, params, before, n))
             after = op.output_size(params, before)
@@ -259,10 +246,15 @@ class Policy:
         return f"Policy({', '.join(parts)})"
 
 
+def _is_certain(leaf: Leaf) -> bool:
+    """Whether it is applied to every sample."""
+    return leaf.op.p >= 1.0 and not leaf.gates
+
+
 def _check_place(what: str, n: Any, nodes: int) -> None:
     if type(n) is not int or not 1 <= n <= nodes:
         raise ValueError(f"{what} must be a number of its first nodes, 1 to {nodes}, got {n!r}")
 
 
-def _of(variants: np.ndarray | int, rows: np.ndarray) -> np.ndarray | int:
+def _of(variants: np.ndarray | int, rows: np.ndarray | slice) -> np.ndarray | int:
     return variants if np.ndim(variants) == 0 else np.asarray(variants)[rows]

@@ -22,6 +22,7 @@ from dalipipe.sources.standard import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from dalipipe.sources.table import Table, is_table
 from dalipipe.sources.tar import TarShards
 from dalipipe.sources.text import Text
+from dalipipe.sources.text_pack import is_text_pack
 from dalipipe.sources.tfrecord import TFRecords
 from dalipipe.sources.workers import WorkerError
 
@@ -53,7 +54,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """
     name = os.fspath(path)
     if os.path.isdir(name):
-        return Packed(name) if is_pack(name) else ImageFolder(name)
+        if not is_pack(name):
+            return ImageFolder(name)
+        return Text.open(name) if is_text_pack(name) else Packed(name)
     opener = _OPENERS.get(os.path.splitext(name)[1].lower())
     if opener is None:
         if not os.path.exists(name):

@@ -55,6 +55,8 @@ class Packed(Source):
         self.root, self.storage, self._verify = os.fspath(root).rstrip("/"), storage or Storage(), verify
         self._local = not is_remote(self.root)
         self.manifest = read_manifest(self.root, self.storage)
+        if self.manifest.get("format") == "text":
+            raise PackError(f"{self.root} is a pack of texts: dalipipe.Text.open opens it")
         try:
             self.copies = int(self.manifest["copies"])
             self.format = str(self.manifest["format"])

@@ -14,7 +14,9 @@ import numpy as np
 from dalipipe.records import Records, Tokens
 from dalipipe.schema import Field, Schema
 from dalipipe.sources.base import Source, digest, numbered_labels, to_numpy
+from dalipipe.sources.packed import is_pack
 from dalipipe.sources.text_files import Column, Errors, Where, as_numbers, read_rows
+from dalipipe.sources.text_pack import read_text_pack
 from dalipipe.storage import Storage
 from dalipipe.text import Encoding, Vocabulary
 from dalipipe.text.subwords import words_of_pieces
@@ -84,7 +86,9 @@ class Text(Source):
             raise ValueError("Text: expected at least one text, got none")
         for row, text in enumerate(self.strings):
             _check_text(text, row, self.describe)
-        numbered = number(_split(self.strings, splitter(split), lower, self.describe))
+        self.split: tuple[Split, bool] | None = (splitter(split), lower)
+        """How they were split, and whether put into lower case first; None: not known (any more)."""
+        numbered = number(_split(self.strings, *self.split, self.describe))
         encoding = _encoding(tokenizer, max_length, multiple)
         self._fill(numbered, labels, vocabulary, encoding, classes, columns, min_count, most)
 
@@ -161,6 +165,8 @@ class Text(Source):
           them. Columns without names go by number, from 0; of one or two, the last is the text, the first of two the
           label. Labels that are all numbers are numbers, unless ``classes`` has them as names.
         - ``.jsonl``, ``.json``: an object a line, or one list of them.
+        - A folder that `dalipipe.pack` left, with the labels and columns that were packed: it says what has been
+          applied to them, and a loader does the rest of the policy; epoch e reads copy e mod copies.
         - ``.parquet``, ``.pq``, ``.arrow``, ``.feather``, ``.ipc``, tables, data sets (one split, not streamed; the
           names of a ``ClassLabel`` are the classes). Files need pyarrow.
 
@@ -179,16 +185,22 @@ class Text(Source):
         """
         if errors not in ("strict", "replace"):
             raise ValueError(f'Text.open: errors must be "strict" or "replace", got {errors!r}')
-        rows = read_rows(source, text, label, columns, header, errors, storage or Storage())
+        pack = None
+        if isinstance(source, str | os.PathLike) and is_pack(source):
+            pack = read_text_pack(os.fspath(source), storage or Storage())
+            rows = pack.rows
+        else:
+            rows = read_rows(source, text, label, columns, header, errors, storage or Storage())
         classes = rows.classes if classes is None else list(classes)
         labels: Any = rows.labels
-        if labels and all(isinstance(cell, str) for cell in labels) and not set(labels) <= set(classes or ()):
+        named = isinstance(labels, list) and labels and all(isinstance(cell, str) for cell in labels)
+        if named and not set(labels) <= set(classes or ()):
             found = as_numbers(labels)
             labels = labels if found is None else found
         if not rows.texts:
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the table"
             raise ValueError(f"{name}: expected at least one text, got none")
-        return cls(
+        made = cls(
             rows.texts,
             labels,
             split=split,
@@ -203,6 +215,10 @@ class Text(Source):
             _where=rows.where,
             **rows.columns,
         )
+        if pack is not None:
+            made.front, made.copies = pack.front, pack.copies
+            made.labels = None if made.labels is None else made.labels[: len(made)]
+        return made
 
     @classmethod
     def from_token_ids(
@@ -239,7 +255,7 @@ class Text(Source):
         found = words_of_pieces(input_ids, word_ids, pad=base.pad if pad is None else pad, encoding=base)
         self = cls.__new__(cls)
         self._where = None
-        self.strings = found.strings
+        self.strings, self.split = found.strings, None
         encoding = found.encoding(max_length=max_length, multiple=multiple)
         self._fill(found.numbered, labels, None, encoding, classes, columns)
         return self
@@ -253,7 +269,7 @@ class Text(Source):
         return other
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return (len(self._starts) - 1) // self.copies
 
     def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
         rows = np.asarray(indices, np.int64)
@@ -268,7 +284,7 @@ class Text(Source):
     @cached_property
     def lengths(self) -> np.ndarray:
         """int64 [N]: numbers in the row of every text as it is, prefix, suffix and pieces counted, not padding: by what
-        texts are put together into batches.
+        texts are put together into batches. Of several copies: of the longest.
         """
         encoding, lengths = self.encoding, np.diff(self._starts)
         if self._pieces is not None:
@@ -276,7 +292,8 @@ class Text(Source):
             ends = np.concatenate([[0], np.cumsum(of_word[self._tokens])])
             lengths = ends[self._starts[1:]] - ends[self._starts[:-1]]
         lengths = lengths + len(encoding.prefix) + len(encoding.suffix)
-        return lengths if encoding.max_length is None else np.minimum(lengths, encoding.max_length)
+        lengths = lengths if encoding.max_length is None else np.minimum(lengths, encoding.max_length)
+        return lengths.reshape(self.copies, -1).max(axis=0)
 
     @cached_property
     def _pieces(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -305,10 +322,13 @@ class Text(Source):
         return f"Text({len(self):,} texts of {words}{f', {len(self.classes)} classes' if self.classes else ''})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "labels": None}
+        own = self.split is not None and self.split[0] not in SPLITTERS.values()  # which may be no module's
+        return {**self.__dict__, "labels": None, "split": None if own else self.split}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, labels=state["columns"].get("label"))
+        self.__dict__.update(state)
+        labels = state["columns"].get("label")
+        self.labels = labels if self.copies == 1 or labels is None else labels[: len(self)]
 
 
 def _encoding(tokenizer: Any, max_length: int | None, multiple: int) -> Encoding:
