@@ -10,6 +10,7 @@ are said to, padded batches as ours are. Before anything is timed, what each con
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -123,13 +124,19 @@ class NativeWork:
 
 
 def on_cores(count: int, work: Callable[[], int]) -> int:
-    """``work`` with so many cores for it and the threads that it starts."""
-    every = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(every)[:count])
+    """``work`` with so many cores for this process: its threads that are there, and those that they start."""
+    every = sorted(os.sched_getaffinity(0))
+    _pin(every[:count])
     try:
         return work()
     finally:
-        os.sched_setaffinity(0, every)
+        _pin(every)
+
+
+def _pin(cores: list[int]) -> None:
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), cores)
 
 
 def ours_of(sentences: dalipipe.Text, policy: dalipipe.Policy) -> list[list[str]]:
