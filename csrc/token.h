@@ -130,6 +130,18 @@ void edit_tokens_cpu(const TokenParams& p, int32_t threads);
 void count_rows_cpu(const TokenRows& r, int32_t threads, int32_t* lengths);
 void write_rows_cpu(const TokenRows& r, const TokenTable& to, int32_t threads);
 
+// All of a batch: edits, then a row of each text, as long as the longest, rounded up to a multiple.
+struct TokenBatch {
+  int64_t* out;  // [N, columns], dense
+  int64_t out_count, pad;
+  int64_t* lengths;  // [N]: numbers in each row
+  int32_t* columns;  // what they have become
+  int32_t multiple;
+};
+// `rows`: without its tokens, spans, starts and n, which come of the edits. Throws std::invalid_argument where `out`
+// does not hold them.
+void make_batch_cpu(const TokenParams& p, const TokenRows& rows, const TokenBatch& to, int32_t threads);
+
 // As signals_cuda: asynchronous on `stream`, `pinned` of the size of the upload. What is said to be on the device is.
 struct TokenBytes {
   size_t scratch, upload;

@@ -571,3 +571,49 @@ def test_bad_rows_are_named() -> None:
         native.write_rows(tokens, spans, starts, out.T)
     with pytest.raises(ValueError, match="the starts of pieces must be int32"):
         native.count_rows(tokens, spans, starts, pieces=(np.zeros(0, np.int32), tokens))
+
+
+# A batch at once ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize(("most", "multiple"), [(None, 1), (None, 8), (40, 1), (9, 8), (2, 3)])
+def test_a_batch_at_once_is_its_three_steps(pieces: bool, most: int | None, multiple: int) -> None:
+    random = np.random.default_rng(3)
+    counts = np.array([0, 1, 7, 30, 2, 64])
+    tokens = random.integers(0, 9, counts.sum()).astype(np.int32)
+    places = np.cumsum(2 * counts + 1) - (2 * counts + 1)
+    passes = np.zeros(6, native.TOKEN_PASS)
+    passes["edit"] = [native.TOKEN_EDITS.index(edit) for edit in ("remove", "swap", "reverse", "remove", "swap", "cut")]
+    passes["share"], passes["key"] = 0.3, keys(6)
+    starts = np.arange(7, dtype=np.int32)
+    data = (tokens.ctypes.data + 4 * (np.cumsum(counts) - counts)).astype(np.uint64)
+    given = passes, starts, data, counts.astype(np.int32), (2 * counts + 1).astype(np.int32), places
+    options: dict[str, Any] = {"prefix": [101], "suffix": [102], "most": most}
+    if pieces:
+        options["pieces"] = np.array([0, 0, *range(1, 16, 2)], np.int32), np.arange(20, 35, dtype=np.int32)
+
+    edited, lengths = np.zeros(2 * counts.sum() + 6, np.int32), np.zeros(6, np.int32)
+    native.edit_tokens(*given, edited, lengths)
+    spans = np.stack([places, lengths], axis=1).astype(np.int64)
+    numbers = native.count_rows(edited, spans, starts, **options)
+    columns = min(-(-int(numbers.max()) // multiple) * multiple, most or 1000)
+    expected = np.zeros((6, columns), np.int64)
+    native.write_rows(edited, spans, starts, expected, pad=7, **options)
+
+    out = np.full(6 * 140, -1)
+    again = np.zeros_like(edited), np.zeros_like(lengths), out
+    got, found = native.start_make_batch(*given, *again, pad=7, multiple=multiple, threads=2, **options)()
+    assert got == columns
+    np.testing.assert_array_equal(found, numbers)
+    np.testing.assert_array_equal(out[: 6 * columns].reshape(6, columns), expected)
+    assert (out[6 * columns :] == -1).all()
+    with pytest.raises(ValueError, match="too few for 6 rows"):
+        native.start_make_batch(*given, *again[:2], out[: 6 * columns - 1], multiple=multiple, **options)()
+
+
+def test_a_batch_of_no_texts_at_once() -> None:
+    none, no_starts = np.zeros(0, np.int32), np.zeros(1, np.int32)
+    given = np.zeros(0, native.TOKEN_PASS), no_starts, np.zeros(0, np.uint64), none, none, np.zeros(0, np.int64)
+    columns, numbers = native.start_make_batch(*given, none, none, np.zeros(0, np.int64), prefix=[1])()
+    assert columns == 0 and len(numbers) == 0

@@ -103,6 +103,20 @@ void bind_tokens(py::module_& m, py::dict& layouts) {
             new Running{std::move(held), Task([params, threads] { edit_tokens_cpu(params, threads); })});
       },
       py::kw_only(), "params"_a, "threads"_a, "held"_a);
+  py::class_<TokenBatch>(m, "TokenBatch")
+      .def(py::init([](uintptr_t out, int64_t out_count, int64_t pad, uintptr_t lengths, uintptr_t columns,
+                       int32_t multiple) {
+             return TokenBatch{reinterpret_cast<int64_t*>(out),     out_count, pad, reinterpret_cast<int64_t*>(lengths),
+                               reinterpret_cast<int32_t*>(columns), multiple};
+           }),
+           py::kw_only(), "out"_a, "out_count"_a, "pad"_a, "lengths"_a, "columns"_a, "multiple"_a);
+  m.def(
+      "start_make_batch_cpu",
+      [](const TokenParams& params, const TokenRows& rows, const TokenBatch& to, int32_t threads, py::object held) {
+        return std::unique_ptr<Running>(new Running{
+            std::move(held), Task([params, rows, to, threads] { make_batch_cpu(params, rows, to, threads); })});
+      },
+      py::kw_only(), "params"_a, "rows"_a, "to"_a, "threads"_a, "held"_a);
   m.def("edit_tokens_cpu", &edit_tokens_cpu, py::kw_only(), "params"_a, "threads"_a, py::call_guard<NoGil>());
   m.def(
       "count_rows_cpu",

@@ -4,6 +4,10 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "cpu/pool.h"
 
@@ -57,6 +61,12 @@ void run_sample(const TokenParams& p, const TokenTables& tables, int64_t i, Work
   p.out_lengths[i] = length;
 }
 
+// Waking up a thread takes as long as many a short text.
+int32_t threads_for(int64_t tokens, int32_t threads) {
+  constexpr int64_t kEach = 1 << 17;
+  return static_cast<int32_t>(std::min<int64_t>(threads, 1 + tokens / kEach));
+}
+
 // Calls use(i) for every sample; a thread takes a few at a time, since one is soon done.
 template <typename Use>
 void each_sample(int32_t n, int32_t threads, const Use& use) {
@@ -99,6 +109,7 @@ void write_row(const TokenRows& r, int64_t i, int64_t* row, int32_t columns, int
 void edit_tokens_cpu(const TokenParams& p, int32_t threads) {
   check_tokens(p);
   const TokenTables tables{p.choices, p.bags, p.weights};
+  threads = threads_for(std::accumulate(p.lengths, p.lengths + p.n, int64_t{0}), threads);
   each_sample(p.n, threads, [&](int64_t i) {
     static thread_local Workspace workspace;
     fetch_ahead(p, i);
@@ -108,7 +119,7 @@ void edit_tokens_cpu(const TokenParams& p, int32_t threads) {
 
 void count_rows_cpu(const TokenRows& r, int32_t threads, int32_t* lengths) {
   check_rows(r);
-  each_sample(r.n, threads, [&](int64_t i) {
+  each_sample(r.n, threads_for(r.token_count, threads), [&](int64_t i) {
     int64_t length = int64_t{r.prefix_count} + r.suffix_count;
     each_span(r, i, [&](const int32_t* tokens, int64_t count) {
       if (r.pieces.starts == nullptr) {
@@ -126,7 +137,31 @@ void count_rows_cpu(const TokenRows& r, int32_t threads, int32_t* lengths) {
 
 void write_rows_cpu(const TokenRows& r, const TokenTable& to, int32_t threads) {
   check_rows(r, to);
-  each_sample(r.n, threads, [&](int64_t i) { write_row(r, i, to.out + i * to.row_step, to.columns, to.pad); });
+  each_sample(r.n, threads_for(int64_t{r.n} * to.columns, threads),
+              [&](int64_t i) { write_row(r, i, to.out + i * to.row_step, to.columns, to.pad); });
+}
+
+void make_batch_cpu(const TokenParams& p, const TokenRows& rows, const TokenBatch& to, int32_t threads) {
+  *to.columns = 0;
+  if (p.n == 0) return;
+  edit_tokens_cpu(p, threads);
+  std::vector<TokenSpan> spans(static_cast<size_t>(p.n));
+  std::vector<int32_t> starts(static_cast<size_t>(p.n) + 1), lengths(static_cast<size_t>(p.n));
+  std::iota(starts.begin(), starts.end(), 0);
+  for (int32_t i = 0; i < p.n; ++i) spans[i] = {p.places[i], p.out_lengths[i]};
+  TokenRows r = rows;
+  r.tokens = p.out, r.token_count = p.out_count, r.n = r.span_count = p.n;
+  r.spans = spans.data(), r.starts = starts.data();
+  count_rows_cpu(r, threads, lengths.data());
+  std::copy(lengths.begin(), lengths.end(), to.lengths);
+  const int64_t longest = *std::max_element(lengths.begin(), lengths.end()), multiple = to.multiple;
+  const int64_t columns = std::min<int64_t>((longest + multiple - 1) / multiple * multiple, r.most);
+  if (columns > to.out_count / p.n) {
+    throw std::invalid_argument("make_batch: out holds " + std::to_string(to.out_count) + " numbers, too few for " +
+                                std::to_string(p.n) + " rows of " + std::to_string(columns));
+  }
+  *to.columns = static_cast<int32_t>(columns);
+  write_rows_cpu(r, {to.out, columns, *to.columns, to.pad}, threads);
 }
 
 }  // namespace dalipipe

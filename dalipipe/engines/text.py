@@ -75,19 +75,21 @@ class TextEngine:
         places = np.cumsum(capacities) - capacities
         edited = self._empty((int(capacities.sum()),), torch.int32)
         lengths = self._empty((len(tokens),), torch.int32)
-        running = native.start_edit_tokens(
-            params.passes,
-            params.starts,
-            tokens.address,
-            tokens.lengths,
-            capacities.astype(np.int32),
-            places,
-            edited,
-            lengths,
-            threads=self._threads,
-            keep=(tokens, self._tables),
+        given: dict[str, Any] = {
+            "passes": params.passes,
+            "starts": params.starts,
+            "data": tokens.address,
+            "lengths": tokens.lengths,
+            "capacities": capacities.astype(np.int32),
+            "places": places,
+            "threads": self._threads,
+            "keep": (tokens, self._tables),
             **self._tables.arguments,
-        )
+        }
+        longest = self._longest(int(capacities.max(initial=0)))
+        if draws.mix is None and longest is not None:
+            return self._all_at_once(given, edited, lengths, longest)
+        running = native.start_edit_tokens(out=edited, out_lengths=lengths, **given)
 
         def finish() -> Texts:
             running.wait()
@@ -112,6 +114,35 @@ class TextEngine:
     def close(self) -> None:
         self._buffers.close()
 
+    def _longest(self, words: int) -> int | None:
+        """How long rows of texts of so many words may be, where that is known before they are made, on the host."""
+        encoding = self._encoding
+        if self._device.type != "cpu" or (self._rows_options["pieces"] is not None and encoding.max_length is None):
+            return None
+        longest = _rounded(words + len(encoding.prefix) + len(encoding.suffix), encoding.multiple)
+        return longest if encoding.max_length is None else min(longest, encoding.max_length)
+
+    def _all_at_once(
+        self, given: dict[str, Any], edited: torch.Tensor, lengths: torch.Tensor, longest: int
+    ) -> Callable[[], Texts]:
+        """On the host, where no row is longer than ``longest``: what gives the batch."""
+        n, encoding = len(lengths), self._encoding
+        memory = self._empty((n * longest,), torch.int64)
+        wait = native.start_make_batch(
+            edited=edited,
+            edited_lengths=lengths,
+            out=memory,
+            multiple=encoding.multiple,
+            pad=encoding.pad,
+            **{**given, **self._rows_options},
+        )
+
+        def finish() -> Texts:
+            columns, numbers = wait()
+            return Texts(memory[: n * columns].view(n, columns), numbers)
+
+        return finish
+
     def _rows(self, edited: torch.Tensor, spans: torch.Tensor, starts: np.ndarray, words: torch.Tensor) -> Texts:
         """The rows that are made of spans; ``words`` [N]: in each."""
         encoding, options = self._encoding, self._rows_options
@@ -121,7 +152,7 @@ class TextEngine:
                 counts = np.minimum(counts, encoding.max_length)
         else:
             counts = torch.as_tensor(native.count_rows(edited, spans, starts, **options)).cpu().numpy().astype(np.int64)
-        longest = -(-int(counts.max(initial=0)) // encoding.multiple) * encoding.multiple
+        longest = _rounded(int(counts.max(initial=0)), encoding.multiple)
         if encoding.max_length is not None:
             longest = min(longest, encoding.max_length)
         rows = self._empty((len(counts), longest), torch.int64)
@@ -163,6 +194,10 @@ class _Tables:
             return 0
         self._held.append(_on(self._device, table.view(np.int32)))
         return self._held[-1].data_ptr()
+
+
+def _rounded(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
 
 
 def _on(device: torch.device, array: np.ndarray) -> torch.Tensor:

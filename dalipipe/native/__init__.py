@@ -69,7 +69,7 @@ from dalipipe.native.structs import (
     TOKEN_WEIGHTS,
     WAV_SEGMENT,
 )
-from dalipipe.native.tokens import count_rows, edit_tokens, start_edit_tokens, write_rows
+from dalipipe.native.tokens import count_rows, edit_tokens, start_edit_tokens, start_make_batch, write_rows
 
 __all__ = [
     "AUDIO_HEADER",
@@ -155,6 +155,7 @@ __all__ = [
     "spectral_step",
     "start_edit_tokens",
     "start_fused_image",
+    "start_make_batch",
     "start_signals",
     "struct_layouts",
     "tile_jpegs",

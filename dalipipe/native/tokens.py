@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,6 +71,67 @@ def start_edit_tokens(
         ValueError: anything that cannot be done, naming the sample, its pass and what came; on the host from ``wait``.
     """
     return _edit(passes, starts, data, lengths, capacities, places, out, out_lengths, wait=False, **options)
+
+
+def start_make_batch(
+    passes: np.ndarray,
+    starts: np.ndarray,
+    data: np.ndarray,
+    lengths: np.ndarray,
+    capacities: np.ndarray,
+    places: np.ndarray,
+    edited: Memory,
+    edited_lengths: Memory,
+    out: Memory,
+    *,
+    pieces: tuple[Memory, Memory] | None = None,
+    prefix: Sequence[int] = (),
+    suffix: Sequence[int] = (),
+    most: int | None = None,
+    multiple: int = 1,
+    pad: int = 0,
+    choices: np.ndarray | None = None,
+    bags: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    threads: int = 1,
+    keep: Any = None,
+) -> Callable[[], tuple[int, np.ndarray]]:
+    """All that becomes of N texts on the host, `edit_tokens`, `count_rows` and `write_rows` with a row each, while the
+    caller does something else.
+
+    What is returned waits, and gives L, how long rows are (the longest, rounded up to a ``multiple``, at most
+    ``most``), and int64 [N]: numbers in each. ``edited``, ``edited_lengths``: ``out`` and ``out_lengths`` of
+    `edit_tokens`. ``out`` int64 [M], M ≥ N · L: rows are written at its beginning. The other arguments are those of the
+    three.
+
+    Raises:
+        ValueError: anything that cannot be done, and, when waited for, where ``out`` is too small.
+    """
+    what = "edit_tokens"
+    params, _, held = _params(
+        what, passes, starts, data, lengths, capacities, places, edited, edited_lengths, choices, bags, weights
+    )
+    none = np.zeros((0, 2), np.int64)
+    rows, _, _, around = _rows("write_rows", edited, none, np.zeros(1, np.int32), pieces, prefix, suffix, most, threads)
+    if multiple < 1:
+        raise ValueError(f"make_batch: multiple must be at least 1, got {multiple}")
+    columns, numbers = np.zeros(1, np.int32), np.empty(len(starts) - 1, np.int64)
+    to = _C.TokenBatch(
+        out=_check("make_batch", "out", out, np.int64, (len(out),)),
+        out_count=len(out),
+        pad=pad,
+        lengths=numbers.ctypes.data,
+        columns=columns.ctypes.data,
+        multiple=multiple,
+    )
+    held = (held, around, pieces, out, numbers, columns, keep)
+    running = Running(_C.start_make_batch_cpu(params=params, rows=rows, to=to, threads=threads, held=held))
+
+    def wait() -> tuple[int, np.ndarray]:
+        running.wait()
+        return int(columns[0]), numbers
+
+    return wait
 
 
 def count_rows(
@@ -194,8 +255,46 @@ def _edit(
     keep: Any = None,
     wait: bool,
 ) -> Running:
-    what, n = "edit_tokens", len(starts) - 1
-    check_threads(what, threads)
+    params, device, held = _params(
+        "edit_tokens", passes, starts, data, lengths, capacities, places, out, out_lengths, choices, bags, weights
+    )
+    check_threads("edit_tokens", threads)
+    if device is None:
+        if wait:
+            _C.edit_tokens_cpu(params=params, threads=threads)
+            return Running(None)
+        return Running(_C.start_edit_tokens_cpu(params=params, threads=threads, held=(held, keep)))
+
+    def launch(scratch: int, scratch_bytes: int, pinned: int, pinned_bytes: int, queue: int) -> None:
+        _C.edit_tokens_cuda(
+            params=params,
+            scratch=scratch,
+            scratch_bytes=scratch_bytes,
+            pinned=pinned,
+            pinned_bytes=pinned_bytes,
+            stream=queue,
+        )
+
+    on_cuda("edit_tokens", device, stream, lambda: _C.edit_tokens_cuda_bytes(params=params), launch)
+    return Running(None)
+
+
+def _params(
+    what: str,
+    passes: np.ndarray,
+    starts: np.ndarray,
+    data: np.ndarray,
+    lengths: np.ndarray,
+    capacities: np.ndarray,
+    places: np.ndarray,
+    out: Memory,
+    out_lengths: Memory,
+    choices: np.ndarray | None,
+    bags: np.ndarray | None,
+    weights: np.ndarray | None,
+) -> tuple[Any, torch.device | None, Any]:
+    """What C++ takes, the device, and what to hold on to for as long as it is used."""
+    n = len(starts) - 1
     _check_starts(what, starts, len(passes), "the passes")
     given = {
         "passes": check_array("passes", passes, TOKEN_PASS, (len(passes),), what),
@@ -214,27 +313,8 @@ def _edit(
     ):
         given[count] = 0 if table is None else len(table)
         given[name] = check_array(name, table, kind, (given[count],), what)
-    params = _C.TokenParams(n=n, out_count=len(out), **given)
-    device = _device(what, out=out, out_lengths=out_lengths)
-    if device is None:
-        if wait:
-            _C.edit_tokens_cpu(params=params, threads=threads)
-            return Running(None)
-        held = (passes, starts, data, lengths, capacities, places, out, out_lengths, choices, bags, weights, keep)
-        return Running(_C.start_edit_tokens_cpu(params=params, threads=threads, held=held))
-
-    def launch(scratch: int, scratch_bytes: int, pinned: int, pinned_bytes: int, queue: int) -> None:
-        _C.edit_tokens_cuda(
-            params=params,
-            scratch=scratch,
-            scratch_bytes=scratch_bytes,
-            pinned=pinned,
-            pinned_bytes=pinned_bytes,
-            stream=queue,
-        )
-
-    on_cuda(what, device, stream, lambda: _C.edit_tokens_cuda_bytes(params=params), launch)
-    return Running(None)
+    held = (passes, starts, data, lengths, capacities, places, out, out_lengths, choices, bags, weights)
+    return _C.TokenParams(n=n, out_count=len(out), **given), _device(what, out=out, out_lengths=out_lengths), held
 
 
 def _rows(
