@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dalipipe import native
+from dalipipe.engines.text import TextEngine
 from dalipipe.ops import text as ops
 from dalipipe.policy import Choice, Op
 from dalipipe.text import Vocabulary
@@ -80,13 +81,16 @@ def vocabulary(texts: list[list[str]]) -> Vocabulary:
 def use_kernels(emulation: Any, patch: pytest.MonkeyPatch) -> None:
     """From here on engines run csrc/cuda's kernels, compiled for the host."""
 
-    def edit(*given: Any, threads: int, keep: Any, **tables: np.ndarray) -> native.Running:
-        emulation.edit_tokens(*given, **tables)
+    order = "passes starts data lengths capacities places out out_lengths".split()
+
+    def edit(*, threads: int, keep: Any, **given: Any) -> native.Running:
+        emulation.edit_tokens(*(given.pop(name) for name in order), **given)
         return native.Running(None)
 
     def on(name: str) -> Any:
         return lambda *given, threads, **options: getattr(emulation, name)(*given, **options)
 
+    patch.setattr(TextEngine, "_longest", lambda engine, words: None)  # as it is on a device
     patch.setattr(native, "start_edit_tokens", edit)
     for name in ("count_rows", "write_rows"):
         patch.setattr(native, name, on(name))
