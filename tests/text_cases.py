@@ -84,7 +84,8 @@ def use_kernels(emulation: Any, patch: pytest.MonkeyPatch) -> None:
     order = "passes starts data lengths capacities places out out_lengths".split()
 
     def edit(*, threads: int, keep: Any, **given: Any) -> native.Running:
-        emulation.edit_tokens(*(given.pop(name) for name in order), **given)
+        texts = [given.pop(name) for name in order]
+        emulation.edit_tokens(*texts, **given)
         return native.Running(None)
 
     def on(name: str) -> Any:
