@@ -24,19 +24,26 @@ DP_HD uint64_t scramble(uint64_t x, uint64_t round_key) {
   return x ^ (x >> 31);
 }
 
+// Once through the network, for `count` of 2^(low_bits + high_bits) values: side by side, since each round waits for
+// the one before it.
+template <int count>
+DP_HD void feistel(const Permutation& p, uint64_t (&x)[count]) {
+  const uint64_t low_mask = (uint64_t{1} << p.low_bits) - 1, high_mask = (uint64_t{1} << p.high_bits) - 1;
+  uint64_t low[count], high[count];
+  for (int k = 0; k < count; ++k) low[k] = x[k] & low_mask, high[k] = x[k] >> p.low_bits;
+  for (int round = 0; round < kFeistelRounds; round += 2) {
+    for (int k = 0; k < count; ++k) high[k] ^= scramble(low[k], p.round_keys[round]) & high_mask;
+    for (int k = 0; k < count; ++k) low[k] ^= scramble(high[k], p.round_keys[round + 1]) & low_mask;
+  }
+  for (int k = 0; k < count; ++k) x[k] = high[k] << p.low_bits | low[k];
+}
+
 // Position in [0, n) → index in [0, n). What lands at n or above goes round again, fewer than two turns on average.
 DP_HD uint64_t permute(const Permutation& p, uint64_t position) {
-  const uint64_t low_mask = (uint64_t{1} << p.low_bits) - 1, high_mask = (uint64_t{1} << p.high_bits) - 1;
-  uint64_t x = position;
-  do {
-    uint64_t low = x & low_mask, high = x >> p.low_bits;
-    for (int round = 0; round < kFeistelRounds; round += 2) {
-      high ^= scramble(low, p.round_keys[round]) & high_mask;
-      low ^= scramble(high, p.round_keys[round + 1]) & low_mask;
-    }
-    x = high << p.low_bits | low;
-  } while (x >= p.n);
-  return x;
+  uint64_t x[1] = {position};
+  do feistel(p, x);
+  while (x[0] >= p.n);
+  return x[0];
 }
 
 }  // namespace dalipipe

@@ -133,7 +133,15 @@ void permute_all(uint64_t n, int32_t low_bits, int32_t high_bits,
     if (static_cast<uint64_t>(from[i]) >= n) throw std::invalid_argument("permute: a position is outside 0 to n - 1");
   }
   NoGil nogil;
-  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<int64_t>(permute(p, static_cast<uint64_t>(from[i])));
+  constexpr int kTogether = 8;
+  for (int64_t begin = 0; begin < count; begin += kTogether) {
+    uint64_t x[kTogether];
+    for (int k = 0; k < kTogether; ++k) x[k] = static_cast<uint64_t>(from[std::min(begin + k, count - 1)]);
+    feistel(p, x);
+    for (int k = 0; k < kTogether && begin + k < count; ++k) {
+      to[begin + k] = static_cast<int64_t>(x[k] < n ? x[k] : permute(p, x[k]));
+    }
+  }
 }
 
 }  // namespace
