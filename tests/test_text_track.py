@@ -158,13 +158,14 @@ def word_pieces() -> Any:
 ALL = dalipipe.Policy([*POLICY.ops, ops.SpanMask(0.2, p=0.3), mix.TextCutMix(num_classes=CLASSES, p=0.4)])
 
 
-@pytest.mark.parametrize(("max_length", "multiple"), [(None, 1), (None, 16), (25, 8)])
+@pytest.mark.parametrize("policy", [ALL, POLICY, EMPTY], ids=["mixed", "edited", "as they are"])
+@pytest.mark.parametrize(("max_length", "multiple"), [(None, 1), (None, 16), (25, 8), (25, 1), (5000, 8)])
 def test_pieces_stand_for_edited_words(
-    source: dalipipe.Text, word_pieces: Any, max_length: int | None, multiple: int
+    source: dalipipe.Text, word_pieces: Any, policy: dalipipe.Policy, max_length: int | None, multiple: int
 ) -> None:
     given: dict[str, Any] = {"tokenizer": word_pieces, "max_length": max_length, "multiple": multiple}
-    pieced = loader(dalipipe.Text(TEXTS, LABELS, split="space", **given), policy=ALL)
-    words = loader(source, policy=ALL)
+    pieced = loader(dalipipe.Text(TEXTS, LABELS, split="space", **given), policy=policy)
+    words = loader(source, policy=policy)
     assert words.vocabulary is not None
     for pieces, edited in zip(pieced, words, strict=True):
         assert pieces.text.shape[1] % multiple == 0 or pieces.text.shape[1] == max_length

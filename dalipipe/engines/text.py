@@ -52,6 +52,7 @@ class TextEngine:
         self._device, self._threads, self._encoding = output.device, threads, fold.encoding
         self._buffers = BufferPool()
         self._tables = _Tables(fold.tables, output.device)
+        self._most_pieces = 1 if fold.pieces is None else int(np.diff(fold.pieces[0]).max(initial=0))  # of a word
         self._rows_options: dict[str, Any] = {
             "pieces": None if fold.pieces is None else tuple(_on(self._device, part) for part in fold.pieces),
             "prefix": fold.encoding.prefix,
@@ -116,10 +117,10 @@ class TextEngine:
 
     def _longest(self, words: int) -> int | None:
         """How long rows of texts of so many words may be, where that is known before they are made, on the host."""
-        encoding = self._encoding
-        if self._device.type != "cpu" or (self._rows_options["pieces"] is not None and encoding.max_length is None):
+        encoding, pieces = self._encoding, self._rows_options["pieces"]
+        if self._device.type != "cpu" or (pieces is not None and encoding.max_length is None):
             return None
-        longest = _rounded(words + len(encoding.prefix) + len(encoding.suffix), encoding.multiple)
+        longest = _rounded(words * self._most_pieces + len(encoding.prefix) + len(encoding.suffix), encoding.multiple)
         return longest if encoding.max_length is None else min(longest, encoding.max_length)
 
     def _all_at_once(
