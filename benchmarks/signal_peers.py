@@ -2,27 +2,24 @@
 
     python signal_peers.py SIGNALS.npz
 
-A process answers every line of JSON that it is sent with one. Its contenders work through a batch of SIGNALS (a name →
-float32 [N, T]) and hand over a batch, float32 [N, T], parameters drawn for every signal. Sounds: audiomentations, a
-clip at a time, with each of its methods, and torch-audiomentations, by the batch. Series: tsaug, and a vectorised
-numpy version that is written here (`NumpySeries`), both by the batch.
+Its contenders work through a batch of SIGNALS (a name → float32 [N, T]) and hand over a batch, float32 [N, T],
+parameters drawn for every signal. Sounds: audiomentations, a clip at a time, with each of its methods, and
+torch-audiomentations, by the batch. Series: tsaug, and a vectorised numpy version that is written here (`NumpySeries`),
+both by the batch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.metadata
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peer_process import serve
 
 RATE_HZ = 8000
 
@@ -43,44 +40,6 @@ SPEED_CHANGES = 3
 Batch = np.ndarray
 Run = Callable[[Batch], Any]
 """A batch → the augmented batch, float32 [N, T], an array or a tensor."""
-
-
-class Peer:
-    """A process with the contenders, as its parent sees it."""
-
-    def __init__(self, signals: Path) -> None:
-        python = os.environ.get("SIGNAL_PEERS_PYTHON", sys.executable)
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
-            [python, str(Path(__file__).resolve()), str(signals.resolve())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd="/",
-            env={**os.environ, **one_thread},
-        )
-
-    def send(self, **request: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-
-    def receive(self) -> Any:
-        """The answer. Raises ``RuntimeError`` with what the peer has to say where it failed."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "the process of the peers ended"}
-        if isinstance(answer, dict) and "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
-
-    def ask(self, **request: Any) -> Any:
-        self.send(**request)
-        return self.receive()
-
-    def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
 
 
 class Stacked:
@@ -294,18 +253,5 @@ def _set_torch_threads(threads: int) -> None:
             torch.set_num_threads(threads)
 
 
-def _serve(signals: str) -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not look like an answer
-    server = _Server(signals)
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = getattr(server, request.pop("do"))(**request)
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    serve(_Server)

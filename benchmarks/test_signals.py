@@ -26,8 +26,9 @@ import numpy as np
 import pytest
 import signal_peers
 import torch
+from peer_process import Peer
 from rounds import interleave, ratio, reason, write
-from signal_peers import RATE_HZ, SETTINGS, Peer, Settings
+from signal_peers import RATE_HZ, SETTINGS, Settings
 
 import dalipipe
 from dalipipe import rng
@@ -266,7 +267,9 @@ def lasting(run: Callable[..., int]) -> Callable[[], int]:
 def peers(signals: dict[str, np.ndarray], tmp_path: Path) -> Iterator[list[Peer]]:
     path = tmp_path / "signals.npz"
     np.savez(path, allow_pickle=False, **signals)
-    two = [Peer(path), Peer(path)]
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    how: Any = {"python": "SIGNAL_PEERS_PYTHON", "environment": one_thread}
+    two = [Peer(signal_peers.__file__, path, **how) for _ in range(2)]
     yield two
     for peer in two:
         peer.close()

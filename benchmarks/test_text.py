@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import text_peers
 import torch
+from peer_process import Peer
 from rounds import interleave, ratio, reason, write
-from text_peers import ALPHA, BATCH, CONTENDERS, Peer
+from text_peers import ALPHA, BATCH, CONTENDERS
 
 import dalipipe
 from dalipipe import rng
@@ -80,7 +82,8 @@ def peers(sentences: dalipipe.Text, tmp_path: Path) -> Iterator[list[Peer]]:
     assert sentences.strings is not None
     texts = [text.split() for text in sentences.strings]
     path.write_text(json.dumps({"texts": texts, "synonyms": synonyms_of(sentences)}))
-    two = [Peer(path), Peer(path)]
+    script = text_peers.__file__
+    two = [Peer(script, path, python="TEXT_PEERS_PYTHON") for _ in range(2)]
     yield two
     for peer in two:
         peer.close()

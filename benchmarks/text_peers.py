@@ -2,66 +2,30 @@
 
     python text_peers.py TEXTS.json
 
-A process answers every line of JSON that it is sent with one. TEXTS has "texts", lists of words, and "synonyms", those
-of each word that has some. Its contenders work through batches of them: nlpaug, on strings as it wants them, and EDA in
-plain Python that is written here, on numbers of words, as quick as we could make it.
+TEXTS has "texts", lists of words, and "synonyms", those of each word that has some. Its contenders work through batches
+of them: nlpaug, on strings as it wants them, and EDA in plain Python that is written here, on numbers of words, as
+quick as we could make it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import itertools
 import json
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from peer_process import serve
 
 ALPHA = 0.1
 BATCH = 4096
 
 Ids = list[int]
 Edit = Callable[[Ids], Ids]
-
-
-class Peer:
-    """A process with the contenders, as its parent sees it."""
-
-    def __init__(self, texts: Path) -> None:
-        python = os.environ.get("TEXT_PEERS_PYTHON", sys.executable)
-        self._process = subprocess.Popen(
-            [python, str(Path(__file__).resolve()), str(texts.resolve())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd="/",
-        )
-
-    def send(self, **request: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-
-    def receive(self) -> Any:
-        """The answer. Raises ``RuntimeError`` with what the peer has to say where it failed."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "the process of the peers ended"}
-        if isinstance(answer, dict) and "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
-
-    def ask(self, **request: Any) -> Any:
-        self.send(**request)
-        return self.receive()
-
-    def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
 
 
 class PlainPython:
@@ -217,18 +181,5 @@ class _Server:
         return found
 
 
-def _serve(texts: str) -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not look like an answer
-    server = _Server(texts)
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = getattr(server, request.pop("do"))(**request)
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    serve(_Server)

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from dalipipe.engines.base import Output
-from dalipipe.plan import Plan
+from dalipipe.plan import Draws, Plan
+from dalipipe.policy import DrawError
 from dalipipe.sampler import Step
 from dalipipe.sources.base import Source
 from dalipipe.stages import StagedPlan
@@ -64,6 +65,20 @@ class RowErrors(Exception):
     def __init__(self, errors: dict[int, Exception]) -> None:
         super().__init__(f"{len(errors)} samples of a batch went wrong")
         self.errors = errors
+
+
+def draw_step(plan: Plan, clock: StageClock, key: np.ndarray, step: Step, size: np.ndarray) -> Draws:
+    """What happens to a step's samples of ``size`` int64 [N, d]. Raises `RowErrors` where an operator cannot be
+    applied.
+    """
+    variants = 0 if step.variants is None else step.variants
+    with clock.stage("draw"):
+        try:
+            # What only fills a batch up stands nowhere in the epoch, so nothing mixes with it.
+            positions = np.where(step.counts, step.positions, -1)
+            return plan.draw(key, step.indices, size, variants, positions)
+        except DrawError as error:
+            raise RowErrors({error.row: error}) from error
 
 
 class Track(Protocol):

@@ -22,7 +22,7 @@ from dalipipe.plan import Draws, Plan
 from dalipipe.policy import DrawError
 from dalipipe.records import Encoded, Pictures
 from dalipipe.sampler import Step
-from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock, draw_step
 from dalipipe.tracks.decoding import Decoding
 from dalipipe.tracks.displacements import HostDisplacements
 from dalipipe.tracks.masks import Masks
@@ -62,7 +62,7 @@ class ImageTrack:
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
         looked = self._decoding.look(columns[self._field])
-        draws = self._draw(key, step, looked.size)
+        draws = draw_step(self._plan, self._clock, key, step, looked.size)
         images = None
         if looked.pictures is not None and self._config.stacked and self._config.output.device.type == "cpu":
             # What needs no decoding is augmented while the next batch is read and drawn.
@@ -139,16 +139,6 @@ class ImageTrack:
         classes = self._config.source.classes
         labels = mix.mix_labels(flight.columns[mix.labels], params, None if classes is None else len(classes))
         return {mix.labels: torch.from_numpy(labels)}
-
-    def _draw(self, key: np.ndarray, step: Step, size: np.ndarray) -> Draws:
-        variants = 0 if step.variants is None else step.variants
-        with self._clock.stage("draw"):
-            try:
-                # What only fills a batch up stands nowhere in the epoch, so nothing mixes with it.
-                positions = np.where(step.counts, step.positions, -1)
-                return self._plan.draw(key, step.indices, size, variants, positions)
-            except DrawError as error:
-                raise RowErrors({error.row: error}) from error
 
 
 def _one_by_one(draws: Draws, run: Callable[[np.ndarray], torch.Tensor]) -> list[torch.Tensor]:

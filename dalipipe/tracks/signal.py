@@ -19,11 +19,10 @@ from dalipipe.decoders.audio import decode_audio
 from dalipipe.engines.signal import SignalEngine, at_rate
 from dalipipe.ops.signal import AddBackgroundNoise
 from dalipipe.plan import Draws, Plan
-from dalipipe.policy import DrawError
 from dalipipe.records import Encoded, Signals
 from dalipipe.sampler import Step
 from dalipipe.schema import Field
-from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock, draw_step
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class SignalTrack:
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
         signals = self._decode(columns[self._field.name])
-        draws = self._draw(key, step, self._engine.size(signals))
+        draws = draw_step(self._plan, self._clock, key, step, self._engine.size(signals))
         if self._config.output.device.type == "cpu":  # at work while the next batch is read and drawn
             batch = self._engine.start(signals, draws)
         else:  # on the stream that is current when it is collected
@@ -89,15 +88,6 @@ class SignalTrack:
         if errors:
             raise RowErrors(errors)
         return signals
-
-    def _draw(self, key: np.ndarray, step: Step, size: np.ndarray) -> Draws:
-        variants = 0 if step.variants is None else step.variants
-        with self._clock.stage("draw"):
-            try:
-                positions = np.where(step.counts, step.positions, -1)
-                return self._plan.draw(key, step.indices, size, variants, positions)
-            except DrawError as error:
-                raise RowErrors({error.row: error}) from error
 
 
 def decoded(column: Encoded | Signals, field: Field, *, threads: int) -> tuple[Signals, dict[int, Exception]]:

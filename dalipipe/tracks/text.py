@@ -14,10 +14,9 @@ import torch
 from dalipipe.engines.text import TextEngine, Texts
 from dalipipe.passes.text import TextParams
 from dalipipe.plan import Draws, Plan
-from dalipipe.policy import DrawError
 from dalipipe.records import Tokens
 from dalipipe.sampler import Step
-from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock, draw_step
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class TextTrack:
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
         tokens: Tokens = columns[self._field.name]
-        draws = self._draw(key, step, self._engine.size(tokens))
+        draws = draw_step(self._plan, self._clock, key, step, self._engine.size(tokens))
         take_bags_of_classes(draws.params, columns)
         if self._config.output.device.type == "cpu":  # at work while the next batch is read and drawn
             batch = self._engine.start(tokens, draws)
@@ -77,15 +76,6 @@ class TextTrack:
 
     def _on_device(self, tokens: Tokens, draws: Draws) -> Texts:
         return self._engine.start(tokens, draws)()
-
-    def _draw(self, key: np.ndarray, step: Step, size: np.ndarray) -> Draws:
-        variants = 0 if step.variants is None else step.variants
-        with self._clock.stage("draw"):
-            try:
-                positions = np.where(step.counts, step.positions, -1)
-                return self._plan.draw(key, step.indices, size, variants, positions)
-            except DrawError as error:
-                raise RowErrors({error.row: error}) from error
 
 
 def take_bags_of_classes(params: TextParams, columns: Mapping[str, Any]) -> None:
