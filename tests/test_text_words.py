@@ -21,7 +21,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dalipipe.text import (
-    MASK,
     PAD,
     SPECIAL,
     UNKNOWN,
@@ -264,11 +263,15 @@ def test_vocabulary_without_words() -> None:
     assert number([]).starts.tolist() == [0] and vocabulary.ids_of([])[0].dtype == np.int32
 
 
-def test_special_words_in_texts_are_what_they_say() -> None:
+def test_what_texts_call_padding_or_mask_are_words_like_others() -> None:
     vocabulary = Vocabulary.build([["<unk>", "a", "<mask>"]])
-    assert vocabulary.words == (*SPECIAL, "a")
-    assert vocabulary.ids(["<unk>", "a", "<mask>", "b"]).tolist() == [UNKNOWN, 3, MASK, UNKNOWN]
-    assert vocabulary.counts.tolist() == [0, 1, 1, 1]
+    assert vocabulary.words == (*SPECIAL, "<mask>", "a")
+    assert vocabulary.ids(["<unk>", "a", "<mask>", "b", "<pad>"]).tolist() == [UNKNOWN, 4, 3, UNKNOWN, UNKNOWN]
+    assert vocabulary.counts.tolist() == [0, 1, 0, 1, 1]
+    more = vocabulary.with_words(["<pad>", "<mask>", "<unk>"])
+    assert more.words == (*vocabulary.words, "<pad>") and more.words_of([5, 0, 2]) == ["<pad>", "<mask>"]
+    with pytest.raises(ValueError, match="number 6 is of no word here"):
+        more.words_of([6])
 
 
 def test_more_words_keep_what_is_there() -> None:

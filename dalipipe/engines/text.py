@@ -97,7 +97,7 @@ class TextEngine:
             if draws.mix is None:
                 spans = torch.stack([_on(self._device, places), lengths.to(torch.int64)], dim=1)
                 return self._rows(edited, spans, np.arange(len(tokens) + 1, dtype=np.int32), lengths)
-            words = lengths.cpu().numpy()
+            words = self._words_shown(edited, places, lengths)
             parts, label_weight = cut_texts(draws.mix.partner, draws.mix.box, words)
             rows = np.arange(len(tokens))
             parts[..., 0] += places[np.stack([rows, draws.mix.partner, rows], axis=1)]
@@ -107,6 +107,22 @@ class TextEngine:
             return replace(texts, label_weight=label_weight)
 
         return finish
+
+    def _words_shown(self, edited: torch.Tensor, places: np.ndarray, lengths: torch.Tensor) -> np.ndarray:
+        """int [N]: how many words of each text a row has room for."""
+        encoding, pieces = self._encoding, self._rows_options["pieces"]
+        if encoding.max_length is None or not len(edited):
+            return lengths.cpu().numpy()
+        room = encoding.max_length - len(encoding.prefix) - len(encoding.suffix)
+        if pieces is None:
+            return lengths.clamp(max=room).cpu().numpy()
+        count = pieces[0].diff()
+        # Between texts there may be anything.
+        ends = count[edited.long().clamp(0, len(count) - 1)].long().cumsum(0)
+        begin = _on(self._device, np.minimum(places, len(edited) - 1))
+        before = ends[begin] - count[edited[begin].long().clamp(0, len(count) - 1)]
+        fit = torch.searchsorted(ends, before + room, right=True) - begin
+        return torch.minimum(fit, lengths.long()).cpu().numpy()
 
     @property
     def buffers_bytes(self) -> int:

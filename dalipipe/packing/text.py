@@ -28,7 +28,6 @@ from dalipipe.sources.text import Text
 from dalipipe.sources.text_pack import FORMAT, file_name
 from dalipipe.storage import Storage
 from dalipipe.text import MASK
-from dalipipe.text.words import join
 from dalipipe.translation import RoundTrip
 
 _PLAN = "plan.json"
@@ -134,6 +133,11 @@ def _front(source: Text, policy: Policy | None, split_at: int | None, copies: in
                 f"pack: {copies} copies would all be the same: give the policy whose first part they differ by"
             )
         return None
+    certain = all(leaf.op.p >= 1 and not leaf.gates for leaf in front.leaves)
+    if copies > 1 and certain and all(getattr(leaf.op, "temperature", None) == 0 for leaf in front.leaves):
+        raise ValueError(
+            f"pack: {copies} copies would all be the same: give BackTranslation a temperature above 0, or a p below 1"
+        )
     for leaf in front.leaves:
         if leaf.op.modality != "text":
             raise ValueError(f"pack: {leaf.op!r} belongs to what is done in training: split the policy before it")
@@ -230,8 +234,7 @@ class _Work:
                     raise ValueError(
                         "pack: the policy's front hides words, and no text can say so: split it before SpanMask"
                     )
-                words = loader.vocabulary.words_of(ids[:length])
-                made.append(" ".join(words) if split is str.split else join(words))
+                made.append(" ".join(loader.vocabulary.words_of(ids[:length])))
         loader.close()
         return made
 

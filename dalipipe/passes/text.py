@@ -135,6 +135,11 @@ def lower_text(leaves: Sequence[Leaf], positions: Sequence[int], field: Field, s
     Raises ``ValueError`` naming the operator that needs what the field's vocabulary does not know.
     """
     ops: list[Any] = [leaf.op for leaf in leaves]
+    encoding: Encoding = field.encoding
+    if (encoding.tokenizer is not None or encoding.known is not None) and encoding.mask is encoding.unknown is None:
+        hiding = next((op for op in ops if op.edit == "mask"), None)
+        if hiding is not None:
+            raise ValueError(f'{hiding!r}: the tokenizer has no mask token, nor an unknown one: give fill="cut"')
     # Each is asked for what it makes of the data set's words. What another wrote may find nothing of its own there.
     vocabulary = field.vocabulary.with_words(word for op in ops for word in op.words(field.vocabulary))
     choices, bags, weights = _Gathered(), _Gathered(), _Gathered()
@@ -147,7 +152,7 @@ def lower_text(leaves: Sequence[Leaf], positions: Sequence[int], field: Field, s
         one["bag"] = bags.add(table.bags)
         edits.append(Edit(op, one, table))
     tables = Tables(tuple(choices.tables), tuple(bags.tables), tuple(weights.tables))
-    return TextFold(tuple(edits), tuple(positions), vocabulary, field.encoding, tables)
+    return TextFold(tuple(edits), tuple(positions), vocabulary, encoding, tables)
 
 
 class _Gathered:

@@ -6,6 +6,7 @@ import copy
 import keyword
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -333,7 +334,8 @@ class Text(Source):
 
 def _encoding(tokenizer: Any, max_length: int | None, multiple: int) -> Encoding:
     if isinstance(tokenizer, Encoding):
-        return tokenizer
+        given: dict[str, Any] = {"max_length": max_length, "multiple": None if multiple == 1 else multiple}
+        return replace(tokenizer, **{name: value for name, value in given.items() if value is not None})
     if tokenizer is None:
         return Encoding(max_length=max_length, multiple=multiple)
     return Encoding.of(tokenizer, max_length=max_length, multiple=multiple)

@@ -25,8 +25,8 @@ ENDINGS = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet", ".pq", ".arrow
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
 _IN_HEADERS = frozenset(
-    "text texts sentence sentences review content body document title label labels target class category sentiment id "
-    "idx index".split()
+    "text texts sentence sentences review reviews tweet comment question content body document title label labels "
+    "target class category sentiment stars rating score id idx index".split()
 )
 
 
@@ -190,7 +190,7 @@ def _has_header(
     if text in first:
         return True
     named = text != "text" or label not in ("label", None) or bool(columns)
-    if named or "label" in first or all(cell.strip().lower() in _IN_HEADERS for cell in first):
+    if named or "label" in first or any(cell.strip().lower() in _IN_HEADERS for cell in first):
         raise ValueError(
             f"{path} has no column {text!r}; its first line is {', '.join(map(repr, first))}: name its columns by "
             "text= and label=; where it has no names, give numbers, text=1, label=0"

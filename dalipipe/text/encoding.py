@@ -47,6 +47,9 @@ class Encoding:
     known: Mapping[str, tuple[int, ...]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        for name, value in (("max_length", self.max_length), ("multiple", self.multiple)):
+            if type(value) is not int and not (name == "max_length" and value is None):
+                raise ValueError(f"Encoding: {name} must be a whole number, got {value!r}")
         least = len(self.prefix) + len(self.suffix) + 1
         if self.max_length is not None and not self.max_length >= least:
             around = f", {least - 1} for prefix and suffix and one for the text" if least > 1 else ""
@@ -60,14 +63,20 @@ class Encoding:
         ``tokenizer.json`` or of a folder that has one. Nothing is downloaded.
 
         Prefix and suffix are what it puts around a text. ``pad`` is its padding token, else its end of text, else 0.
+        A model's dropout is turned off: a word's pieces are the same each time.
 
         Raises:
             FileNotFoundError: no such file or folder.
             ImportError: ``tokenizers`` is not installed.
             TypeError: a tokenizer of another kind.
+            ValueError: one whose prefix and suffix cannot be told from the text between.
         """
         backend, named = _opened(tokenizer)
-        backend = type(backend).from_str(backend.to_str())  # a copy, so that nobody else's settings change
+        settings = json.loads(backend.to_str())
+        if settings["model"].get("dropout") is not None:
+            settings["model"]["dropout"] = None
+        # A copy, so that nobody else's settings change.
+        backend = type(backend).from_str(json.dumps(settings, ensure_ascii=False))
         backend.no_truncation()
         backend.no_padding()
 
@@ -80,13 +89,11 @@ class Encoding:
         pad = number("eos_token", *_ENDS) if pad is None else pad
         unknown = number("unk_token") if named.get("unk_token") is not None else _unknown(backend)
         mask = number("mask_token", *_MASKS)
-        bare = backend.encode("a", add_special_tokens=False).ids
-        whole = backend.encode("a").ids
-        begin = next(i for i in range(len(whole) + 1) if whole[i : i + len(bare)] == bare)
+        prefix, suffix = _around(backend)
         return cls(
             tokenizer=backend,
-            prefix=tuple(whole[:begin]),
-            suffix=tuple(whole[begin + len(bare) :]),
+            prefix=prefix,
+            suffix=suffix,
             pad=0 if pad is None else pad,
             max_length=max_length,
             multiple=multiple,
@@ -140,6 +147,16 @@ class Encoding:
             text: str = self.tokenizer.decode(numbers, skip_special_tokens=True)
             return text
         return join(vocabulary.words_of(numbers))
+
+
+def _around(backend: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What it puts before and behind a text, seen on one that it has pieces for."""
+    for probe in ("a", *backend.get_vocab()):
+        bare, whole = backend.encode(probe, add_special_tokens=False).ids, backend.encode(probe).ids
+        begins = [i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare]
+        if len(begins) == 1:
+            return tuple(whole[: begins[0]]), tuple(whole[begins[0] + len(bare) :])
+    raise ValueError("Encoding: no text shows what this tokenizer puts around one: it has no words, or changes them")
 
 
 def _opened(tokenizer: Any) -> tuple[Any, dict[str, Any]]:

@@ -55,9 +55,11 @@ class Vocabulary:
         texts: int = 0,
     ) -> None:
         self.words: tuple[str, ...] = (*SPECIAL, *words)
-        self._ids = {word: number for number, word in enumerate(self.words)}
-        if len(self._ids) < len(self.words):
-            twice = next(word for word, count in Counter(self.words).items() if count > 1)
+        # What a text calls "<unk>" is no known word; what it calls "<pad>" or "<mask>" is a word like any other.
+        named = [SPECIAL[UNKNOWN], *self.words[len(SPECIAL) :]]
+        self._ids = dict(zip(named, [UNKNOWN, *range(len(SPECIAL), len(self.words))], strict=True))
+        if len(self._ids) < len(named):
+            twice = next(word for word, count in Counter(named).items() if count > 1)
             raise ValueError(f"Vocabulary: expected words that are there once, got {twice!r} twice")
         size = len(self.words)
         self.counts = np.zeros(size, np.int64) if counts is None else np.asarray(counts, np.int64)
@@ -86,7 +88,7 @@ class Vocabulary:
             raise ValueError(f"Vocabulary: most must be at least 0, or None, got {most}")
         words, numbers, starts = texts if isinstance(texts, Numbered) else number(texts)
         times = np.bincount(numbers, minlength=len(words)).tolist()
-        kept = [place for place, word in enumerate(words) if times[place] >= min_count and word not in SPECIAL]
+        kept = [place for place, word in enumerate(words) if times[place] >= min_count and word != SPECIAL[UNKNOWN]]
         kept.sort(key=lambda place: (-times[place], words[place]))
         bare = cls(words[place] for place in kept[:most])
         size, count = len(bare), len(starts) - 1
@@ -134,8 +136,15 @@ class Vocabulary:
         return self.ids(words)[numbers], starts
 
     def words_of(self, ids: Iterable[int]) -> list[str]:
-        """The words of numbers, without padding."""
-        return [self.words[number] for number in map(int, ids) if number != PAD]
+        """The words of numbers, without padding. Raises ``ValueError`` for a number that is of none."""
+        numbers = [number for number in map(int, ids) if number != PAD]
+        for number in numbers:
+            if not 0 <= number < len(self.words):
+                raise ValueError(
+                    f"number {number} is of no word here, of {len(self.words)}: a loader's batches have the words of "
+                    "loader.vocabulary, to which its policy has added some"
+                )
+        return [self.words[number] for number in numbers]
 
     def __len__(self) -> int:
         return len(self.words)
