@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 tokenizers = pytest.importorskip("tokenizers")
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
 
+import dalipipe  # noqa: E402
+from dalipipe.ops import text as ops  # noqa: E402
 from dalipipe.records import Tokens  # noqa: E402
 from dalipipe.sources import Text  # noqa: E402
 from dalipipe.text import MASK, PAD, UNKNOWN, Encoding, Vocabulary  # noqa: E402
@@ -345,3 +347,53 @@ def test_prefix_suffix_and_padding() -> None:
 def test_bad_token_ids(ids: list[Any], of_word: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Text.from_token_ids(ids, of_word)
+
+
+# What a reader of the contract tried --------------------------------------------------------------------------------
+
+
+def plain_bpe(**how: Any) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(**how))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], show_progress=False)
+    tokenizer.train_from_iterator(["a quick brown fox jumps over lazy dogs"] * 9, trainer)
+    return tokenizer
+
+
+def test_dropout_of_a_tokenizer_is_turned_off() -> None:
+    given = plain_bpe(dropout=0.5)
+    words = "a quick brown fox jumps over lazy dogs".split()
+    vocabulary = Vocabulary(words)
+    first, second = (Encoding.of(given).pieces(vocabulary) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert any(given.encode("jumps").ids != given.encode("jumps").ids for _ in range(50))  # the user's own goes on
+
+
+def test_what_stands_around_a_text_is_found_without_the_letter_a() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=40, special_tokens=["[CLS]", "[SEP]"], show_progress=False)
+    tokenizer.train_from_iterator(["我 们 在 家 里"] * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    encoding = Encoding.of(tokenizer)
+    assert (encoding.prefix, encoding.suffix) == ((0,), (1,))
+
+
+def test_an_encoding_that_is_given_takes_new_lengths() -> None:
+    encoding = Encoding.of(plain_bpe(), max_length=50, multiple=2)
+    kept = Text(["a quick fox"], tokenizer=encoding)
+    changed = Text(["a quick fox"], tokenizer=encoding, max_length=3, multiple=8)
+    assert (kept.encoding.max_length, kept.encoding.multiple) == (50, 2)
+    assert (changed.encoding.max_length, changed.encoding.multiple) == (3, 8)
+    for wrong in ({"max_length": "8"}, {"max_length": 8.0}, {"max_length": True}, {"multiple": None}):
+        with pytest.raises(ValueError, match="must be a whole number"):
+            Encoding(**wrong)
+
+
+def test_words_cannot_be_hidden_where_no_token_says_so() -> None:
+    source = Text(["a quick fox"], tokenizer=plain_bpe())
+    with pytest.raises(ValueError, match='no mask token, nor an unknown one: give fill="cut"'):
+        dalipipe.DataLoader(source, policy=dalipipe.Policy([ops.SpanMask()]), device="cpu")
+    dalipipe.DataLoader(source, policy=dalipipe.Policy([ops.SpanMask(fill="cut")]), device="cpu")

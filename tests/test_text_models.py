@@ -320,6 +320,8 @@ def train_share(rank: int, world_size: int, folder: Path) -> None:
     result = finetune(model, *share, config(out, epochs=2, optimizer="sgd", clip_norm=None), objective=predict_next)
     if rank == 0:
         torch.save((model.state_dict(), result.val_loss), out / "result.pt")
+    if world_size > 1:
+        torch.distributed.destroy_process_group()  # its threads must not outlive Python
 
 
 def test_two_processes_train_a_language_model_as_one(tmp_path: Path) -> None:

@@ -360,3 +360,13 @@ def test_real_sentences(real_data: Path, tmp_path: Path) -> None:
         assert source.strings == [line.split("\t")[1] for line in lines]
         flat = Text.open(path, split="space")
         assert flat.lengths.tolist() == [len(line.split("\t")[1].split()) for line in lines]
+
+
+@pytest.mark.parametrize("first", ["tweet,sentiment", "review,stars", "Text,Label", "sentence,class"])
+def test_what_looks_like_a_header_is_not_taken_for_a_text(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "some.csv"
+    path.write_text(f"{first}\ngood day,pos\nbad day,neg\n")
+    with pytest.raises(ValueError, match="name its columns by text= and label="):
+        Text.open(path)
+    text, label = first.split(",")
+    assert Text.open(path, text=text, label=label).classes == ["neg", "pos"]

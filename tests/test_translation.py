@@ -481,3 +481,28 @@ def test_the_command(model: Any, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*arguments[:3], "--overwrite", "--task", "text", "--policy", str(policy)])
     assert done.exit_code == 0, done.output
     assert Text.open(tmp_path / "out").front == Policy([RandomSwap(0.3)])
+
+
+def test_words_stay_apart_in_a_pack(tmp_path: Path) -> None:
+    """As the default way to split texts has them: what is packed are the words that training would see."""
+    source = Text(["the film does n't know , it 's bad", "Stop ! ! ( so ) ... . it 's"] * 10)
+    policy = Policy([RandomSwap(1.0)])
+    packing.pack(source, tmp_path / "pack", policy=policy, split_at=1, seed=3)
+    packed = Text.open(tmp_path / "pack")
+    online = dalipipe.DataLoader(source, 20, policy=policy, seed=3, device="cpu")
+    batch = next(iter(online))
+    assert packed.lengths.tolist() == batch.length.tolist() == source.lengths.tolist()
+    assert online.vocabulary is not None
+    for row, length in enumerate(batch.length.tolist()):
+        expected = online.vocabulary.words_of(batch.text[row, :length].tolist())
+        assert packed.vocabulary.words_of(packed.read(np.array([row])).columns["text"][0]) == expected
+
+
+def test_copies_that_would_be_the_same_are_refused(tmp_path: Path) -> None:
+    source = Text(["a b c"] * 4)
+    for policy in (Policy([BackTranslation(*pair())]), Policy([BackTranslation(*pair()), BackTranslation(*pair())])):
+        with pytest.raises(ValueError, match="3 copies would all be the same"):
+            packing.pack(source, tmp_path / "pack", policy=policy, copies=3)
+    packing.pack(source, tmp_path / "pack", policy=Policy([BackTranslation(*pair(), p=0.5)]), copies=3)
+    with pytest.raises(ValueError, match="no pack that is finished"):
+        Text.open(tmp_path)

@@ -110,7 +110,7 @@ def lower_mix(policy: Policy, schema: Schema) -> MixPass | None:
     op = ops[0]
     after = [leaf.op for leaf in policy.leaves[leaves[0] :] if not isinstance(leaf.op, MixOp)]
     if after:
-        raise ValueError(f"{after[0]!r} stands after {op!r}, which mixes finished pictures: move it before")
+        raise ValueError(f"{after[0]!r} stands after {op!r}, which mixes finished samples: move it before")
     if sum(_at_once(node) for node in policy.ops) > 1:
         listed = ", ".join(map(repr, dict.fromkeys(ops)))
         raise ValueError(f"a sample is mixed once: put the mix operators into OneOf([{listed}])")

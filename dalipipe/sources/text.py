@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import keyword
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -263,7 +262,8 @@ class Text(Source):
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> Text:
         """The same texts, by the numbers of another vocabulary."""
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
         for name in ("lengths", "_pieces"):
             other.__dict__.pop(name, None)
         other._use(vocabulary, self.encoding)

@@ -67,6 +67,8 @@ def read_rows(
         return _of_arrow(source, "the table", text, label, columns)
     path = os.fspath(source)
     ending = os.path.splitext(path)[1].lower()
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder, and no pack that is finished: give a file, or pack with resume=True")
     if ending not in ENDINGS:
         raise ValueError(
             f"Text.open: expected a file called {', '.join(ENDINGS)}, or a Hugging Face data set, got {path}"
