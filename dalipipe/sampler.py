@@ -256,7 +256,7 @@ class _UnlikeSteps(Sampler):
 
     def _ends(self, epoch: int) -> np.ndarray:
         """int64 [steps]: positions up to each global batch's end."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say where its batches end")
 
     def steps_in(self, epoch: int) -> int:
         return len(self._ends(epoch))
