@@ -2,15 +2,18 @@
 
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
+from dalipipe.finetune.layers import Layers
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
 from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_cross_entropy
-from dalipipe.finetune.objectives import Objective, Scores, classify, predict_next
+from dalipipe.finetune.objectives import Answers, Objective, Scores, classify, predict_next
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
 
 __all__ = [
+    "Answers",
     "Evaluation",
     "FineTuneConfig",
     "Interrupted",
+    "Layers",
     "Mixed",
     "Objective",
     "PeerLostError",

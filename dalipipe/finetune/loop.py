@@ -34,7 +34,8 @@ from dalipipe.finetune.checkpoint import (
 )
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
-from dalipipe.finetune.objectives import Objective, classify
+from dalipipe.finetune.layers import Layers
+from dalipipe.finetune.objectives import Answers, Objective, classify
 from dalipipe.finetune.progress import Progress, open_progress
 from dalipipe.finetune.ranks import Ranks
 from dalipipe.finetune.schedule import warmup_cosine
@@ -80,11 +81,16 @@ class Result:
 
 
 class Evaluation(NamedTuple):
-    """Means over every prediction for the samples of a loader, and how many samples there were."""
+    """Means over every prediction for the samples of a loader, and how many samples there were.
+
+    ``confusion``: int64 [classes, classes], on the CPU: how often samples of a row's class were taken for a column's;
+    ``None`` where predictions are no classes.
+    """
 
     loss: float
     accuracy: float
     images: int
+    confusion: torch.Tensor | None = None
 
     @property
     def perplexity(self) -> float:
@@ -125,26 +131,50 @@ def evaluate(
     ranks = ranks or Ranks()
     device = next(model.parameters()).device
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, correct, predictions, samples
+    confusion: torch.Tensor | None = None
     model.eval()
     with torch.inference_mode():
         for batch in loader:
-            fields = [tensor.to(device, non_blocking=True) for tensor in batch]
+            fields = placed(batch, device)
             marked = fields[-1].dtype == torch.bool  # no label is
             if not marked and ranks.world_size > 1:
                 raise ValueError('evaluate: several ranks need batches that say which rows count: shards="exact"')
             counts = fields.pop() if marked else torch.ones(len(fields[0]), dtype=torch.bool, device=device)
             with ranks.during("the broadcast of buffers"), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                losses, correct, predictions = objective(model, fields, 0.0)
-            predicted = counts if predictions is None else predictions.where(counts, 0)
-            parts = losses.double().where(counts, 0), correct.where(counts, 0), predicted, counts
+                scores = objective(model, fields, 0.0)
+            predicted = counts if scores.predictions is None else scores.predictions.where(counts, 0)
+            parts = scores.losses.double().where(counts, 0), scores.correct.where(counts, 0), predicted, counts
             sums += torch.stack([part.sum() for part in parts])
+            if scores.answers is not None:
+                found = _confusion(scores.answers, counts)
+                confusion = found if confusion is None else confusion + found
             if stop is not None and stop.poll() is not None:
                 raise KeyboardInterrupt
     loss, hits, predictions_made, samples = ranks.sum(sums.tolist())
     if predictions_made == 0:
         nothing = "nothing to predict" if samples else "no batch"
         raise ValueError(f"evaluate: the loader gave {nothing}; is its data set empty?")
-    return Evaluation(loss / predictions_made, hits / predictions_made, int(samples))
+    if confusion is not None:
+        everyone = ranks.sum(confusion.flatten().tolist()) if ranks.world_size > 1 else confusion.flatten().tolist()
+        confusion = torch.tensor(everyone).long().view(confusion.shape)
+    return Evaluation(loss / predictions_made, hits / predictions_made, int(samples), confusion)
+
+
+def placed(batch: Iterable[Any], device: torch.device, memory_format: Any = torch.preserve_format) -> list[Any]:
+    """A batch's fields on ``device``, pictures in ``memory_format``; or several batches' fields, as lists of them."""
+    return [
+        value.to(device, non_blocking=True, memory_format=memory_format if value.ndim == 4 else torch.preserve_format)
+        if isinstance(value, torch.Tensor)
+        else placed(value, device, memory_format)
+        for value in batch
+    ]
+
+
+def _confusion(answers: Answers, counts: torch.Tensor) -> torch.Tensor:
+    """int64 [classes, classes]: of samples that count, rows what was right, columns what was predicted."""
+    asked = (answers.truth >= 0) & counts.view(-1, *[1] * (answers.truth.ndim - 1))
+    pairs = (answers.truth * answers.classes + answers.predicted)[asked]
+    return torch.bincount(pairs, minlength=answers.classes**2).view(answers.classes, answers.classes)
 
 
 def finetune(
@@ -155,6 +185,7 @@ def finetune(
     *,
     ranks: Ranks | None = None,
     objective: Objective = classify,
+    layers: Layers | None = None,
 ) -> Result:
     """Train ``model`` on ``train`` and evaluate it on the whole of ``val`` after every epoch.
 
@@ -179,6 +210,7 @@ def finetune(
         ranks: the processes that share the work; those of ``torch.distributed`` by default.
         objective: what the model learns: :func:`classify`, or :func:`predict_next` for language models, whose batches
             need no label, or a function of yours.
+        layers: which of the model's layers learn, from when on, and how fast; all alike by default.
 
     Raises:
         TypeError: a loader lacks what is needed.
@@ -191,7 +223,7 @@ def finetune(
         PeerLostError: another process died, or hangs.
     """
     ranks = ranks or Ranks.joined()
-    run = _Run(model, train, val, config, ranks, objective)
+    run = _Run(model, train, val, config, ranks, objective, layers or Layers())
     progress = open_progress(
         config.progress if ranks.main else "off",
         epochs=config.epochs,
@@ -262,10 +294,18 @@ class _Run:
     """One call of :func:`finetune`: the prepared model and optimiser, the state, the open metrics file."""
 
     def __init__(
-        self, model: nn.Module, train: Any, val: Any, config: FineTuneConfig, ranks: Ranks, objective: Objective
+        self,
+        model: nn.Module,
+        train: Any,
+        val: Any,
+        config: FineTuneConfig,
+        ranks: Ranks,
+        objective: Objective,
+        layers: Layers,
     ):
         _check_loaders(train, val, ranks)
-        self.config, self.train, self.val, self.ranks, self.objective = config, train, val, ranks, objective
+        self.config, self.train, self.val, self.ranks = config, train, val, ranks
+        self.objective, self.layers = objective, layers
         self.steps_per_epoch = len(train)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.warmup_steps = min(round(config.warmup_epochs * self.steps_per_epoch), self.total_steps)
@@ -280,7 +320,7 @@ class _Run:
         self.model = model.to(self.device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self.optimizer = _optimizer(self.model, config, self.device)
+        self.optimizer = _optimizer(self.model, layers, config, self.device)
         self.clock = StepClock(self.device)
         # Loss, correct, predictions: not yet in the state.
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
@@ -294,6 +334,7 @@ class _Run:
             )
         self.state = self._load() if config.resume else _State()
         ranks.check_equal(**self._settings(), step=self.state.step)
+        layers.begin_epoch(self.model, self.state.epoch)
         self.parallel = ranks.parallel(self.model)
         if ranks.main and not config.resume:
             config.checkpoint.unlink(missing_ok=True)
@@ -311,22 +352,25 @@ class _Run:
         if state.step == end:  # resumed between the last step and the evaluation
             return
 
-        self.model.train()
+        if self.layers.begin_epoch(self.model, state.epoch):
+            self.parallel = self.ranks.parallel(self.model)
+        self.layers.train(self.model)
         for batch in self.clock.watch(self.train):
-            fields = [self._placed(tensor) for tensor in batch]
+            fields = placed(batch, self.device, self.memory_format)
             planned = min(state.step, self.total_steps - 1)  # as many epochs as long as the first one
             lr = config.lr * warmup_cosine(planned, total_steps=self.total_steps, warmup_steps=self.warmup_steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_scale"]
 
             self.ranks.place = f"step {state.step + 1}"
             with (
                 self.ranks.during("the broadcast of buffers"),
                 torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp),
             ):
-                losses, correct, predictions = self.objective(self.parallel, fields, config.label_smoothing)
-                count = len(losses) if predictions is None else self.ranks.mean(predictions.sum()).clamp(min=1)
-                loss = losses.sum() / count
+                losses, correct, predictions, _, loss = self.objective(self.parallel, fields, config.label_smoothing)
+                if loss is None:
+                    count = len(losses) if predictions is None else self.ranks.mean(predictions.sum()).clamp(min=1)
+                    loss = losses.sum() / count
             with self.ranks.during("the all-reduce of gradients"):
                 loss.backward()
             if config.clip_norm is not None:
@@ -355,10 +399,6 @@ class _Run:
             raise RuntimeError(
                 f"the training loader promised {end - first} batches an epoch and ended after {state.step - first}"
             )
-
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        memory_format = self.memory_format if tensor.ndim == 4 else torch.preserve_format
-        return tensor.to(self.device, non_blocking=True, memory_format=memory_format)
 
     def evaluate_epoch(self, progress: Progress, stop: StopSignals) -> None:
         state, begin_s = self.state, time.perf_counter()
@@ -476,7 +516,8 @@ class _Run:
         return state
 
     def _settings(self) -> dict[str, Any]:
-        return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch}
+        layers = dataclasses.asdict(self.layers)
+        return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch, "layers": layers}
 
     def result(self) -> Result:
         state = self.state
@@ -497,20 +538,9 @@ class _Run:
         self.file.close()
 
 
-def _optimizer(model: nn.Module, config: FineTuneConfig, device: torch.device) -> torch.optim.Optimizer:
-    """Weight decay for matrices and filters only; fused kernels, which neither synchronise nor loop over tensors."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {
-            "params": [parameter for parameter in parameters if parameter.ndim > 1],
-            "weight_decay": config.weight_decay,
-        },
-        {
-            "params": [parameter for parameter in parameters if parameter.ndim <= 1],
-            "weight_decay": 0.0,
-        },
-    ]
-    groups = [group for group in groups if group["params"]]
+def _optimizer(model: nn.Module, layers: Layers, config: FineTuneConfig, device: torch.device) -> torch.optim.Optimizer:
+    """With fused kernels, which neither synchronise nor loop over tensors."""
+    groups = layers.groups(model, weight_decay=config.weight_decay)
     fused = device.type in ("cpu", "cuda")
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=fused)
