@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -198,6 +198,14 @@ class Policy:
             )
         return self.split(len(front))[1]
 
+    def without_mixing(self) -> Policy:
+        """The same policy, of which the mix operators (MixUp, CutMix) are applied to no sample. All others draw as
+        they did, and labels stay what mixing makes of them, shares of all classes, smoothed as the operators say, so
+        batches keep their form: for the last epochs of a run, see `Phases`.
+        """
+        nodes = [_without_mixing(node) for node in self.ops]
+        return Policy(nodes, first_slot=self.first_slot, stored_after=self.stored_after)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` is its inverse."""
         data: dict[str, Any] = {"ops": [node_to_dict(op) for op in self.ops]}
@@ -244,6 +252,16 @@ class Policy:
         if self.stored_after is not None:
             parts.append(f"stored_after={self.stored_after}")
         return f"Policy({', '.join(parts)})"
+
+
+def _without_mixing(node: Node) -> Node:
+    if isinstance(node, Op):
+        return replace(node, p=0.0) if node.modality == "mix" else node
+    if isinstance(node, Container):
+        return replace(node, ops=tuple(_without_mixing(child) for child in node.ops))
+    if any(leaf.op.modality == "mix" for leaf in Policy([node]).leaves):
+        raise ValueError(f"Policy.without_mixing: {node!r} stands for operators that mix: write them out instead")
+    return node
 
 
 def _is_certain(leaf: Leaf) -> bool:
