@@ -35,3 +35,11 @@ RateOfModel = Annotated[
     typer.Option("--lr", help="Peak learning rate.", show_default="0.001, of Hugging Face's models 5e-05"),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Start from the weights in this file.", show_default="from scratch")]
+Loss = Annotated[
+    str, typer.Option("--loss", help="ce: cross-entropy; bce: binary, each class a yes or no question for itself.")
+]
+BceTargetThreshold = Annotated[
+    float | None,
+    typer.Option(help="Of bce: mixed labels above it count as 1, others as 0.", show_default="shares stay"),
+]
+BceSum = Annotated[bool, typer.Option("--bce-sum", help="Of bce: the sum over classes, not their mean.")]

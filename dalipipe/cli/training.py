@@ -15,10 +15,13 @@ from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
 from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, hint_at_texts, policy_of, task_of
 from dalipipe.cli.options import (
     BatchSize,
+    BceSum,
+    BceTargetThreshold,
     Channels,
     Device,
     Epochs,
     FrameRate,
+    Loss,
     MaxLength,
     Model,
     Overwrite,
@@ -34,7 +37,7 @@ from dalipipe.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from dalipipe.finetune import FineTuneConfig, Ranks, Result
+    from dalipipe.finetune import FineTuneConfig, Objective, Ranks, Result
     from dalipipe.sources import Source
 
 
@@ -151,6 +154,9 @@ def train(
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
+    loss: Loss = "ce",
+    bce_target_threshold: BceTargetThreshold = None,
+    bce_sum: BceSum = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -161,8 +167,10 @@ def train(
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with plain_errors():
+        from dalipipe.finetune import classification
         from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
+        objective = classification(loss, target_threshold=bce_target_threshold, sum_classes=bce_sum)
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or defaults.policy
         if resume and overwrite:
@@ -194,6 +202,7 @@ def train(
             cache_bytes=cache_bytes,
             task=task,
             rate_hz=rate_hz or RATE_HZ,
+            objective=objective,
         )
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
             sources = open_data(
@@ -235,6 +244,7 @@ class _Job:
     eval_policy: str | None = None
     task: str = "image"
     rate_hz: int = RATE_HZ
+    objective: Objective | None = None
 
     @property
     def bad_samples(self) -> Path:
@@ -267,7 +277,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
 
     from dalipipe.doctor import usable_cores
     from dalipipe.figures import draw_curves
-    from dalipipe.finetune import finetune
+    from dalipipe.finetune import classify, finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
     from dalipipe.loader import DataLoader
     from dalipipe.preview import preview as draw_samples
@@ -355,7 +365,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
             pass_over_bad=job.on_error != "raise",
         )
     with contextlib.closing(train_loader), contextlib.closing(val_loader):
-        result = finetune(model, train_loader, val_loader, config, ranks=ranks)
+        result = finetune(model, train_loader, val_loader, config, ranks=ranks, objective=job.objective or classify)
     if train_loader.bad_samples or val_loader.bad_samples:
         figures[f"bad {noun}"] = job.bad_samples
     if ranks.main:

@@ -4,8 +4,17 @@ from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
 from dalipipe.finetune.layers import Layers
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
-from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_cross_entropy
-from dalipipe.finetune.objectives import Answers, Objective, Scores, classify, predict_next
+from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_binary_cross_entropy, soft_cross_entropy
+from dalipipe.finetune.objectives import (
+    Answers,
+    Objective,
+    Scores,
+    classification,
+    classify,
+    classify_labels,
+    classify_one_vs_rest,
+    predict_next,
+)
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
 
 __all__ = [
@@ -20,12 +29,16 @@ __all__ = [
     "Ranks",
     "Result",
     "Scores",
+    "classification",
     "classify",
+    "classify_labels",
+    "classify_one_vs_rest",
     "evaluate",
     "finetune",
     "local_device",
     "mixup_embeddings",
     "predict_next",
     "process_group",
+    "soft_binary_cross_entropy",
     "soft_cross_entropy",
 ]
