@@ -190,8 +190,8 @@ class DataLoader(TorchDataLoader):
                 raise ValueError(f"DataLoader: {name} must be one of {', '.join(names)}, got {value!r}")
         if policy is not None and not isinstance(policy, Policy | Phases):
             raise TypeError(
-                f"DataLoader: policy must be a dalipipe.Policy, or Phases of them, got {type(policy).__name__}; see "
-                "dalipipe.recipes, and dalipipe.convert, which makes one of a transform"
+                f"DataLoader: policy must be a dalipipe.Policy, got {type(policy).__name__}; see dalipipe.recipes, "
+                "dalipipe.convert, which makes one of a transform, and dalipipe.Phases, of several"
             )
 
         cache_settings = make_settings(cache, cache_bytes)
@@ -521,7 +521,7 @@ class DataLoader(TorchDataLoader):
         seed, self.seed = self.seed, self.seed if self._seed_given else state["seed"]
         try:
             self._bind(self.seed)
-            here = self._identity(state["epoch"])
+            here, state = self._identity(state["epoch"]), {"phases": [0], **state}  # of before there were several
             differences = {name: (state.get(name), value) for name, value in here.items() if state.get(name) != value}
             if not differences:
                 step = self._steps.step_after(state["epoch"], state["samples"])
@@ -559,7 +559,6 @@ class DataLoader(TorchDataLoader):
             self._fingerprints = (self._source.fingerprint(), digest(parts))
         dataset, policy_digest = self._fingerprints
         return {
-            **({} if len(self._phases) == 1 else {"phases": list(self._phases.starts)}),
             "seed": self.seed,
             "global_batch": self._steps.global_batch,
             "order": self._steps.order.identity(epoch),
@@ -567,6 +566,7 @@ class DataLoader(TorchDataLoader):
             "exact": self._steps.exact,
             "skips": self._quarantine.on_error == "skip",
             "dataset": dataset,
+            "phases": list(self._phases.starts),
             "policy": policy_digest,
         }
 

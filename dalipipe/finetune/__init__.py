@@ -5,6 +5,7 @@ from dalipipe.finetune.interrupts import Interrupted
 from dalipipe.finetune.layers import Layers
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
 from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_binary_cross_entropy, soft_cross_entropy
+from dalipipe.finetune.mixing import mixing
 from dalipipe.finetune.objectives import (
     Answers,
     Objective,
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "local_device",
+    "mixing",
     "mixup_embeddings",
     "predict_next",
     "process_group",
