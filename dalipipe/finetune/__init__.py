@@ -2,7 +2,7 @@
 
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
-from dalipipe.finetune.layers import Layers
+from dalipipe.finetune.layers import Layers, head_of, layers_of
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
 from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_cross_entropy
 from dalipipe.finetune.objectives import Answers, Objective, Scores, classify, predict_next
@@ -23,6 +23,8 @@ __all__ = [
     "classify",
     "evaluate",
     "finetune",
+    "head_of",
+    "layers_of",
     "local_device",
     "mixup_embeddings",
     "predict_next",
