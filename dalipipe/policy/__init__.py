@@ -20,6 +20,7 @@ from dalipipe.policy.nodes import (
     node_types,
     set_field,
 )
+from dalipipe.policy.phases import Phases
 from dalipipe.policy.policy import DrawError, Drawn, Policy
 from dalipipe.policy.ranges import Choice, Measure, Normal, Range, check_range, draw_range
 
@@ -37,6 +38,7 @@ __all__ = [
     "OneOf",
     "Op",
     "Params",
+    "Phases",
     "Policy",
     "RandomApply",
     "RandomOrder",

@@ -202,6 +202,14 @@ class Policy:
             )
         return self.split(len(front))[1]
 
+    def without_mixing(self) -> Policy:
+        """The same policy, of which the mix operators (MixUp, CutMix) are applied to no sample. All others draw as
+        they did, and labels stay what mixing makes of them, shares of all classes, smoothed as the operators say, so
+        batches keep their form: for the last epochs of a run, see `Phases`.
+        """
+        nodes = [_without_mixing(node) for node in self.ops]
+        return Policy(nodes, first_slot=self.first_slot, stored_after=self.stored_after)
+
     def at_strength(self, strength: float) -> Policy:
         """This policy, weaker or stronger: 1 is as written, 0 leaves every sample as it is, but for what batches need
         (sizes, lengths, units), from which all chance is gone; above 1 it goes as far as ranges allow.
@@ -302,6 +310,16 @@ class Policy:
         if self.stored_after is not None:
             parts.append(f"stored_after={self.stored_after}")
         return f"Policy({', '.join(parts)})"
+
+
+def _without_mixing(node: Node) -> Node:
+    if isinstance(node, Op):
+        return replace(node, p=0.0) if node.modality == "mix" else node
+    if isinstance(node, Container):
+        return replace(node, ops=tuple(_without_mixing(child) for child in node.ops))
+    if any(leaf.op.modality == "mix" for leaf in Policy([node]).leaves):
+        raise ValueError(f"Policy.without_mixing: {node!r} stands for operators that mix: write them out instead")
+    return node
 
 
 def _counts(node: Node) -> bool:
