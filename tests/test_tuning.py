@@ -41,6 +41,11 @@ def one_thread() -> Iterator[None]:
 
 def made_source(counts: list[int], seed: int = 0, size: int = 8) -> Any:
     """Pictures of bars, upright or lying, in noise; classes by which."""
+    pictures, labels = bars(counts, seed, size)
+    return dalipipe.Arrays(pictures, labels, classes=[f"class {i}" for i in range(len(counts))])
+
+
+def bars(counts: list[int], seed: int = 0, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(counts)), counts)
     pictures = random.integers(0, 90, (len(labels), size, size, 1), dtype=np.uint8)
@@ -49,7 +54,7 @@ def made_source(counts: list[int], seed: int = 0, size: int = 8) -> Any:
         bar = picture[:, at] if label else picture[at]
         bar += np.uint8(100)
     order = random.permutation(len(labels))
-    return dalipipe.Arrays(pictures[order], labels[order], classes=[f"class {i}" for i in range(len(counts))])
+    return pictures[order], labels[order]
 
 
 class Tiny(nn.Module):
@@ -459,3 +464,191 @@ def test_bad_input(change: dict[str, Any], message: str, tmp_path: Path) -> None
             eval_policy=Policy([]),
             loader=OPTIONS,
         )
+
+
+# Advice -------------------------------------------------------------------------------------------------------------
+
+
+def test_advice_has_reasons_and_follows_the_augmentation() -> None:
+    source, model = made_source([250, 250]), Tiny(2)
+    calm = tuning.suggest(Policy([]), source, model)
+    mild = tuning.suggest(Policy([image.HorizontalFlip()]), source, model)
+    strong = tuning.suggest(Policy([image.RandomResizedCrop(8), image.HorizontalFlip(), RandAugment(2)]), source, model)
+    assert calm.epochs < mild.epochs < strong.epochs
+    assert calm.weight_decay > strong.weight_decay
+    assert calm.lr == mild.lr == strong.lr == pytest.approx(1e-3 * math.sqrt(calm.batch_size / 64), rel=0.05)
+    assert calm.batch_size == 32
+    for advice in (calm, mild, strong):
+        assert set(advice.reasons) == {"lr", "weight_decay", "batch_size", "epochs"}
+        assert all(advice.reasons.values())
+    adjusted = tuning.suggest(Policy([]), source, model, pretrained=True)
+    assert adjusted.lr < calm.lr and adjusted.epochs < calm.epochs and adjusted.weight_decay <= 0.01
+
+
+def test_changes_are_counted_by_sample() -> None:
+    from dalipipe.finetune.tuning.advice import changes_per_sample
+
+    source = made_source([10, 10])
+    for ops, expected in (
+        ([], 0.0),
+        ([image.Resize((8, 8)), image.Normalize(0.5, 0.5)], 0.0),
+        ([image.RandomResizedCrop(8)], 1.0),
+        ([image.Invert(p=0.5), image.Rotate()], 1.5),
+        ([MixUp(p=0.5, num_classes=2)], 1.0),
+    ):
+        assert changes_per_sample(Policy(ops), source) == pytest.approx(expected, abs=0.1)
+
+
+@given(n=st.integers(1, 3000), pretrained=st.booleans())
+def test_advice_for_any_number_of_samples(n: int, pretrained: bool) -> None:
+    source = dalipipe.Arrays(np.zeros((n, 2, 2, 1), np.uint8), np.zeros(n, np.int64))
+    advice = tuning.suggest(Policy([image.Invert(p=0.5)]), source, Tiny(2), pretrained=pretrained)
+    assert 1 <= advice.batch_size <= 64 and advice.batch_size <= n
+    assert 3 <= advice.epochs <= 300 and 0 < advice.lr <= 1e-3 and 0 < advice.weight_decay <= 0.1
+
+
+def test_the_range_test_finds_where_training_diverges(tmp_path: Path) -> None:
+    """Of squares with a known curvature c, gradient descent diverges beyond 2 / c (with momentum a little later)."""
+    curvature = 50.0
+
+    class Square(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.at = nn.Parameter(torch.full((1, 4), 3.0))
+
+    def square(model: Any, batch: Any, smoothing: float) -> Any:
+        from dalipipe.finetune import Scores
+
+        losses = 0.5 * curvature * model.at.square().sum().expand(len(batch[0]))
+        return Scores(losses, torch.zeros(len(batch[0])))
+
+    model = Square()
+    loader = [(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))] * 3
+    found = tuning.lr_range_test(
+        model, loader, low=1e-5, high=10.0, optimizer="sgd", objective=square, weight_decay=0.0, clip_norm=None
+    )
+    assert 0.1 / curvature < 10 * found.suggested < 10 / curvature
+    assert found.steepest < 10 * found.suggested and len(found.rates) < 100  # it broke off
+    assert torch.equal(model.at, torch.full((1, 4), 3.0))
+    assert found.draw(tmp_path / "range.png", title="squares").stat().st_size > 5000
+
+
+def test_the_range_test_on_data() -> None:
+    options = {"shuffle": True, "drop_last": True, "seed": 0, "policy": Policy([]), **OPTIONS}
+    loader = dalipipe.DataLoader(made_source([60, 60]), 16, **options)
+    torch.manual_seed(0)
+    found = tuning.lr_range_test(Tiny(2), loader, steps=60)
+    assert 1e-4 < found.suggested <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"low": 0.0}, "0 < low < high"),
+        ({"low": 2.0}, "0 < low < high"),
+        ({"steps": 9}, "steps must be a whole number ≥ 10"),
+        ({"optimizer": "adam"}, "optimizer must be adamw or sgd"),
+        ({"loader": []}, "no batch"),
+        ({"low": 1e3, "high": 1e6}, "falls at no learning rate"),
+    ],
+)
+def test_bad_range_tests(change: dict[str, Any], message: str) -> None:
+    loader = change.pop("loader", [(torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64))])
+    with pytest.raises(ValueError, match=message):
+        tuning.lr_range_test(Tiny(2), loader, **change)
+
+
+# The command line, and other tasks ----------------------------------------------------------------------------------
+
+
+def call(*arguments: Any) -> Any:
+    from typer.testing import CliRunner
+
+    from dalipipe.cli import app
+
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    for number, (pixels, label) in enumerate(zip(*bars([12, 12], size=16), strict=True)):
+        path = tmp_path / "pictures" / ("upright", "lying")[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[..., 0]).convert("RGB").save(path)
+    return tmp_path / "pictures"
+
+
+def test_tune_by_command(folder: Path, tmp_path: Path) -> None:
+    words = "--policy digits_train --size 32 --folds 2 --strengths 1,0 --copies 2,all --no-baseline --epochs 1"
+    words += " --model squeezenet1_1 --batch-size 6 --device cpu --workers 1"
+    given_ = ("tune", folder, *words.split(), "--out", tmp_path / "out")
+    result = call(*given_)
+    assert result.exit_code == 0, result.output
+    assert "3 candidates, 2 folds" in result.output and "chosen" in result.output
+    for name in ("policy.yaml", "policy_eval.yaml", "table.md", "tuning.png", "fits.jsonl"):
+        assert (tmp_path / "out" / name).stat().st_size
+    again = call(*given_)
+    assert again.exit_code == 2 and "resume" in again.output
+    again = call(*given_, "--resume")
+    assert again.exit_code == 0 and "chosen" in again.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--folds", 13), "13 folds need 13 samples of every class"),
+        (("--strengths", "a"), "--strengths must be numbers with commas"),
+        (("--copies", "1,many"), "or all, got"),
+        (("--operators", "1"), "SomeOf, RandAugment"),
+        (("--policy", "cifar11"), "no recipe is called"),
+    ],
+)
+def test_tune_says_what_is_wrong(options: tuple[Any, ...], message: str, folder: Path, tmp_path: Path) -> None:
+    result = call("tune", folder, "--policy", "digits_train", "--out", tmp_path / "out", *options)
+    assert result.exit_code == 2 and message in result.output.replace("\n", " ")
+    assert not (tmp_path / "out" / "fits.jsonl").exists()
+
+
+def test_suggest_by_command(folder: Path, tmp_path: Path) -> None:
+    image_ = tmp_path / "range.png"
+    words = "--policy digits_train --size 32 --device cpu --model shufflenet_v2_x0_5"
+    given_ = ("suggest", folder, *words.split())
+    result = call(*given_, "--range-test", image_)
+    assert result.exit_code == 0, result.output
+    for word in ("--lr", "--epochs", "--batch-size", "weight decay", "range test"):
+        assert word in result.output
+    assert image_.stat().st_size > 5000
+
+
+def test_series_and_texts(tmp_path: Path) -> None:
+    from dalipipe.finetune.models import MODELS
+
+    random = np.random.default_rng(0)
+    series = [random.normal(size=(20 + i % 3, 1)).astype(np.float32) + i % 2 for i in range(24)]
+    words = [f"{'good' if i % 2 else 'bad'} film {i}" for i in range(24)]
+    labels = np.arange(24) % 2
+    sources: list[tuple[Any, Policy, Any]] = [
+        (
+            dalipipe.Series(series, labels, classes=["a", "b"]),
+            recipes.series(),
+            lambda _: MODELS["series"]["resnet1d"](2, 1),
+        ),
+        (
+            dalipipe.Text(words, labels, classes=["a", "b"]),
+            recipes.eda(),
+            lambda loader: MODELS["text"]["word-cnn"](2, len(loader.vocabulary)),
+        ),
+    ]
+    for number, (source, policy, model) in enumerate(sources):
+        tuned = tune(
+            policy,
+            source,
+            model,
+            TuneConfig(tmp_path / str(number), folds=2, steps=3, batch_size=4, share=1.0),
+            candidates=candidates(policy, strengths=(1,), copies=(2,)),
+            eval_policy=Policy([]),
+            loader=OPTIONS,
+        )
+        assert {one.candidate for one in tuned.standings} == {Candidate(0.0), Candidate(1.0, 2)}

@@ -37,7 +37,8 @@ class TuneConfig:
     """How candidates are trained and compared; all of them alike.
 
     Attributes:
-        out: folder for ``fits.jsonl``, ``policy.yaml``, ``table.md`` and ``tuning.png``; created when missing.
+        out: folder for ``fits.jsonl``, ``policy.yaml`` (and ``policy_eval.yaml``), ``table.md`` and ``tuning.png``;
+            created when missing.
         folds: of cross-validation, >= 2.
         steps: optimiser steps of a training in full, >= 1.
         batch_size: >= 1; at most as many samples as the smallest training part has.
@@ -115,6 +116,12 @@ class Standing:
         """The mean's standard error over folds; of a single fold, NaN."""
         n = len(self.accuracies)
         return float(np.std(self.accuracies, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+
+    @property
+    def percent(self) -> str:
+        """Both, to be shown."""
+        error = "" if math.isnan(self.error) else f" ± {self.error:.2%}"
+        return f"{self.mean:.2%}{error}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +221,7 @@ def tune(
         grid=len(made) * config.folds * config.steps,
         files={},
     )
-    return dataclasses.replace(tuned, files=_write(tuned, out))
+    return dataclasses.replace(tuned, files=_write(tuned, eval_policy, out))
 
 
 def one_standard_error(standings: Sequence[Standing]) -> Standing:
@@ -264,7 +271,7 @@ def _climb(
                     journal.add(row)
                 accuracies.append(float(row["accuracy"]))
             found[one] = Standing(one, number, in_full, tuple(accuracies), rung.steps)
-            say(f"  {one.name:32} {_percent(found[one])}")
+            say(f"  {one.name:32} {found[one].percent}")
         if not in_full:
             ranked = sorted(left, key=lambda one: (-found[one].mean, one.dose))
             none = next(one for one in left if one.strength == 0.0 and one.baseline is None)
@@ -313,17 +320,12 @@ class _Trainings:
         return {**found, "seconds": round(time.perf_counter() - begun, 2)}
 
 
-def _percent(one: Standing) -> str:
-    error = "" if math.isnan(one.error) else f" ± {one.error:.2%}"
-    return f"{one.mean:.2%}{error}"
-
-
 def table(tuned: Tuned) -> str:
     """As Markdown: how each candidate did, the best first."""
     lines = ["| | trained for | folds | accuracy |", "|---|---:|---:|---:|"]
     for one in tuned.standings:
         mark = " (chosen)" if one is tuned.chosen else " (best)" if one is tuned.best else ""
-        lines.append(f"| {one.candidate.name}{mark} | {one.steps:,} steps | {len(one.accuracies)} | {_percent(one)} |")
+        lines.append(f"| {one.candidate.name}{mark} | {one.steps:,} steps | {len(one.accuracies)} | {one.percent} |")
     share = tuned.cost / tuned.grid
     words = (
         f"Mean over folds, ± its standard error. Chosen is the weakest of those trained in full that is within a "
@@ -332,9 +334,10 @@ def table(tuned: Tuned) -> str:
     return "\n".join([*lines, "", words, ""])
 
 
-def _write(tuned: Tuned, out: Path) -> dict[str, Path]:
+def _write(tuned: Tuned, eval_policy: Policy, out: Path) -> dict[str, Path]:
     from dalipipe.figures import draw_tuning
 
+    save_policy(eval_policy, out / "policy_eval.yaml")  # where `dalipipe train` looks for it
     files = {"policy": save_policy(tuned.policy, out / "policy.yaml"), "table": out / "table.md"}
     files["table"].write_text(table(tuned), encoding="utf-8")
     rows = [
