@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,92 @@ def draw_curves(
     stall.set_title("share of step time", loc="right", fontsize=9, color=RED)
     for axes in (rate, stall):
         axes.set_xlabel("step", color=SOFT)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
+def draw_tuning(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> Path:
+    """Draw accuracy over a policy's strength, a line for each number of copies or operators, as a PNG.
+
+    ``rows``: of each candidate ``name``; ``strength``, 0: none; ``line``: which line it is on, "": on all (none at
+    all); ``mean`` and ``error`` of its accuracy, [0, 1]; ``in_full``: others, which were given up early and trained
+    less, stand pale; ``chosen``. Lines of which all are without a strength of their own are drawn across.
+
+    Raises ``ValueError`` for no rows, ``ModuleNotFoundError`` where matplotlib is missing.
+    """
+    if not rows:
+        raise ValueError("draw_tuning: no candidates given")
+    figure = _figure(8.2, 4.4)
+    from matplotlib import colormaps
+    from matplotlib.ticker import PercentFormatter
+
+    full, early = [row for row in rows if row["in_full"]], [row for row in rows if not row["in_full"]]
+    both = figure.subplots(1, 2 if early else 1, squeeze=False)[0]
+    lines = list(dict.fromkeys(row["line"] for row in rows if row["line"]))
+    colours = dict(zip(lines, colormaps["viridis"](np.linspace(0, 0.85, max(len(lines), 1))), strict=False))
+    parts = ([(early, "first round, all candidates")] if early else []) + [(full, "trained in full")]
+    for axes, (shown, name) in zip(both, parts, strict=True):
+        # Those that were trained in full are in the first round's picture only as far as they were shown there.
+        for line in lines:
+            own = sorted((row for row in shown if row["line"] in (line, "")), key=lambda row: row["strength"])
+            if not any(row["line"] for row in own):
+                continue
+            x, y = [row["strength"] for row in own], [row["mean"] for row in own]
+            error = [0.0 if np.isnan(row["error"]) else row["error"] for row in own]
+            axes.errorbar(
+                x, y, error, color=colours[line], label=line, marker="o", markersize=4, linewidth=1.6, capsize=2
+            )
+        for row in shown:
+            if (row["line"] == "" and len(shown) == 1) or row["chosen"]:
+                axes.plot(row["strength"], row["mean"], "o", markersize=11, markerfacecolor="none", color=RED, zorder=4)
+        axes.set_title(name, loc="left", fontsize=11, fontweight="bold", color=INK)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+        axes.grid(True, color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("strength of the policy", color=SOFT)
+        _without_frame(axes)
+    both[0].set_ylabel("validation accuracy", color=SOFT)
+    both[0].legend(frameon=False, labelcolor=INK, fontsize=8)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
+def draw_lr_range(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    path: str | os.PathLike[str],
+    *,
+    smoothed: Sequence[float] = (),
+    suggested: float | None = None,
+    title: str = "",
+) -> Path:
+    """Draw a learning rate range test as a PNG: loss over learning rate, which is on a logarithmic scale, and a line at
+    the ``suggested`` one.
+
+    Raises ``ValueError`` for no losses or another number of rates, ``ModuleNotFoundError`` where matplotlib is missing.
+    """
+    if not len(losses) or len(losses) != len(rates):
+        raise ValueError(f"draw_lr_range: expected a loss for each rate, got {len(losses)} and {len(rates)}")
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=BLUE, alpha=0.3, linewidth=1, label="loss of each batch")
+    if len(smoothed):
+        axes.plot(rates[: len(smoothed)], smoothed, color=BLUE, linewidth=1.8, label="smoothed")
+    if suggested is not None:
+        axes.axvline(suggested, color=ORANGE, linewidth=1.5, label=f"suggested, {suggested:.2g}")
+    axes.set_xscale("log")
+    low, first = min(smoothed if len(smoothed) else losses), losses[0]
+    axes.set_ylim(max(0.0, low - 0.2 * abs(first - low) - 0.05), 1.5 * first)
+    axes.grid(True, color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("learning rate", color=SOFT)
+    axes.set_ylabel("training loss", color=SOFT)
+    axes.legend(frameon=False, labelcolor=INK)
+    _without_frame(axes)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     figure.savefig(path, format="png")

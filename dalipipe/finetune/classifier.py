@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from dalipipe.finetune.checkpoint import load_checkpoint
 from dalipipe.finetune.models import MODELS
 from dalipipe.finetune.parts import Part, choose
 from dalipipe.finetune.text_models import HFClassifier
@@ -319,3 +320,15 @@ def longest_text(folder: str | os.PathLike[str]) -> int | None:
 
 
 _LENGTHS = ("model_max_length", "max_position_embeddings", "n_positions")
+
+
+def read_classes(path: str | os.PathLike[str]) -> list[str] | None:
+    """The classes that a checkpoint of :func:`finetune` was trained on; ``None`` where a file of weights does not say.
+
+    Raises ``FileNotFoundError`` where there is no such file.
+    """
+    try:
+        classes: list[str] | None = load_checkpoint(path).get("classes")
+    except ValueError:
+        return None
+    return classes
