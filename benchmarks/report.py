@@ -595,17 +595,17 @@ def transfer_accuracy(load: Load) -> str:
     before = [one["accuracy"] for one in result["pretrained"]]
     minutes = sum(one["cpu_s"] for one in [*runs, *result["pretrained"]]) / 60
     rates = ", ".join(f"{arm} {rate:g}" for arm, rate in settings["lr"].items())
+    widths = ", ".join(map(str, settings["widths"]))
     words = (
         f"Five classes of CIFAR-10 after the other five, on which the network had come to {_mean(before)} %: a "
-        f"residual network of widths {', '.join(map(str, settings['widths']))}, pretrained for "
-        f"{settings['pretraining_epochs']} epochs of 2,500 pictures. Each run as many steps: {settings['epochs']} epochs "
-        f"of {2500 // settings['batch_size']} steps of {settings['batch_size']} pictures (joint: of as many of the source "
-        f"beside), AdamW, warm-up and half a cosine, peak learning rates by a pilot: {rates}; weight decay "
-        f"{settings['weight_decay']:g}, in its place L2-SP {settings['l2_sp']:g}; λ {settings['target_weight']:g}; "
-        f"gradual: one layer more every {settings['unfreeze_every']} epoch. Augmented: padded crops and flips. ± is the "
-        f"standard error over {seeds} seeds (pictures, pretrained and initial weights, order, augmentation). All of it "
-        f"took {minutes:.0f} processor "
-        f"minutes. {_measured_on(result)}."
+        f"residual network of widths {widths}, pretrained for {settings['pretraining_epochs']} epochs of 2,500 "
+        f"pictures. Each run as many steps: {settings['epochs']} epochs of {2500 // settings['batch_size']} steps of "
+        f"{settings['batch_size']} pictures (joint: of as many of the source beside), AdamW, warm-up and half a "
+        f"cosine, peak learning rates by a pilot: {rates}; weight decay {settings['weight_decay']:g}, in its place "
+        f"L2-SP {settings['l2_sp']:g}; λ {settings['target_weight']:g}; gradual: one layer more every "
+        f"{settings['unfreeze_every']} epoch. Augmented: padded crops and flips. ± is the standard error over {seeds} "
+        "seeds (pictures, pretrained and initial weights, order, augmentation). All of it took "
+        f"{minutes:.0f} processor minutes. {_measured_on(result)}."
     )
     return "\n".join([*lines, "", words])
 
