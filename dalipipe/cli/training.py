@@ -14,9 +14,14 @@ import typer
 from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
 from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, hint_at_texts, policy_of, task_of
 from dalipipe.cli.options import (
+    Accumulate,
+    Amp,
     BatchSize,
     Channels,
+    Compile,
+    CudaGraphs,
     Device,
+    Ema,
     Epochs,
     FrameRate,
     MaxLength,
@@ -26,9 +31,11 @@ from dalipipe.cli.options import (
     RateOfModel,
     Resume,
     Seed,
+    Shard,
     Size,
     SizeOfRecipe,
     TaskOption,
+    TensorBoard,
     Weights,
     Workers,
 )
@@ -151,6 +158,13 @@ def train(
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
+    amp: Amp = "auto",
+    accumulate: Accumulate = 1,
+    ema: Ema = None,
+    compile: Compile = False,
+    cuda_graphs: CudaGraphs = False,
+    shard: Shard = False,
+    tensorboard: TensorBoard = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -161,6 +175,7 @@ def train(
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with plain_errors():
+        from dalipipe.finetune import FineTuneConfig
         from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
@@ -185,7 +200,7 @@ def train(
             device=device,
             seed=seed,
             out=out,
-            resume=resume or (restarted and not overwrite and (out / "checkpoint.pt").is_file()),
+            resume=resume or (restarted and not overwrite and FineTuneConfig(out).found is not None),
             overwrite=overwrite,
             save_every=save_every,
             timeout_s=timeout,
@@ -194,6 +209,15 @@ def train(
             cache_bytes=cache_bytes,
             task=task,
             rate_hz=rate_hz or RATE_HZ,
+            loop={
+                "amp": amp,
+                "accumulate": accumulate,
+                "ema": ema,
+                "compile": compile,
+                "cuda_graphs": cuda_graphs,
+                "shard": shard,
+                "tensorboard": tensorboard,
+            },
         )
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
             sources = open_data(
@@ -235,6 +259,7 @@ class _Job:
     eval_policy: str | None = None
     task: str = "image"
     rate_hz: int = RATE_HZ
+    loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
 
     @property
     def bad_samples(self) -> Path:
@@ -255,6 +280,7 @@ def _fit(train: Source, val: Source, job: _Job) -> Result:
         resume=job.resume,
         overwrite=job.overwrite,
         save_every=job.save_every,
+        **job.loop,
     )
     _check_run(config)
     device = device_of(job.device)
@@ -266,9 +292,10 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     import torch
 
     from dalipipe.doctor import usable_cores
-    from dalipipe.figures import draw_curves
+    from dalipipe.figures import draw_confusion, draw_curves
     from dalipipe.finetune import finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
+    from dalipipe.finetune.precision import resolved
     from dalipipe.loader import DataLoader
     from dalipipe.preview import preview as draw_samples
     from dalipipe.sources import Text
@@ -331,7 +358,9 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     origin = "from scratch" if start is None else f"from {start}"
     if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
-    place = f"{torch.cuda.get_device_name(device)}, bf16" if device.type == "cuda" else "CPU, float32"
+    amp = resolved(config.amp, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    place = f"{name}, {'float32' if amp == 'off' else amp}"
     if ranks.world_size > 1:
         place = f"{ranks.world_size} processes, each on {place}"
     console = new_console(quiet=not ranks.main)
@@ -362,17 +391,19 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         smoothed = config.label_smoothing > 0
         curves = job.out / "curves.png"
         figures["curves"] = draw_curves(result.metrics, curves, title=job.title, smoothed_labels=smoothed)
+        if config.confusion.is_file():
+            figures["confusion"] = draw_confusion(config.confusion, job.out / "confusion.png", title=job.title)
     console.print(_summary(job.title, result, figures))
     return result
 
 
 def _check_run(config: FineTuneConfig) -> None:
     """In the command line's words, before anything is loaded, what finetune would say in its own."""
-    if config.resume and not config.checkpoint.is_file():
+    if config.resume and config.found is None:
         raise FileNotFoundError(
             f"no checkpoint at {config.checkpoint}; name its folder with --out, or leave --resume out"
         )
-    if config.checkpoint.exists() and not (config.resume or config.overwrite):
+    if config.found is not None and not (config.resume or config.overwrite):
         raise FileExistsError(
             f"{config.out} holds a run: --resume continues it, --overwrite replaces it, another --out keeps both"
         )

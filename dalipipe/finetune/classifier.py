@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
+from dalipipe.finetune.checkpoint import load_weights
 from dalipipe.finetune.models import MODELS
 from dalipipe.finetune.parts import Part, choose
 from dalipipe.finetune.text_models import HFClassifier
@@ -242,9 +242,9 @@ def make_model(
     ``task``: ``"image"``, for torchvision's classification models; ``"audio"`` or ``"series"``, for those of
     `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on words of a vocabulary, ``vocabulary_size`` of
     them, or the model of Hugging Face in the folder ``name``, with its weights, which learns from ``pad`` what stands
-    behind texts if it does not say so itself. ``weights``: a file with a state dict, such as torchvision distributes,
-    or a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the classes differ) are left at
-    random; nothing is downloaded.
+    behind texts if it does not say so itself. ``weights``: a file with a state dict, such as torchvision, timm and
+    Hugging Face distribute, or a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the classes
+    differ) are left at random; nothing is downloaded.
 
     Raises:
         ValueError: no model of this name, or a file whose tensors are not this model's.
@@ -262,7 +262,7 @@ def make_model(
     if weights is None:
         return model, list(model.state_dict())
 
-    loaded = _read_weights(Path(weights))
+    loaded = load_weights(weights)
     own = model.state_dict()
     fitting = {key: value for key, value in loaded.items() if key in own and own[key].shape == value.shape}
     foreign = [key for key in loaded if key not in own and not key.startswith(("aux", "AuxLogits"))]
@@ -313,20 +313,3 @@ def longest_text(folder: str | os.PathLike[str]) -> int | None:
 
 
 _LENGTHS = ("model_max_length", "max_position_embeddings", "n_positions")
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: give a file with a state dict, such as a .pth of torchvision")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for damaged files
-        raise ValueError(
-            f"{path} cannot be read as weights: it is damaged, or not torch.save(model.state_dict(), path)"
-        ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise ValueError(f"{path} holds no state dict (name → tensor)")
-    return loaded
