@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,11 @@ def penalised(model: nn.Module, batch: Any, label_smoothing: float = 0.0) -> Sco
 def test_a_step_of_several_batches_is_that_of_a_large_one(tmp_path: Path, objective: Any) -> None:
     """42 samples: 4 batches of 10 and one of 2; or 21 of 2, five of which make a step, and the last alone."""
 
-    def trained(batch_size: int, accumulate: int, amp: str = "off") -> tuple[nn.Module, list[dict[str, Any]]]:
-        out, loader = tmp_path / f"{batch_size}{amp}", TextRows if objective is predict_next else Rows
+    def trained(batch_size: int, accumulate: int) -> tuple[nn.Module, list[dict[str, Any]]]:
+        out, loader = tmp_path / f"{batch_size}", TextRows if objective is predict_next else Rows
         model = TextModel() if objective is predict_next else plain_model()
         changes = {"epochs": 2, "optimizer": "sgd", "lr": 0.05, "log_every": 1, "clip_norm": 0.5}
-        config = small_config(out, accumulate=accumulate, amp=amp, **changes)
+        config = small_config(out, accumulate=accumulate, **changes)
         result = finetune(model, loader(batch_size), loader(batch_size), config, objective=objective)
         assert result.steps == 10
         return model, rows_of(out, "step")
@@ -116,9 +117,6 @@ def test_a_step_of_several_batches_is_that_of_a_large_one(tmp_path: Path, object
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
     for a, b in zip(without_times(expected), without_times(found), strict=True):
         assert a.pop("kind") == b.pop("kind") and a == pytest.approx(b, rel=1e-4)
-    scaled, _ = trained(2, 5, "fp16")
-    for (name, a), b in zip(large.state_dict().items(), scaled.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2, msg=name)
 
 
 def test_a_step_never_spans_two_epochs(tmp_path: Path) -> None:
@@ -200,6 +198,20 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale() -> None:
     steps.backward(model(torch.ones(1, 3)).sum())
     steps.step(optimizer, model.parameters(), None)
     assert not torch.equal(before["weight"], model.weight)
+
+
+def test_a_first_step_that_overflows_leaves_no_rubbish_in_the_momentum(tmp_path: Path) -> None:
+    """Torch's own fused SGD makes the momentum of uninitialised memory there."""
+    config = small_config(tmp_path, optimizer="sgd", amp="fp16", epochs=1, clip_norm=None)
+    model = plain_model()
+    model.append(nn.Threshold(-1e30, 0.0))
+    model[-1].register_full_backward_pre_hook(lambda module, gradients: (gradients[0] * math.inf,))
+    before = copy.deepcopy(model.state_dict())
+    result = finetune(model, ArrayLoader(n=24), ArrayLoader(n=8), config)
+    assert_same(before, dict(model.state_dict()))
+    saved = load_checkpoint(result.checkpoint)
+    assert all((state["momentum_buffer"] == 0).all() for state in saved["optimizer"]["state"].values())
+    assert saved["scaler"]["scale"] == 2.0**16 / 2**3
 
 
 def test_auto_is_what_the_device_can_do(monkeypatch: pytest.MonkeyPatch) -> None:

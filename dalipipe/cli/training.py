@@ -17,14 +17,20 @@ from dalipipe.cli.options import (
     Accumulate,
     Amp,
     BatchSize,
+    BceSum,
+    BceTargetThreshold,
     Channels,
     Compile,
     CudaGraphs,
+    CutMixAlpha,
     Device,
     Ema,
     Epochs,
     FrameRate,
+    Loss,
     MaxLength,
+    MixOff,
+    MixUpAlpha,
     Model,
     Overwrite,
     Rate,
@@ -41,7 +47,7 @@ from dalipipe.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from dalipipe.finetune import FineTuneConfig, Ranks, Result
+    from dalipipe.finetune import FineTuneConfig, Objective, Ranks, Result
     from dalipipe.sources import Source
 
 
@@ -139,6 +145,9 @@ def train(
     eval_policy: Annotated[
         str | None, typer.Option(help="For validation, likewise.", show_default="the _eval twin of --policy")
     ] = None,
+    mixup: MixUpAlpha = 0,
+    cutmix: CutMixAlpha = 0,
+    mix_off: MixOff = 0,
     workers: Workers = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -165,6 +174,9 @@ def train(
     cuda_graphs: CudaGraphs = False,
     shard: Shard = False,
     tensorboard: TensorBoard = False,
+    loss: Loss = "ce",
+    bce_target_threshold: BceTargetThreshold = None,
+    bce_sum: BceSum = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -175,9 +187,10 @@ def train(
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with plain_errors():
-        from dalipipe.finetune import FineTuneConfig
+        from dalipipe.finetune import FineTuneConfig, classification
         from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
+        objective = classification(loss, target_threshold=bce_target_threshold, sum_classes=bce_sum)
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or defaults.policy
         if resume and overwrite:
@@ -196,6 +209,7 @@ def train(
             lr=lr if lr is not None else 1e-3 if folder is None else 5e-5,
             policy=policy,
             eval_policy=eval_policy,
+            mix={"mixup": mixup, "cutmix": cutmix, "off": mix_off},
             workers=workers,
             device=device,
             seed=seed,
@@ -218,6 +232,7 @@ def train(
                 "shard": shard,
                 "tensorboard": tensorboard,
             },
+            objective=objective,
         )
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
             sources = open_data(
@@ -257,9 +272,11 @@ class _Job:
     cache: Any = None
     cache_bytes: str | None = None
     eval_policy: str | None = None
+    mix: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str = "image"
     rate_hz: int = RATE_HZ
     loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
+    objective: Objective | None = None
 
     @property
     def bad_samples(self) -> Path:
@@ -293,18 +310,22 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
 
     from dalipipe.doctor import usable_cores
     from dalipipe.figures import draw_confusion, draw_curves
-    from dalipipe.finetune import finetune
+    from dalipipe.finetune import classify, finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
+    from dalipipe.finetune.mixing import mixing
     from dalipipe.finetune.precision import resolved
     from dalipipe.loader import DataLoader
+    from dalipipe.policy import Policy
     from dalipipe.preview import preview as draw_samples
     from dalipipe.sources import Text
 
     classes = train.classes or []
-    recipe = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
+    batch_size = min(job.batch_size, len(train))
+    policy = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
+    recipe = mixing(policy, job.task, epochs=job.epochs, batch_size=batch_size, **job.mix)
     eval_recipe = policy_of(job.eval_policy or eval_twin(job.policy), size=job.size, rate_hz=job.rate_hz)
     options: dict[str, Any] = {
-        "batch_size": ranks.share(min(job.batch_size, len(train))),
+        "batch_size": ranks.share(batch_size),
         "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
         "device": device,
         "seed": job.seed,
@@ -377,14 +398,14 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         title = f"{job.policy}: originals, and what the model sees"
         figures["samples"] = draw_samples(
             train,
-            recipe,
+            recipe if isinstance(recipe, Policy) else recipe.at(0),
             job.out / "samples.png",
             seed=job.seed,
             title=title,
             pass_over_bad=job.on_error != "raise",
         )
     with contextlib.closing(train_loader), contextlib.closing(val_loader):
-        result = finetune(model, train_loader, val_loader, config, ranks=ranks)
+        result = finetune(model, train_loader, val_loader, config, ranks=ranks, objective=job.objective or classify)
     if train_loader.bad_samples or val_loader.bad_samples:
         figures[f"bad {noun}"] = job.bad_samples
     if ranks.main:

@@ -5,10 +5,20 @@ from dalipipe.finetune.checkpoint import load_checkpoint, load_weights
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.evaluation import Evaluation, evaluate
 from dalipipe.finetune.interrupts import Interrupted
-from dalipipe.finetune.layers import Layers
+from dalipipe.finetune.layers import Layers, head_of, layers_of
 from dalipipe.finetune.loop import Result, finetune
-from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_cross_entropy
-from dalipipe.finetune.objectives import Answers, Objective, Scores, classify, predict_next
+from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_binary_cross_entropy, soft_cross_entropy
+from dalipipe.finetune.mixing import mixing
+from dalipipe.finetune.objectives import (
+    Answers,
+    Objective,
+    Scores,
+    classification,
+    classify,
+    classify_labels,
+    classify_one_vs_rest,
+    predict_next,
+)
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
 
 __all__ = [
@@ -24,14 +34,21 @@ __all__ = [
     "Ranks",
     "Result",
     "Scores",
+    "classification",
     "classify",
+    "classify_labels",
+    "classify_one_vs_rest",
     "evaluate",
     "finetune",
+    "head_of",
+    "layers_of",
     "load_checkpoint",
     "load_weights",
     "local_device",
+    "mixing",
     "mixup_embeddings",
     "predict_next",
     "process_group",
+    "soft_binary_cross_entropy",
     "soft_cross_entropy",
 ]

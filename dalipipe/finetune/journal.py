@@ -66,9 +66,11 @@ class Journal:
 
 def write_confusion(matrix: torch.Tensor, classes: Sequence[str] | None, path: Path) -> None:
     """``matrix`` int64 [classes, classes], rows what was right, columns what was predicted, as CSV with the names of
-    classes around it, or their numbers.
+    classes around it, or, where they are others than these, their numbers.
     """
-    names = [str(number) for number in range(len(matrix))] if classes is None else list(classes)
+    names = list(classes or [])
+    if len(names) != len(matrix):
+        names = [str(number) for number in range(len(matrix))]
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

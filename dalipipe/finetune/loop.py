@@ -179,6 +179,7 @@ class _Run:
         self.model = model.to(self.device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+        self.learned = [parameter.requires_grad for parameter in self.model.parameters()]  # before layers say otherwise
         if config.shard:
             self._shard()
         self.optimizer = _optimizer(self.model, layers, config, self.device)
@@ -436,8 +437,8 @@ class _Run:
         config = self.config
         path = config.found or config.checkpoint
         saved = load_checkpoint(path)
-        defaults = {**FineTuneConfig(out=config.out).fingerprint(), "layers": {}}  # of what there was not yet, then
-        then, now = {**defaults, **saved["settings"]}, self._settings()
+        then, now = {**FineTuneConfig(out=config.out).fingerprint(), **saved["settings"]}, self._settings()
+        then["layers"] = {**dataclasses.asdict(Layers()), **then.get("layers", {})}  # of what there was not yet, then
         different = [f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]]
         if different:
             raise ValueError(
@@ -511,6 +512,8 @@ class _Run:
         )
 
     def close(self) -> None:
+        for parameter, learned in zip(self.model.parameters(), self.learned, strict=True):
+            parameter.requires_grad_(learned)
         self.journal.close()
 
 
