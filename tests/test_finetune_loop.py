@@ -26,7 +26,7 @@ from test_finetune import (
 )
 from torch import nn
 
-from dalipipe.finetune import Average, Interrupted, Scores, classify, evaluate, finetune, load_weights, predict_next
+from dalipipe.finetune import Average, Interrupted, Scores, classify, evaluate, finetune, predict_next, read_weights
 from dalipipe.finetune.checkpoint import load_checkpoint, save_checkpoint
 from dalipipe.finetune.classifier import make_model
 from dalipipe.finetune.precision import Steps, resolved
@@ -175,7 +175,7 @@ def test_the_average_is_evaluated_and_kept_beside_the_weights(tmp_path: Path, de
             torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-5, msg=name)
     found = evaluate(model, ArrayLoader(n=20, shuffle=False))
     assert result.val_accuracy == pytest.approx(found.accuracy, abs=0.051)  # the noise of its samples is another
-    assert_same(load_weights(result.checkpoint), saved["ema"])
+    assert_same(read_weights(result.checkpoint), saved["ema"])
 
 
 # fp16 ---------------------------------------------------------------------------------------------------------------
@@ -346,18 +346,18 @@ def test_weights_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "ours.safetensors", state_with(model=state))
     torch.save({"model": state}, tmp_path / "old.pt")
     for file in ("plain.safetensors", "plain.pth", "ours.safetensors", "old.pt"):
-        assert_same(load_weights(tmp_path / file), state)
+        assert_same(read_weights(tmp_path / file), state)
         loaded, fresh = make_model("shufflenet_v2_x0_5", 4, weights=tmp_path / file)
         assert fresh == ["fc.weight", "fc.bias"]
         assert torch.equal(loaded.conv1[0].weight, state["conv1.0.weight"])
     (tmp_path / "bad.safetensors").write_bytes(b"bad")
     with pytest.raises(ValueError, match=r"bad\.safetensors cannot be read as weights: it is damaged"):
-        load_weights(tmp_path / "bad.safetensors")
+        read_weights(tmp_path / "bad.safetensors")
     save_checkpoint(tmp_path / "none.safetensors", {"model": {}})
     with pytest.raises(ValueError, match="holds no state dict"):
-        load_weights(tmp_path / "none.safetensors")
+        read_weights(tmp_path / "none.safetensors")
     with pytest.raises(FileNotFoundError, match="no weights at"):
-        load_weights(tmp_path / "absent.safetensors")
+        read_weights(tmp_path / "absent.safetensors")
 
 
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)

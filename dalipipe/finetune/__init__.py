@@ -1,7 +1,7 @@
 """Fine-tuning: a thin loop over any resumable loader of ``(*inputs, labels)``."""
 
 from dalipipe.finetune.averaging import Average
-from dalipipe.finetune.checkpoint import load_checkpoint, load_weights
+from dalipipe.finetune.checkpoint import load_checkpoint, read_weights
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.evaluation import Evaluation, evaluate
 from dalipipe.finetune.interrupts import Interrupted
@@ -43,12 +43,12 @@ __all__ = [
     "head_of",
     "layers_of",
     "load_checkpoint",
-    "load_weights",
     "local_device",
     "mixing",
     "mixup_embeddings",
     "predict_next",
     "process_group",
+    "read_weights",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
 ]

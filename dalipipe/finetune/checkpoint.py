@@ -84,7 +84,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return state
 
 
-def load_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """The state dict of a model, on the CPU, from whatever file there is of it: a checkpoint of ``finetune``, its
     average over the steps where it has one; a safetensors file, such as timm and Hugging Face distribute; or what
     ``torch.save`` wrote, such as torchvision's .pth.

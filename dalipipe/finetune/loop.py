@@ -520,7 +520,7 @@ class _Run:
 def _optimizer(model: nn.Module, layers: Layers, config: FineTuneConfig, device: torch.device) -> torch.optim.Optimizer:
     """With fused kernels, which neither synchronise nor loop over tensors."""
     groups = layers.groups(model, weight_decay=config.weight_decay)
-    fused = device.type in ("cpu", "cuda")
+    fused = device.type in ("cpu", "cuda") and not (config.shard and config.optimizer == "sgd")  # DTensors have none
     if config.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=fused)
         # Torch makes them in a parameter's first step: of uninitialised memory where this overflows in fp16 and is
