@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -178,6 +179,70 @@ def draw_lr_range(
     axes.set_ylabel("training loss", color=SOFT)
     axes.legend(frameon=False, labelcolor=INK)
     _without_frame(axes)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
+def draw_confusion(
+    confusion: str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = "", most: int = 40
+) -> Path:
+    """Draw a confusion matrix as a PNG: rows what was right, columns what was predicted, in shares of a row; how many
+    where there are at most 20 classes.
+
+    Args:
+        confusion: the CSV file of a matrix that `finetune` writes, with the names of classes around it.
+        path: the file to write.
+        title: a heading; may be left out.
+        most: of more classes, those are drawn that were taken for others most often, or others for them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no square of counts, with names around it.
+        ModuleNotFoundError: matplotlib is missing.
+    """
+    with open(confusion, newline="", encoding="utf-8") as file:
+        head, *lines = list(csv.reader(file)) or [[]]
+    names = [line[0] for line in lines]
+    if not names or head[1:] != names or not all(cell.isdecimal() for line in lines for cell in line[1:]):
+        raise ValueError(f"{confusion} is no confusion matrix: expected counts, the same classes on both sides")
+    if any(len(line) != len(head) for line in lines):
+        raise ValueError(f"{confusion} is no confusion matrix: its lines are not of the same length")
+    counts = np.array([line[1:] for line in lines], dtype=np.int64)
+    total, right = counts.sum(), np.trace(counts)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    if len(names) > most:
+        missed = shares.sum(1) + shares.sum(0) - 2 * np.diag(shares)
+        kept = np.sort(np.argsort(-missed, kind="stable")[:most])
+        counts, shares, names = counts[np.ix_(kept, kept)], shares[np.ix_(kept, kept)], [names[i] for i in kept]
+
+    edge = min(max(4.5, 0.42 * len(names) + 2.0), 14.0)
+    figure = _figure(edge + 0.8, edge)
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.ticker import PercentFormatter
+
+    axes = figure.subplots()
+    colours = LinearSegmentedColormap.from_list("confusion", ["#ffffff", "#93b4f5", BLUE, "#12307a"])
+    image = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="equal")
+    size = 9 if len(names) <= 20 else 6.5
+    labels = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+    is_tilted = max(map(len, labels)) > 3
+    tilt: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_tilted else {}
+    axes.set_xticks(range(len(names)), labels, **tilt)
+    axes.set_yticks(range(len(names)), labels)
+    axes.set_xlabel("predicted", color=SOFT)
+    axes.set_ylabel("right", color=SOFT)
+    if len(names) <= 20:
+        for row, column in np.argwhere(counts):
+            ink = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=ink)
+    _without_frame(axes)
+    axes.tick_params(labelsize=size)
+    bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=30, format=PercentFormatter(1.0, decimals=0))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=SOFT, length=0, labelsize=8)
+    axes.set_title(f"{right:,} of {total:,} right", loc="left", fontsize=10, color=SOFT)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     figure.savefig(path, format="png")

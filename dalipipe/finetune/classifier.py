@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dalipipe.finetune.checkpoint import load_checkpoint
+from dalipipe.finetune.checkpoint import load_checkpoint, read_weights
 from dalipipe.finetune.models import MODELS
 from dalipipe.finetune.parts import Part, choose
 from dalipipe.finetune.text_models import HFClassifier
-from dalipipe.finetune.transfer.weights import read_weights, start_from
+from dalipipe.finetune.transfer.weights import start_from
 from dalipipe.sources import ImageFolder, Packed, Source, Text, open_source
 from dalipipe.sources.text_files import ENDINGS
 
@@ -245,7 +245,7 @@ def make_model(
     vocabulary, ``vocabulary_size`` of them, or the model of Hugging Face in the folder ``name``, with its weights,
     which learns from ``pad`` what stands behind texts if it does not say so itself. ``weights``: a file with a state
     dict, such as torchvision, timm and Hugging Face distribute, or a checkpoint of :func:`finetune`, see
-    :func:`~dalipipe.finetune.transfer.read_weights`. A head of other classes, or none, is left at random; nothing is
+    :func:`~dalipipe.finetune.read_weights`. A head of other classes, or none, is left at random; nothing is
     downloaded.
 
     Raises:
