@@ -14,9 +14,11 @@ from dalipipe.finetune.objectives import (
     classify,
     classify_labels,
     classify_one_vs_rest,
+    ious,
     predict_next,
 )
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
+from dalipipe.finetune.segmentation import segment
 
 __all__ = [
     "Answers",
@@ -36,11 +38,13 @@ __all__ = [
     "classify_one_vs_rest",
     "evaluate",
     "finetune",
+    "ious",
     "local_device",
     "mixing",
     "mixup_embeddings",
     "predict_next",
     "process_group",
+    "segment",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
 ]

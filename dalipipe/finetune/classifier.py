@@ -16,6 +16,7 @@ from torch import nn
 
 from dalipipe.finetune.models import MODELS
 from dalipipe.finetune.parts import Part, choose
+from dalipipe.finetune.segmentation import backbone_weights, open_segmentation, segmentation_model
 from dalipipe.finetune.text_models import HFClassifier
 from dalipipe.sources import ImageFolder, Packed, Source, Text, open_source
 from dalipipe.sources.text_files import ENDINGS
@@ -36,12 +37,15 @@ def open_data(
 ) -> tuple[Source, Source]:
     """What to train on and what to validate with.
 
-    ``task``: ``"image"``, see :func:`open_folders`; ``"audio"``, folders of sounds or manifests likewise, which come
-    with ``rate_hz`` frames a second and ``channels``; ``"series"``, see :func:`open_series`; ``"text"``, see
+    ``task``: ``"image"``, see :func:`open_folders`; ``"segmentation"``, see
+    :func:`~dalipipe.finetune.segmentation.open_segmentation`; ``"audio"``, folders of sounds or manifests likewise,
+    which come with ``rate_hz`` frames a second and ``channels``; ``"series"``, see :func:`open_series`; ``"text"``, see
     :func:`open_texts`.
 
     Raises ``FileNotFoundError``, ``ValueError`` as these do.
     """
+    if task == "segmentation":
+        return open_segmentation(data, val_fraction=val_fraction, hold_out=hold_out)
     if task == "text":
         if hold_out is not None:
             raise ValueError("texts of a file have no paths of their own to hold out: give val_fraction")
@@ -239,9 +243,10 @@ def make_model(
 ) -> tuple[nn.Module, list[str]]:
     """A model with ``classes`` outputs, and the names of the tensors that start at random.
 
-    ``task``: ``"image"``, for torchvision's classification models; ``"audio"`` or ``"series"``, for those of
-    `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on words of a vocabulary, ``vocabulary_size`` of
-    them, or the model of Hugging Face in the folder ``name``, with its weights, which learns from ``pad`` what stands
+    ``task``: ``"image"``, for torchvision's classification models; ``"segmentation"``, see
+    :func:`~dalipipe.finetune.segmentation.segmentation_model`, which also start from a
+    classifier's weights; ``"audio"`` or ``"series"``, for those of `dalipipe.finetune.models`, on ``channels``;
+    ``"text"``, for those on words of a vocabulary, ``vocabulary_size`` of them, or the model of Hugging Face in the folder ``name``, with its weights, which learns from ``pad`` what stands
     behind texts if it does not say so itself. ``weights``: a file with a state dict, such as torchvision distributes,
     or a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the classes differ) are left at
     random; nothing is downloaded.
@@ -251,7 +256,9 @@ def make_model(
         FileNotFoundError: ``weights`` names no file.
     """
     model: nn.Module
-    if task == "image":
+    if task == "segmentation":
+        model = segmentation_model(name, classes)
+    elif task == "image":
         model = _torchvision_model(name, classes)
     elif is_folder_of_model(name, task):
         model = HFClassifier.from_path(name, num_labels=classes, pad_token_id=pad)
@@ -264,6 +271,10 @@ def make_model(
 
     loaded = _read_weights(Path(weights))
     own = model.state_dict()
+    backbone = backbone_weights(loaded, own) if task == "segmentation" else None
+    if backbone is not None:
+        model.load_state_dict({**own, **backbone})
+        return model, [key for key in own if key not in backbone]
     fitting = {key: value for key, value in loaded.items() if key in own and own[key].shape == value.shape}
     foreign = [key for key in loaded if key not in own and not key.startswith(("aux", "AuxLogits"))]
     absent = [key for key in own if key not in loaded]

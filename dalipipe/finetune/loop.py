@@ -35,7 +35,7 @@ from dalipipe.finetune.checkpoint import (
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
 from dalipipe.finetune.layers import Layers
-from dalipipe.finetune.objectives import Answers, Objective, classify
+from dalipipe.finetune.objectives import Answers, Objective, classify, ious
 from dalipipe.finetune.progress import Progress, open_progress
 from dalipipe.finetune.ranks import Ranks
 from dalipipe.finetune.schedule import warmup_cosine
@@ -91,6 +91,16 @@ class Evaluation(NamedTuple):
     accuracy: float
     images: int
     confusion: torch.Tensor | None = None
+
+    @property
+    def ious(self) -> torch.Tensor | None:
+        """Intersection over union of each class, float64 [classes]; see :func:`ious`."""
+        return None if self.confusion is None else ious(self.confusion)
+
+    @property
+    def mean_iou(self) -> float | None:
+        """The mean of `ious` over the classes that occur: what segmentation is judged by."""
+        return None if self.ious is None else float(self.ious.nanmean())
 
     @property
     def perplexity(self) -> float:
@@ -423,6 +433,8 @@ class _Run:
             "val_images": found.images,
             "eval_s": eval_s,
         }
+        if found.confusion is not None and int(found.confusion.sum()) > found.images:  # several a sample: pixels
+            row["val_mean_iou"] = found.mean_iou
         self._write(row)
         state.val_loss, state.val_accuracy, state.eval_s = (
             found.loss,
