@@ -216,9 +216,7 @@ def test_models_start_from_weights(tmp_path: Path) -> None:
     assert fresh == ["head.weight", "head.bias"]
     with pytest.raises(ValueError, match="holds no weights of a small-unet"):
         make_model("small-unet", 3, task="segmentation", weights=tmp_path / "classifier.pth")
-    with pytest.raises(ValueError, match="did you mean fcn_resnet50"):
-        segmentation_model("fcn_resnet5", 3)
-    with pytest.raises(ValueError, match="did you mean small-unet or"):
+    with pytest.raises(ValueError, match="called 'resnet18'; there are small-unet, deeplabv3_mobilenet_v3_large, "):
         segmentation_model("resnet18", 3)
 
 
@@ -299,7 +297,7 @@ def test_masks_move_with_their_pictures(name: str, tmp_path: Path) -> None:
             padded = functional.pad(masks.float()[:, None], (3, 3, 3, 3), mode="replicate")
             inner = functional.max_pool2d(padded, 7, 1) == -functional.max_pool2d(-padded, 7, 1)
             at = inner[:, 0] & (masks != 255)
-            assert (classes.round() == masks)[at].float().mean() > 0.99 and at.float().mean() > 0.1
+            assert (classes.round() == masks)[at].float().mean() > 0.99 and at.float().mean() > 0.02
             seen = images.shape[2:].numel()
         if name == "cityscapes":
             assert seen == (64 * 128 if twin == "eval" else (3 * size // 4) ** 2)
@@ -332,23 +330,23 @@ def config(out: Path, **changes: Any) -> FineTuneConfig:
 
 
 def test_a_small_model_learns_scenes(tmp_path: Path) -> None:
-    """From scratch, some 4 s on a CPU: far better than the road alone, and the metrics say so."""
+    """From scratch, some seconds on a CPU: far better than the road alone, and the metrics say so."""
     torch.manual_seed(0)
     model = SmallUNet(19, width=8)
     train, val = loaders(plant_scenes(tmp_path, 16, 4))
     before = evaluate(model, val, objective=segment)
-    result = finetune(model, train, val, config(tmp_path / "run", epochs=12, lr=1e-2), objective=segment)
+    result = finetune(model, train, val, config(tmp_path / "run", epochs=20, lr=2e-2), objective=segment)
     after = evaluate(model, val, objective=segment)
     row = json.loads(result.metrics.read_text().splitlines()[-1])
     assert row["val_mean_iou"] == after.mean_iou and row["val_accuracy"] == after.accuracy == result.val_accuracy
     assert before.mean_iou is not None and after.mean_iou is not None and after.ious is not None
-    assert before.mean_iou < 0.1 and after.mean_iou > 0.4 and after.accuracy > 0.85
+    assert before.mean_iou < 0.1 and after.mean_iou > 0.5 and after.accuracy > 0.85
     assert after.ious.isnan().sum() >= 10  # of classes that are not drawn
     path = draw_predictions(
         model, val.dataset._dataset, recipes.cityscapes_eval(32), tmp_path / "predictions.png", samples=3
     )
     with Image.open(path) as drawn:
-        assert drawn.width > 4 * 224 and drawn.height > 3 * 224
+        assert drawn.width > 4 * 224 and drawn.height > 3 * 112
 
 
 def test_a_run_that_is_stopped_ends_the_same(tmp_path: Path) -> None:

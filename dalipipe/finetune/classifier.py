@@ -244,12 +244,12 @@ def make_model(
     """A model with ``classes`` outputs, and the names of the tensors that start at random.
 
     ``task``: ``"image"``, for torchvision's classification models; ``"segmentation"``, see
-    :func:`~dalipipe.finetune.segmentation.segmentation_model`, which also start from a
-    classifier's weights; ``"audio"`` or ``"series"``, for those of `dalipipe.finetune.models`, on ``channels``;
-    ``"text"``, for those on words of a vocabulary, ``vocabulary_size`` of them, or the model of Hugging Face in the folder ``name``, with its weights, which learns from ``pad`` what stands
-    behind texts if it does not say so itself. ``weights``: a file with a state dict, such as torchvision distributes,
-    or a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the classes differ) are left at
-    random; nothing is downloaded.
+    :func:`~dalipipe.finetune.segmentation.segmentation_model`, which also start from a classifier's weights;
+    ``"audio"`` or ``"series"``, for those of `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on
+    words of a vocabulary, ``vocabulary_size`` of them, or the model of Hugging Face in the folder ``name``, with its
+    weights, which learns from ``pad`` what stands behind texts if it does not say so itself. ``weights``: a file with
+    a state dict, such as torchvision distributes, or a checkpoint of :func:`finetune`. Tensors of another shape (the
+    head, where the classes differ) are left at random; nothing is downloaded.
 
     Raises:
         ValueError: no model of this name, or a file whose tensors are not this model's.

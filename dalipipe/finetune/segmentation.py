@@ -4,7 +4,6 @@ that looks.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dalipipe.decoders.pillow import decode_mask
-from dalipipe.figures import draw_grid, tinted
+from dalipipe.figures import class_colour, draw_grid, tinted
 from dalipipe.finetune.objectives import Answers, Fields, Scores
 from dalipipe.finetune.parts import Part, choose
 from dalipipe.loader import DataLoader
@@ -235,8 +234,7 @@ def segmentation_model(name: str, classes: int) -> nn.Module:
 
     known = models.list_models(module=models.segmentation)
     if name not in known:
-        close = difflib.get_close_matches(name, [*known, "small-unet"], n=2) or ["small-unet", *known]
-        raise ValueError(f"no model for segmentation is called {name!r}; did you mean {' or '.join(close)}?")
+        raise ValueError(f"no model for segmentation is called {name!r}; there are small-unet, {', '.join(known)}")
     auxiliary = {} if name.startswith("lraspp") else {"aux_loss": True}
     model: nn.Module = models.get_model(name, weights=None, weights_backbone=None, num_classes=classes, **auxiliary)
     return model
@@ -287,7 +285,7 @@ def draw_predictions(
     )
     normalize = getattr(loader.plan.fold, "normalize", None)
     model.eval()
-    rows, labels = [], []
+    rows, labels, shown_classes = [], [], set[int]()
     for batch in loader:
         images, mask = getattr(batch, image_name), getattr(batch, fields[0].name)[0].cpu().numpy()
         with torch.inference_mode():
@@ -300,6 +298,7 @@ def draw_predictions(
             shown = shown * std + mean
         picture = (shown * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
         counts = mask != ignore
+        shown_classes |= set(np.unique(np.concatenate([mask[counts], predicted[counts]])).tolist())
         wrong = np.broadcast_to(picture, (*mask.shape, 3)) // 3
         wrong[counts & (predicted != mask)] = (235, 50, 50)
         laid_over = [tinted(picture, classes, ignore=ignore) for classes in (mask, np.where(counts, predicted, ignore))]
@@ -307,4 +306,12 @@ def draw_predictions(
         right = (predicted == mask)[counts].mean() if counts.any() else 1.0
         labels.append(f"{os.path.basename(source.describe(int(batch.indices[0])))[:18]}\n{right:.0%} right")
     columns = ("picture", "truth", "prediction", "wrong")
-    return draw_grid(rows, path, cell_px=224, row_labels=labels, column_labels=columns, title=title)
+    names = source.classes or [str(index) for index in range(max(shown_classes) + 1)]
+    legend = [(names[index], _half_grey(index)) for index in sorted(shown_classes)]
+    return draw_grid(rows, path, cell_px=224, row_labels=labels, column_labels=columns, title=title, legend=legend)
+
+
+def _half_grey(index: int) -> tuple[int, int, int]:
+    """A class's colour as it looks over a picture; white for class 0, which has none."""
+    red, green, blue = (255, 255, 255) if not index else (0.75 * class_colour(index) + 0.25 * 128).astype(int).tolist()
+    return red, green, blue
