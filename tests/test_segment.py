@@ -32,6 +32,7 @@ from dalipipe.finetune.segmentation import (
     open_segmentation,
     segmentation_model,
 )
+from dalipipe.finetune.transfer import Joint, SideBySide, share_trunk
 from dalipipe.loader import DataLoader
 from dalipipe.ops import image as ops
 
@@ -206,7 +207,8 @@ def test_models_start_from_weights(tmp_path: Path) -> None:
     """A classifier's for the backbone, or those of a model for segmentation of other classes."""
     torch.manual_seed(1)
     classifier, _ = make_model("mobilenet_v3_large", 10)
-    torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
+    older = {name: value for name, value in classifier.state_dict().items() if "num_batches" not in name}
+    torch.save(older, tmp_path / "classifier.pth")
     model, fresh = make_model("lraspp_mobilenet_v3_large", 3, task="segmentation", weights=tmp_path / "classifier.pth")
     assert fresh and all(name.startswith("classifier.") for name in fresh)
     own, theirs = model.state_dict(), classifier.state_dict()
@@ -401,3 +403,32 @@ def test_train_on_cityscapes_and_on_folders(tmp_path: Path) -> None:
     ):
         failed = call("train", tmp_path / "streets", "--out", tmp_path / "no", *small, *wrong)
         assert failed.exit_code == 2 and message in " ".join(failed.output.split()), failed.output
+
+
+@pytest.mark.parametrize("name", ["small-unet", "deeplabv3_mobilenet_v3_large"])
+def test_joint_with_other_scenes(name: str, tmp_path: Path) -> None:
+    """A source of other classes beside the target: a trunk, two heads, both losses pixel by pixel."""
+    torch.manual_seed(0)
+    target = loaders(plant_scenes(tmp_path / "target", 8, 2))[0]
+    source = DataLoader(
+        open_segmentation(plant_folders(tmp_path / "source", {".": 4}), val_fraction=0.5)[0],
+        2,
+        policy=recipes.segmentation_train(32),
+        device="cpu",
+        seed=0,
+    )
+    model = share_trunk(segmentation_model(name, 19), 3)
+    batch = next(iter(SideBySide(target, source)))
+    scores = Joint(0.7, target=segment, source=segment)(model, batch)
+    assert scores.minimised is not None and scores.answers is not None and scores.answers.classes == 19
+    criterion = partial(functional.cross_entropy, ignore_index=255)
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        found = model(batch[0])
+        return criterion(found["out"] if isinstance(found, dict) else found, batch[1])
+
+    if name == "small-unet":  # no dropout
+        wanted = loss(model.source, batch[1]) + 0.7 * loss(model.target, batch[0])
+        assert torch.allclose(scores.minimised, wanted, rtol=1e-5)
+    scores.minimised.backward()
+    assert all(p.grad is not None for p in model.parameters())

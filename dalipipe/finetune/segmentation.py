@@ -223,8 +223,7 @@ def _block(before: int, after: int) -> nn.Sequential:
 
 def segmentation_model(name: str, classes: int) -> nn.Module:
     """``small-unet``, or any of torchvision's models for segmentation (``lraspp_mobilenet_v3_large``,
-    ``deeplabv3_resnet50``, ``fcn_resnet101``, ...), its weights at random; with an auxiliary head where it can have
-    one.
+    ``deeplabv3_resnet50``, ``fcn_resnet101``, ...), its weights at random, without auxiliary heads.
 
     Raises ``ValueError`` where there is none of this name.
     """
@@ -235,8 +234,7 @@ def segmentation_model(name: str, classes: int) -> nn.Module:
     known = models.list_models(module=models.segmentation)
     if name not in known:
         raise ValueError(f"no model for segmentation is called {name!r}; there are small-unet, {', '.join(known)}")
-    auxiliary = {} if name.startswith("lraspp") else {"aux_loss": True}
-    model: nn.Module = models.get_model(name, weights=None, weights_backbone=None, num_classes=classes, **auxiliary)
+    model: nn.Module = models.get_model(name, weights=None, weights_backbone=None, num_classes=classes)
     return model
 
 
@@ -247,9 +245,10 @@ def backbone_weights(loaded: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
     """
     renamed = {f"backbone.{name.removeprefix('features.')}": value for name, value in loaded.items()}
     backbone = [name for name in own if name.startswith("backbone.")]
-    if not backbone or any(name not in renamed or renamed[name].shape != own[name].shape for name in backbone):
+    wanted = [name for name in backbone if not name.endswith("num_batches_tracked")]  # older files lack it
+    if not wanted or any(name not in renamed or renamed[name].shape != own[name].shape for name in wanted):
         return None
-    return {name: renamed[name] for name in backbone}
+    return {name: renamed.get(name, own[name]) for name in backbone}
 
 
 # How it looks ------------------------------------------------------------------------------------------------------
