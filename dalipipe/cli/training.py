@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +13,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
-from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, hint_at_texts, policy_of, task_of
+from dalipipe.cli.inputs import (
+    CHANNELS,
+    RATE_HZ,
+    TASKS,
+    default_policy,
+    device_of,
+    eval_twin,
+    hint_at_texts,
+    policy_of,
+    task_of,
+)
 from dalipipe.cli.options import (
+    Accumulate,
+    Amp,
     BatchSize,
     BceSum,
     BceTargetThreshold,
     Channels,
+    Compile,
+    CudaGraphs,
     CutMixAlpha,
     Device,
+    Ema,
     Epochs,
     FrameRate,
     Freeze,
@@ -36,11 +52,13 @@ from dalipipe.cli.options import (
     RateOfModel,
     Resume,
     Seed,
+    Shard,
     Size,
     SizeOfRecipe,
     Subset,
     TargetWeight,
     TaskOption,
+    TensorBoard,
     UnfreezeEvery,
     Weights,
     Workers,
@@ -105,7 +123,8 @@ def train(
         typer.Argument(
             help="Folder with train/ and val/, or one to split by --val-fraction or --hold-out; of series, NAME for "
             "NAME_TRAIN.ts and NAME_TEST.ts; of texts, NAME for NAME_train.tsv and NAME_test.tsv, a folder with "
-            "train.tsv and val.tsv, or a file to split; or .csv, .jsonl, .parquet."
+            "train.tsv and val.tsv, or a file to split; or .csv, .jsonl, .parquet. With label maps: Cityscapes as it "
+            "is published, or images/ and masks/ in each part."
         ),
     ],
     task: TaskOption = "image",
@@ -123,9 +142,10 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Any torchvision classification model, or timm/NAME; for audio logmel-cnn; for series resnet1d or "
-            "inceptiontime; for texts word-cnn, or the folder of a Hugging Face model and its tokenizer.",
-            show_default="resnet18, logmel-cnn, inceptiontime, word-cnn",
+            help="Any torchvision classification model, or timm/NAME; for segmentation any torchvision has for it, or "
+            "small-unet; for audio logmel-cnn; for series resnet1d or inceptiontime; for texts word-cnn, or the folder "
+            "of a Hugging Face model and its tokenizer.",
+            show_default="resnet18, small-unet, logmel-cnn, inceptiontime, word-cnn",
         ),
     ] = None,
     weights: Weights = None,
@@ -140,7 +160,7 @@ def train(
         str | None,
         typer.Option(
             help="For training: a recipe, or a policy's .yaml or .json file.",
-            show_default="imagenet_train, speech, series, eda",
+            show_default="imagenet_train, segmentation_train or cityscapes_train, speech, series, eda",
         ),
     ] = None,
     eval_policy: Annotated[
@@ -168,6 +188,13 @@ def train(
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
+    amp: Amp = "auto",
+    accumulate: Accumulate = 1,
+    ema: Ema = None,
+    compile: Compile = False,
+    cuda_graphs: CudaGraphs = False,
+    shard: Shard = False,
+    tensorboard: TensorBoard = False,
     loss: Loss = "ce",
     bce_target_threshold: BceTargetThreshold = None,
     bce_sum: BceSum = False,
@@ -188,13 +215,19 @@ def train(
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with plain_errors():
-        from dalipipe.finetune import classification
+        from dalipipe.finetune import FineTuneConfig, classification, segment
         from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
         objective = classification(loss, target_threshold=bce_target_threshold, sum_classes=bce_sum)
         transfer = Transfer(freeze, unfreeze_every, layer_decay, l2_sp, source, target_weight, subset)
+        if task == "segmentation":
+            if loss != "ce":
+                raise ValueError(
+                    "--loss bce is for classes of whole samples; --task segmentation has ce, pixel by pixel"
+                )
+            objective = segment
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
-        model, policy = model or defaults.model, policy or defaults.policy
+        model, policy = model or defaults.model, policy or default_policy(task, data)
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
@@ -216,7 +249,7 @@ def train(
             device=device,
             seed=seed,
             out=out,
-            resume=resume or (restarted and not overwrite and (out / "checkpoint.pt").is_file()),
+            resume=resume or (restarted and not overwrite and FineTuneConfig(out).found is not None),
             overwrite=overwrite,
             save_every=save_every,
             timeout_s=timeout,
@@ -226,6 +259,15 @@ def train(
             task=task,
             rate_hz=rate_hz or RATE_HZ,
             channels=channels or CHANNELS,
+            loop={
+                "amp": amp,
+                "accumulate": accumulate,
+                "ema": ema,
+                "compile": compile,
+                "cuda_graphs": cuda_graphs,
+                "shard": shard,
+                "tensorboard": tensorboard,
+            },
             objective=objective,
             transfer=transfer,
         )
@@ -271,6 +313,7 @@ class _Job:
     task: str = "image"
     rate_hz: int = RATE_HZ
     channels: int = CHANNELS
+    loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
     objective: Objective | None = None
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
 
@@ -294,6 +337,8 @@ def _fit(train: Source, val: Source, job: _Job) -> Result:
         resume=job.resume,
         overwrite=job.overwrite,
         save_every=job.save_every,
+        **job.loop,
+        label_smoothing=0.0 if job.task == "segmentation" else 0.1,
     )
     _check_run(config)
     device = device_of(job.device)
@@ -305,10 +350,12 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     import torch
 
     from dalipipe.doctor import usable_cores
-    from dalipipe.figures import draw_curves
+    from dalipipe.figures import draw_confusion, draw_curves
     from dalipipe.finetune import classify, finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
     from dalipipe.finetune.mixing import mixing
+    from dalipipe.finetune.precision import resolved
+    from dalipipe.finetune.segmentation import draw_predictions
     from dalipipe.loader import DataLoader
     from dalipipe.policy import Policy
     from dalipipe.preview import preview as draw_samples
@@ -327,7 +374,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         "device": device,
         "seed": job.seed,
         "memory_format": torch.channels_last
-        if device.type == "cuda" and job.task == "image"
+        if device.type == "cuda" and job.task in ("image", "segmentation")
         else torch.contiguous_format,
     }
     if job.on_error != "raise":
@@ -387,7 +434,9 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     origin = "from scratch" if start is None else f"from {start}"
     if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
-    place = f"{torch.cuda.get_device_name(device)}, bf16" if device.type == "cuda" else "CPU, float32"
+    amp = resolved(config.amp, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    place = f"{name}, {'float32' if amp == 'off' else amp}"
     if ranks.world_size > 1:
         place = f"{ranks.world_size} processes, each on {place}"
     console = new_console(quiet=not ranks.main)
@@ -422,20 +471,31 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         smoothed = config.label_smoothing > 0
         curves = job.out / "curves.png"
         figures["curves"] = draw_curves(result.metrics, curves, title=job.title, smoothed_labels=smoothed)
+        if config.confusion.is_file():
+            figures["confusion"] = draw_confusion(config.confusion, job.out / "confusion.png", title=job.title)
+        if job.task == "segmentation":
+            title = f"{job.title}: validation, {_last(result, 'val_mean_iou'):.1%} mean IoU"
+            figures["predictions"] = draw_predictions(model, val, eval_recipe, job.out / "predictions.png", title=title)
     console.print(_summary(job.title, result, figures))
     return result
 
 
 def _check_run(config: FineTuneConfig) -> None:
     """In the command line's words, before anything is loaded, what finetune would say in its own."""
-    if config.resume and not config.checkpoint.is_file():
+    if config.resume and config.found is None:
         raise FileNotFoundError(
             f"no checkpoint at {config.checkpoint}; name its folder with --out, or leave --resume out"
         )
-    if config.checkpoint.exists() and not (config.resume or config.overwrite):
+    if config.found is not None and not (config.resume or config.overwrite):
         raise FileExistsError(
             f"{config.out} holds a run: --resume continues it, --overwrite replaces it, another --out keeps both"
         )
+
+
+def _last(result: Result, name: str) -> Any:
+    """What the last epoch's row of metrics says; ``None``: nothing."""
+    rows = [json.loads(line) for line in result.metrics.read_text().splitlines()]
+    return next((row.get(name) for row in reversed(rows) if row["kind"] == "epoch"), None)
 
 
 def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
@@ -450,6 +510,8 @@ def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     table.add_row("validation accuracy", Text(f"{result.val_accuracy:.2%}", "bold green"))
+    if (mean_iou := _last(result, "val_mean_iou")) is not None:
+        table.add_row("mean IoU", Text(f"{mean_iou:.2%}", "bold green"))
     table.add_row("training speed", f"{result.images_per_s:,.0f} samples/s over {result.steps} steps")
     table.add_row("step time", split)
     table.add_row(
