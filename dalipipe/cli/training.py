@@ -38,6 +38,10 @@ from dalipipe.cli.options import (
     Ema,
     Epochs,
     FrameRate,
+    Freeze,
+    JointSource,
+    L2SPWeight,
+    LayerDecay,
     Loss,
     MaxLength,
     MixOff,
@@ -51,11 +55,15 @@ from dalipipe.cli.options import (
     Shard,
     Size,
     SizeOfRecipe,
+    Subset,
+    TargetWeight,
     TaskOption,
     TensorBoard,
+    UnfreezeEvery,
     Weights,
     Workers,
 )
+from dalipipe.cli.transferring import Transfer
 
 if TYPE_CHECKING:
     from dalipipe.finetune import FineTuneConfig, Objective, Ranks, Result
@@ -134,9 +142,9 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Any torchvision classification model; for segmentation any of its own, or small-unet; for audio "
-            "logmel-cnn; for series resnet1d or inceptiontime; "
-            "for texts word-cnn, or the folder of a Hugging Face model and its tokenizer.",
+            help="Any torchvision classification model, or timm/NAME; for segmentation any of torchvision's, or "
+            "small-unet; for audio logmel-cnn; for series resnet1d or inceptiontime; for texts word-cnn, or the folder "
+            "of a Hugging Face model and its tokenizer.",
             show_default="resnet18, small-unet, logmel-cnn, inceptiontime, word-cnn",
         ),
     ] = None,
@@ -190,6 +198,13 @@ def train(
     loss: Loss = "ce",
     bce_target_threshold: BceTargetThreshold = None,
     bce_sum: BceSum = False,
+    freeze: Freeze = None,
+    unfreeze_every: UnfreezeEvery = None,
+    layer_decay: LayerDecay = 1.0,
+    l2_sp: L2SPWeight = None,
+    source: JointSource = None,
+    target_weight: TargetWeight = None,
+    subset: Subset = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -210,6 +225,7 @@ def train(
                     "--loss bce is for classes of whole samples; --task segmentation has ce, pixel by pixel"
                 )
             objective = segment
+        transfer = Transfer(freeze, unfreeze_every, layer_decay, l2_sp, source, target_weight, subset)
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or default_policy(task, data)
         if resume and overwrite:
@@ -251,7 +267,9 @@ def train(
                 "shard": shard,
                 "tensorboard": tensorboard,
             },
+            channels=channels or CHANNELS,
             objective=objective,
+            transfer=transfer,
         )
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
             sources = open_data(
@@ -260,7 +278,7 @@ def train(
                 val_fraction=val_fraction,
                 hold_out=hold_out,
                 rate_hz=job.rate_hz,
-                channels=channels or CHANNELS,
+                channels=job.channels,
                 tokenizer=folder,
                 max_length=max_length or (None if folder is None else longest_text(folder)),
             )
@@ -295,7 +313,9 @@ class _Job:
     task: str = "image"
     rate_hz: int = RATE_HZ
     loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
+    channels: int = CHANNELS
     objective: Objective | None = None
+    transfer: Transfer = dataclasses.field(default_factory=Transfer)
 
     @property
     def bad_samples(self) -> Path:
@@ -311,6 +331,7 @@ def _fit(train: Source, val: Source, job: _Job) -> Result:
         out=job.out,
         epochs=job.epochs,
         lr=job.lr,
+        weight_decay=0.05 if job.transfer.l2_sp is None else 0.0,
         warmup_epochs=min(1.0, job.epochs / 2),
         seed=job.seed,
         resume=job.resume,
@@ -340,6 +361,8 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     from dalipipe.preview import preview as draw_samples
     from dalipipe.sources import Text
 
+    train = job.transfer.drawn(train, job.seed)
+    source = job.transfer.open_source(job.task, train, rate_hz=job.rate_hz, channels=job.channels)
     classes = train.classes or []
     batch_size = min(job.batch_size, len(train))
     policy = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
@@ -395,6 +418,17 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         **options,
     )
 
+    source_loader = None
+    if source is not None:
+        options["batch_size"] = ranks.share(min(job.batch_size, len(source)))
+        options.pop("quarantine", None)
+        source_loader = DataLoader(
+            source, shuffle=True, drop_last=True, policy=policy, on_error=job.on_error, **options
+        )
+    model, batches, objective = job.transfer.prepare(
+        model, fresh, train_loader, source_loader, job.objective or classify
+    )
+
     parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     start = job.model if job.weights is None and is_folder_of_model(job.model, job.task) else job.weights
     origin = "from scratch" if start is None else f"from {start}"
@@ -411,6 +445,8 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     noun = TASKS[job.task].noun
     say(f"  {noun:8}  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
     say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
+    if told := job.transfer.describe(model, source):
+        say(f"  transfer  {'; '.join(told)}")
     say(f"  device    {place}, {train_loader.threads} loader threads")
 
     figures: dict[str, Path] = {}
@@ -425,8 +461,10 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
             title=title,
             pass_over_bad=job.on_error != "raise",
         )
-    with contextlib.closing(train_loader), contextlib.closing(val_loader):
-        result = finetune(model, train_loader, val_loader, config, ranks=ranks, objective=job.objective or classify)
+    with contextlib.closing(batches), contextlib.closing(val_loader):
+        result = finetune(
+            model, batches, val_loader, config, ranks=ranks, objective=objective, layers=job.transfer.layers
+        )
     if train_loader.bad_samples or val_loader.bad_samples:
         figures[f"bad {noun}"] = job.bad_samples
     if ranks.main:
