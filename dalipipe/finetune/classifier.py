@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from dalipipe.finetune.checkpoint import load_checkpoint, read_weights
 from dalipipe.finetune.models import MODELS
 from dalipipe.finetune.parts import Part, choose
 from dalipipe.finetune.segmentation import backbone_weights, open_segmentation, segmentation_model
 from dalipipe.finetune.text_models import HFClassifier
-from dalipipe.finetune.transfer.weights import read_weights, start_from
+from dalipipe.finetune.transfer.weights import start_from
 from dalipipe.sources import ImageFolder, Packed, Source, Text, open_source
 from dalipipe.sources.text_files import ENDINGS
 
@@ -249,7 +250,7 @@ def make_model(
     words of a vocabulary, ``vocabulary_size`` of them, or the model of Hugging Face in the folder ``name``, with its
     weights, which learns from ``pad`` what stands behind texts if it does not say so itself. ``weights``: a file with
     a state dict, such as torchvision, timm and Hugging Face distribute, or a checkpoint of :func:`finetune`, see
-    :func:`~dalipipe.finetune.transfer.read_weights`. A head of other classes, or none, is left at random; nothing is
+    :func:`~dalipipe.finetune.read_weights`. A head of other classes, or none, is left at random; nothing is
     downloaded.
 
     Raises:
@@ -330,3 +331,15 @@ def longest_text(folder: str | os.PathLike[str]) -> int | None:
 
 
 _LENGTHS = ("model_max_length", "max_position_embeddings", "n_positions")
+
+
+def read_classes(path: str | os.PathLike[str]) -> list[str] | None:
+    """The classes that a checkpoint of :func:`finetune` was trained on; ``None`` where a file of weights does not say.
+
+    Raises ``FileNotFoundError`` where there is no such file.
+    """
+    try:
+        classes: list[str] | None = load_checkpoint(path).get("classes")
+    except ValueError:
+        return None
+    return classes
