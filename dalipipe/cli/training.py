@@ -433,11 +433,11 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         smoothed = config.label_smoothing > 0
         curves = job.out / "curves.png"
         figures["curves"] = draw_curves(result.metrics, curves, title=job.title, smoothed_labels=smoothed)
+        if config.confusion.is_file():
+            figures["confusion"] = draw_confusion(config.confusion, job.out / "confusion.png", title=job.title)
         if job.task == "segmentation":
             title = f"{job.title}: validation, {_last(result, 'val_mean_iou'):.1%} mean IoU"
             figures["predictions"] = draw_predictions(model, val, eval_recipe, job.out / "predictions.png", title=title)
-        if config.confusion.is_file():
-            figures["confusion"] = draw_confusion(config.confusion, job.out / "confusion.png", title=job.title)
     console.print(_summary(job.title, result, figures))
     return result
 
