@@ -410,6 +410,8 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         pad=train.encoding.pad if isinstance(train, Text) else None,
         weights=job.weights,
     )
+    if job.task == "segmentation":  # whole pictures, of which training sees crops
+        options["batch_size"] = max(1, options["batch_size"] // 4)
     val_loader = DataLoader(
         val,
         shards="exact",
