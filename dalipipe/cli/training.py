@@ -142,7 +142,7 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Any torchvision classification model, or timm/NAME; for segmentation any torchvision has for it, or "
+            help="Any torchvision classification model, or timm/NAME; for segmentation any of torchvision's, or "
             "small-unet; for audio logmel-cnn; for series resnet1d or inceptiontime; for texts word-cnn, or the folder "
             "of a Hugging Face model and its tokenizer.",
             show_default="resnet18, small-unet, logmel-cnn, inceptiontime, word-cnn",
@@ -219,13 +219,13 @@ def train(
         from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
         objective = classification(loss, target_threshold=bce_target_threshold, sum_classes=bce_sum)
-        transfer = Transfer(freeze, unfreeze_every, layer_decay, l2_sp, source, target_weight, subset)
         if task == "segmentation":
             if loss != "ce":
                 raise ValueError(
                     "--loss bce is for classes of whole samples; --task segmentation has ce, pixel by pixel"
                 )
             objective = segment
+        transfer = Transfer(freeze, unfreeze_every, layer_decay, l2_sp, source, target_weight, subset)
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or default_policy(task, data)
         if resume and overwrite:
@@ -258,7 +258,6 @@ def train(
             cache_bytes=cache_bytes,
             task=task,
             rate_hz=rate_hz or RATE_HZ,
-            channels=channels or CHANNELS,
             loop={
                 "amp": amp,
                 "accumulate": accumulate,
@@ -268,6 +267,7 @@ def train(
                 "shard": shard,
                 "tensorboard": tensorboard,
             },
+            channels=channels or CHANNELS,
             objective=objective,
             transfer=transfer,
         )
@@ -312,8 +312,8 @@ class _Job:
     mix: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str = "image"
     rate_hz: int = RATE_HZ
-    channels: int = CHANNELS
     loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
+    channels: int = CHANNELS
     objective: Objective | None = None
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
 
@@ -410,6 +410,8 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         pad=train.encoding.pad if isinstance(train, Text) else None,
         weights=job.weights,
     )
+    if job.task == "segmentation":  # whole pictures, of which training sees crops
+        options["batch_size"] = max(1, options["batch_size"] // 4)
     val_loader = DataLoader(
         val,
         shards="exact",
