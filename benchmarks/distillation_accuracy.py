@@ -7,15 +7,16 @@
 Handwritten digits (scikit-learn's) and the CIFAR-10 subset. A teacher of each task is trained once, on all training
 pictures, as larger models usually have seen more; students see a few of each class. A seed says which, initial
 weights and order; the four cells differ in nothing but the objective and the policy, and take equally many steps of
-equal size. Teachers' answers are kept (`TeacherCache`), so that students are taught by look-ups. Accuracy is that of the
-final weights on the whole test set. Learning rates and weights of losses were chosen in pilots, whose seeds and test
-rows are others. Runs that results/distillation_accuracy.json has already are not repeated, and teachers stay in --work.
+equal size. Teachers' answers are kept (`TeacherCache`), so that students are taught by look-ups. Accuracy is that of
+the final weights on the whole test set. Rates and weights of losses were chosen in pilots, whose seeds and test rows
+are others. Runs that results/distillation_accuracy.json has already are not repeated, and teachers stay in --work.
 benchmarks/report.py writes the table, ``--plot`` the figure.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -73,8 +74,7 @@ class Net(nn.Module):
         super().__init__()
         widths = [width // 2, width, 2 * width] + [4 * width] * deep
         self.stem = _norm(channels, widths[0], 1)
-        pairs = zip(widths, widths[1:], strict=False)
-        self.blocks = nn.ModuleList(_Block(before, after, deep) for before, after in pairs)
+        self.blocks = nn.ModuleList(_Block(*pair, deep) for pair in itertools.pairwise(widths))
         self.head = nn.Linear(widths[-1], 10)
 
     def forward(self, x: Any) -> Any:
@@ -127,7 +127,7 @@ def policies(task: str) -> tuple[Any, Any]:
     if task == "digits":
         return recipes.digits_train(), recipes.digits_eval()
     more = ops.RandomErasing(p=0.5)
-    return Policy([*recipes.cifar10().nodes, more]), recipes.cifar10_eval()
+    return Policy([*recipes.cifar10().ops, more]), recipes.cifar10_eval()
 
 
 def arrays(part: tuple[np.ndarray, np.ndarray], rows: np.ndarray | slice = slice(None)) -> Any:

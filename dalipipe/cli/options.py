@@ -34,4 +34,52 @@ RateOfModel = Annotated[
     float | None,
     typer.Option("--lr", help="Peak learning rate.", show_default="0.001, of Hugging Face's models 5e-05"),
 ]
+MixUpAlpha = Annotated[
+    float,
+    typer.Option("--mixup", min=0, help="MixUp, with weights from Beta(alpha, alpha); 0: none. DeiT has 0.8."),
+]
+CutMixAlpha = Annotated[
+    float,
+    typer.Option("--cutmix", min=0, help="CutMix, likewise; with --mixup one of the two a sample. DeiT has 1."),
+]
+MixOff = Annotated[int, typer.Option(min=0, help="Last epochs, in which samples are not mixed.")]
 Weights = Annotated[Path | None, typer.Option(help="Start from the weights in this file.", show_default="from scratch")]
+Loss = Annotated[
+    str, typer.Option("--loss", help="ce: cross-entropy; bce: binary, each class a yes or no question for itself.")
+]
+BceTargetThreshold = Annotated[
+    float | None,
+    typer.Option(help="Of bce: mixed labels above it count as 1, others as 0.", show_default="shares stay"),
+]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        help="Learn from this trained model, too: its checkpoint, or a file of weights.", show_default="no teacher"
+    ),
+]
+TeacherModel = Annotated[str | None, typer.Option(help="The teacher's model.", show_default="that of --model")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="What teacher's and student's logits are divided by; inf: they are matched.", show_default="4"),
+]
+HardWeight = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of the labels in the loss; the teacher has the rest.", show_default="0.1"),
+]
+TeacherCacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher-cache",
+        help="Ask the teacher once about each augmented picture, and keep its answers in this folder.",
+        show_default="ask it at every step",
+    ),
+]
+CacheEpochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="With --teacher-cache: how many epochs are augmented differently; then their pictures come again.",
+        show_default="10, at most --epochs",
+    ),
+]
+BceSum = Annotated[bool, typer.Option("--bce-sum", help="Of bce: the sum over classes, not their mean.")]

@@ -15,11 +15,19 @@ from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
 from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, hint_at_texts, policy_of, task_of
 from dalipipe.cli.options import (
     BatchSize,
+    BceSum,
+    BceTargetThreshold,
+    CacheEpochs,
     Channels,
+    CutMixAlpha,
     Device,
     Epochs,
     FrameRate,
+    HardWeight,
+    Loss,
     MaxLength,
+    MixOff,
+    MixUpAlpha,
     Model,
     Overwrite,
     Rate,
@@ -29,12 +37,17 @@ from dalipipe.cli.options import (
     Size,
     SizeOfRecipe,
     TaskOption,
+    Teacher,
+    TeacherCacheFolder,
+    TeacherModel,
+    Temperature,
     Weights,
     Workers,
 )
+from dalipipe.cli.teaching import Teaching, teaching_of
 
 if TYPE_CHECKING:
-    from dalipipe.finetune import FineTuneConfig, Ranks, Result
+    from dalipipe.finetune import FineTuneConfig, Objective, Ranks, Result
     from dalipipe.sources import Source
 
 
@@ -132,6 +145,9 @@ def train(
     eval_policy: Annotated[
         str | None, typer.Option(help="For validation, likewise.", show_default="the _eval twin of --policy")
     ] = None,
+    mixup: MixUpAlpha = 0,
+    cutmix: CutMixAlpha = 0,
+    mix_off: MixOff = 0,
     workers: Workers = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -151,6 +167,15 @@ def train(
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
+    loss: Loss = "ce",
+    bce_target_threshold: BceTargetThreshold = None,
+    bce_sum: BceSum = False,
+    teacher: Teacher = None,
+    teacher_model: TeacherModel = None,
+    temperature: Temperature = None,
+    hard_weight: HardWeight = None,
+    teacher_cache: TeacherCacheFolder = None,
+    cache_epochs: CacheEpochs = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -161,10 +186,13 @@ def train(
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with plain_errors():
+        from dalipipe.finetune import classification
         from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
+        objective = classification(loss, target_threshold=bce_target_threshold, sum_classes=bce_sum)
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or defaults.policy
+        teaching = teaching_of(teacher, teacher_model, model, temperature, hard_weight, teacher_cache, cache_epochs)
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
@@ -181,6 +209,7 @@ def train(
             lr=lr if lr is not None else 1e-3 if folder is None else 5e-5,
             policy=policy,
             eval_policy=eval_policy,
+            mix={"mixup": mixup, "cutmix": cutmix, "off": mix_off},
             workers=workers,
             device=device,
             seed=seed,
@@ -194,6 +223,8 @@ def train(
             cache_bytes=cache_bytes,
             task=task,
             rate_hz=rate_hz or RATE_HZ,
+            objective=objective,
+            teaching=teaching,
         )
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
             sources = open_data(
@@ -233,8 +264,11 @@ class _Job:
     cache: Any = None
     cache_bytes: str | None = None
     eval_policy: str | None = None
+    mix: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str = "image"
     rate_hz: int = RATE_HZ
+    objective: Objective | None = None
+    teaching: Teaching | None = None
 
     @property
     def bad_samples(self) -> Path:
@@ -267,17 +301,21 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
 
     from dalipipe.doctor import usable_cores
     from dalipipe.figures import draw_curves
-    from dalipipe.finetune import finetune
+    from dalipipe.finetune import classify, finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
+    from dalipipe.finetune.mixing import mixing
     from dalipipe.loader import DataLoader
+    from dalipipe.policy import Policy
     from dalipipe.preview import preview as draw_samples
     from dalipipe.sources import Text
 
     classes = train.classes or []
-    recipe = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
+    batch_size = min(job.batch_size, len(train))
+    policy = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
+    recipe = mixing(policy, job.task, epochs=job.epochs, batch_size=batch_size, **job.mix)
     eval_recipe = policy_of(job.eval_policy or eval_twin(job.policy), size=job.size, rate_hz=job.rate_hz)
     options: dict[str, Any] = {
-        "batch_size": ranks.share(min(job.batch_size, len(train))),
+        "batch_size": ranks.share(batch_size),
         "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
         "device": device,
         "seed": job.seed,
@@ -296,6 +334,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         on_error=job.on_error,
         cache=job.cache,
         cache_bytes=job.cache_bytes,
+        draw_epochs=None if job.teaching is None else job.teaching.draw_epochs(job.epochs),
         **options,
     )
     vocabulary = train_loader.vocabulary
@@ -309,15 +348,13 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
             chatter.disable_progress_bar()
     torch.manual_seed(job.seed)
     channels = next((field.channels for field in train.schema.fields if field.kind == job.task), None) or 1
-    model, fresh = make_model(
-        job.model,
-        len(classes),
-        task=job.task,
-        channels=channels,
-        vocabulary_size=0 if vocabulary is None else len(vocabulary),
-        pad=train.encoding.pad if isinstance(train, Text) else None,
-        weights=job.weights,
-    )
+    of_data: dict[str, Any] = {
+        "task": job.task,
+        "channels": channels,
+        "vocabulary_size": 0 if vocabulary is None else len(vocabulary),
+        "pad": train.encoding.pad if isinstance(train, Text) else None,
+    }
+    model, fresh = make_model(job.model, len(classes), weights=job.weights, **of_data)
     val_loader = DataLoader(
         val,
         shards="exact",
@@ -342,20 +379,23 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
     say(f"  device    {place}, {train_loader.threads} loader threads")
 
+    batches, objective = train_loader, job.objective or classify
+    if job.teaching is not None:
+        batches, objective = job.teaching.begin(train_loader, objective, ranks, console, of_data, job.timeout_s)
     figures: dict[str, Path] = {}
     if ranks.main:
         job.out.mkdir(parents=True, exist_ok=True)
         title = f"{job.policy}: originals, and what the model sees"
         figures["samples"] = draw_samples(
             train,
-            recipe,
+            recipe if isinstance(recipe, Policy) else recipe.at(0),
             job.out / "samples.png",
             seed=job.seed,
             title=title,
             pass_over_bad=job.on_error != "raise",
         )
     with contextlib.closing(train_loader), contextlib.closing(val_loader):
-        result = finetune(model, train_loader, val_loader, config, ranks=ranks)
+        result = finetune(model, batches, val_loader, config, ranks=ranks, objective=objective)
     if train_loader.bad_samples or val_loader.bad_samples:
         figures[f"bad {noun}"] = job.bad_samples
     if ranks.main:

@@ -2,10 +2,20 @@
 
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
-from dalipipe.finetune.layers import Layers
+from dalipipe.finetune.layers import Layers, head_of, layers_of
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
-from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_cross_entropy
-from dalipipe.finetune.objectives import Answers, Objective, Scores, classify, predict_next
+from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_binary_cross_entropy, soft_cross_entropy
+from dalipipe.finetune.mixing import mixing
+from dalipipe.finetune.objectives import (
+    Answers,
+    Objective,
+    Scores,
+    classification,
+    classify,
+    classify_labels,
+    classify_one_vs_rest,
+    predict_next,
+)
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
 
 __all__ = [
@@ -20,12 +30,19 @@ __all__ = [
     "Ranks",
     "Result",
     "Scores",
+    "classification",
     "classify",
+    "classify_labels",
+    "classify_one_vs_rest",
     "evaluate",
     "finetune",
+    "head_of",
+    "layers_of",
     "local_device",
+    "mixing",
     "mixup_embeddings",
     "predict_next",
     "process_group",
+    "soft_binary_cross_entropy",
     "soft_cross_entropy",
 ]

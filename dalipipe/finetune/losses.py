@@ -1,4 +1,4 @@
-"""Mixup of texts, between the embedding and what comes after it; and the loss for soft labels."""
+"""Losses for soft labels, one class a sample or several; and mixup of texts, between embedding and what follows."""
 
 from __future__ import annotations
 
@@ -118,6 +118,106 @@ def soft_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
             f"{list(logits.shape)} and {labels.dtype} {list(labels.shape)}"
         )
     return functional.cross_entropy(logits.float(), labels.float())
+
+
+def soft_binary_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    target_threshold: float | None = None,
+    sum_classes: bool = False,
+) -> torch.Tensor:
+    """Each class as a yes or no question of its own: −[y·log σ(z) + (1 − y)·log(1 − σ(z))], the mean over classes (or
+    their sum) and over rows, in float32: a scalar.
+
+    For one class a sample, as in "ResNet strikes back" (Wightman, Touvron, Jégou, 2021), and for shares that mixup and
+    cutmix give; timm's ``BinaryCrossEntropy`` in numbers. For labels of which several may hold at a time smoothing is
+    another: see :func:`multi_label_targets`.
+
+    Args:
+        logits: floating point [N, classes].
+        labels: class indices, integers [N]; or shares, floating point or bool [N, classes], in [0, 1].
+        label_smoothing: share of each row spread over all classes, [0, 1). (timm leaves rows of shares alone, which
+            timm's mixup has smoothed already.)
+        target_threshold: in [0, 1): after smoothing, labels above it become 1, others 0; so both parts of a picture
+            that mixing made are fully there. None: shares stay.
+        sum_classes: the sum over classes instead of their mean: gradients do not fade where classes are many.
+
+    Raises:
+        ValueError: shapes that do not fit, or an argument out of its range.
+    """
+    targets = one_vs_rest_targets(logits, labels, label_smoothing=label_smoothing, target_threshold=target_threshold)
+    losses = binary_losses(logits, targets)
+    return (losses.sum(1) if sum_classes else losses.mean(1)).mean()
+
+
+def one_vs_rest_targets(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    target_threshold: float | None = None,
+) -> torch.Tensor:
+    """What each class's question has for an answer where a sample has one class: float32 [N, classes]; arguments as of
+    :func:`soft_binary_cross_entropy`. A row sums to 1 without a threshold, smoothed or not.
+
+    Raises ``ValueError`` for shapes that do not fit, or an argument out of its range.
+    """
+    _check_share("label_smoothing", label_smoothing)
+    classes = logits.shape[-1]
+    if labels.ndim == 1 and not labels.is_floating_point() and len(labels) == len(logits) and logits.ndim == 2:
+        targets = functional.one_hot(labels.long(), classes).float()
+    else:
+        targets = _shares(logits, labels, or_indices=True)
+    targets = targets * (1 - label_smoothing) + label_smoothing / classes
+    return _at_threshold(targets, target_threshold)
+
+
+def multi_label_targets(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    target_threshold: float | None = None,
+) -> torch.Tensor:
+    """What each class's question has for an answer where several classes may hold: float32 [N, classes].
+
+    ``labels``: 0 or 1, or shares that mixing gives, numbers or bools [N, classes]. ``label_smoothing``: each is moved
+    towards ½, its two answers' mean: y·(1 − s) + s/2. ``target_threshold``: as of :func:`soft_binary_cross_entropy`.
+
+    Raises ``ValueError`` for shapes that do not fit, or an argument out of its range.
+    """
+    _check_share("label_smoothing", label_smoothing)
+    targets = _shares(logits, labels, or_indices=False) * (1 - label_smoothing) + label_smoothing / 2
+    return _at_threshold(targets, target_threshold)
+
+
+def binary_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Every question's loss, float32 [N, classes]."""
+    return functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+
+
+def _shares(logits: torch.Tensor, labels: torch.Tensor, *, or_indices: bool) -> torch.Tensor:
+    if logits.ndim != 2 or not logits.is_floating_point() or logits.shape != labels.shape:
+        alternative = "class indices [N] or " if or_indices else ""
+        raise ValueError(
+            f"binary cross-entropy: logits must be floating point [N, classes], and labels {alternative}shares "
+            f"[N, classes], got {logits.dtype} {list(logits.shape)} and {labels.dtype} {list(labels.shape)}"
+        )
+    return labels.float()
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"binary cross-entropy: {name} must be in [0, 1), got {value!r}")
+
+
+def _at_threshold(targets: torch.Tensor, threshold: float | None) -> torch.Tensor:
+    if threshold is None:
+        return targets
+    _check_share("target_threshold", threshold)
+    return (targets > threshold).float()
 
 
 def _check(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from dalipipe.finetune.losses import binary_losses, multi_label_targets, one_vs_rest_targets
 
 
 class Answers(NamedTuple):
@@ -51,14 +54,59 @@ def classify(model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> S
     gives, float [N, classes], of which the largest counts as the right one; ``model``: inputs → logits [N, classes].
     """
     *inputs, labels = batch
-    return score_classes(model(*inputs), labels, label_smoothing)
-
-
-def score_classes(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Scores:
-    """How logits [N, classes] do by labels as in `classify`."""
+    logits = model(*inputs)
     losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
     right, predicted = labels if labels.ndim == 1 else labels.argmax(1), logits.argmax(1)
     return Scores(losses, predicted == right, answers=Answers(right, predicted, logits.shape[1]))
+
+
+def classify_one_vs_rest(
+    model: nn.Module,
+    batch: Fields,
+    label_smoothing: float = 0.0,
+    *,
+    target_threshold: float | None = None,
+    sum_classes: bool = False,
+) -> Scores:
+    """As :func:`classify`, each class learnt as a yes or no question for itself; a sample's loss is the mean over
+    classes, or their sum. The prediction is still the highest logit, so accuracies compare. The options, and where they
+    come from: `soft_binary_cross_entropy`; `functools.partial` sets them.
+
+    Raises ``ValueError`` for labels that do not fit the logits.
+    """
+    *inputs, labels = batch
+    logits = model(*inputs)
+    targets = one_vs_rest_targets(logits, labels, label_smoothing=label_smoothing, target_threshold=target_threshold)
+    each = binary_losses(logits, targets)
+    losses = each.sum(1) if sum_classes else each.mean(1)
+    right, predicted = labels if labels.ndim == 1 else labels.float().argmax(1), logits.argmax(1)
+    return Scores(losses, predicted == right, answers=Answers(right, predicted, logits.shape[1]))
+
+
+def classify_labels(
+    model: nn.Module, batch: Fields, label_smoothing: float = 0.0, *, target_threshold: float | None = None
+) -> Scores:
+    """Binary cross-entropy of labels of which several may hold at a time. ``batch``: ``(*inputs, labels)``, labels 0 or
+    1, or shares that mixing gives, numbers [N, classes]; ``model``: inputs → logits [N, classes].
+
+    Every label is a prediction: what is minimised is the mean over them all, as Hugging Face's models do for
+    ``multi_label_classification``, and the accuracy is the share of labels told right at a probability of ½. In the
+    answers class 1 is yes. Smoothing moves labels towards ½; both options: `multi_label_targets`.
+
+    Raises ``ValueError`` for labels that do not fit the logits.
+    """
+    *inputs, labels = batch
+    logits = model(*inputs)
+    if labels.dtype == torch.bool:
+        raise ValueError(
+            "classify_labels: labels must be numbers, got torch.bool, which in a batch says which rows count: give the "
+            "data set's labels as float32 or uint8"
+        )
+    targets = multi_label_targets(logits, labels, label_smoothing=label_smoothing, target_threshold=target_threshold)
+    losses = binary_losses(logits, targets).sum(1)
+    right, predicted = (labels > 0.5).long(), (logits > 0).long()
+    every = torch.full_like(losses, logits.shape[1], dtype=torch.int64)
+    return Scores(losses, (right == predicted).sum(1), every, Answers(right, predicted, 2))
 
 
 def predict_next(model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
@@ -75,3 +123,20 @@ def predict_next(model: nn.Module, batch: Fields, label_smoothing: float = 0.0) 
     )
     correct = (logits.argmax(2) == text[:, 1:]) & inside
     return Scores(losses.where(inside, 0).sum(1), correct.sum(1), inside.sum(1))
+
+
+def classification(loss: str = "ce", *, target_threshold: float | None = None, sum_classes: bool = False) -> Objective:
+    """The objective for one class a sample by the name of its loss: "ce", cross-entropy (:func:`classify`), or "bce",
+    binary (:func:`classify_one_vs_rest`), whose options the others are.
+
+    Raises ``ValueError`` for another name, an option that "ce" does not have, or one out of its range.
+    """
+    if loss not in ("ce", "bce"):
+        raise ValueError(f"loss must be ce or bce, got {loss!r}")
+    if target_threshold is not None and not 0 <= target_threshold < 1:
+        raise ValueError(f"target_threshold must be in [0, 1), got {target_threshold!r}")
+    if loss == "bce":
+        return functools.partial(classify_one_vs_rest, target_threshold=target_threshold, sum_classes=sum_classes)
+    if target_threshold is not None or sum_classes:
+        raise ValueError("target_threshold and sum_classes are of binary cross-entropy: give loss bce, or leave them")
+    return classify
