@@ -760,7 +760,7 @@ def _check_draws(draw_epochs: int, plans: dict[int, Plan | StagedPlan]) -> None:
     """Whether the same pictures can come again."""
     again = f"DataLoader: draw_epochs={draw_epochs} has the same pictures come again"
     if len(plans) > 1:
-        raise ValueError(f"{again}, but the policy changes with the epoch: give one policy, or leave draw_epochs out")
+        raise ValueError(f"{again}, but the policy changes with the epochs {list(plans)}: leave one of them out")
     for plan in plans.values():
         if plan.mix is not None:
             mixing = " and ".join(type(op).__name__ for op in plan.mix.ops)
