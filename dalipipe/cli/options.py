@@ -72,6 +72,37 @@ BceTargetThreshold = Annotated[
     float | None,
     typer.Option(help="Of bce: mixed labels above it count as 1, others as 0.", show_default="shares stay"),
 ]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        help="Learn from this trained model, too: its checkpoint, or a file of weights.", show_default="no teacher"
+    ),
+]
+TeacherModel = Annotated[str | None, typer.Option(help="The teacher's model.", show_default="that of --model")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="What teacher's and student's logits are divided by; inf: they are matched.", show_default="4"),
+]
+HardWeight = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of the labels in the loss; the teacher has the rest.", show_default="0.1"),
+]
+TeacherCacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher-cache",
+        help="Ask the teacher once about each augmented picture, and keep its answers in this folder.",
+        show_default="ask it at every step",
+    ),
+]
+CacheEpochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="With --teacher-cache: how many epochs are augmented differently; then their pictures come again.",
+        show_default="10, at most --epochs",
+    ),
+]
 BceSum = Annotated[bool, typer.Option("--bce-sum", help="Of bce: the sum over classes, not their mean.")]
 Freeze = Annotated[
     str | None,

@@ -30,6 +30,7 @@ from dalipipe.cli.options import (
     BatchSize,
     BceSum,
     BceTargetThreshold,
+    CacheEpochs,
     Channels,
     Compile,
     CudaGraphs,
@@ -39,6 +40,7 @@ from dalipipe.cli.options import (
     Epochs,
     FrameRate,
     Freeze,
+    HardWeight,
     JointSource,
     L2SPWeight,
     LayerDecay,
@@ -58,11 +60,16 @@ from dalipipe.cli.options import (
     Subset,
     TargetWeight,
     TaskOption,
+    Teacher,
+    TeacherCacheFolder,
+    TeacherModel,
+    Temperature,
     TensorBoard,
     UnfreezeEvery,
     Weights,
     Workers,
 )
+from dalipipe.cli.teaching import Teaching, teaching_of
 from dalipipe.cli.transferring import Transfer
 
 if TYPE_CHECKING:
@@ -205,6 +212,12 @@ def train(
     source: JointSource = None,
     target_weight: TargetWeight = None,
     subset: Subset = None,
+    teacher: Teacher = None,
+    teacher_model: TeacherModel = None,
+    temperature: Temperature = None,
+    hard_weight: HardWeight = None,
+    teacher_cache: TeacherCacheFolder = None,
+    cache_epochs: CacheEpochs = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -228,6 +241,9 @@ def train(
         transfer = Transfer(freeze, unfreeze_every, layer_decay, l2_sp, source, target_weight, subset)
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or default_policy(task, data)
+        teaching = teaching_of(teacher, teacher_model, model, temperature, hard_weight, teacher_cache, cache_epochs)
+        if teaching is not None and source is not None:
+            raise ValueError("--teacher and --source are two ways to learn from other data: give one of them")
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
@@ -270,6 +286,7 @@ def train(
             channels=channels or CHANNELS,
             objective=objective,
             transfer=transfer,
+            teaching=teaching,
         )
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
             sources = open_data(
@@ -316,6 +333,7 @@ class _Job:
     channels: int = CHANNELS
     objective: Objective | None = None
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
+    teaching: Teaching | None = None
 
     @property
     def bad_samples(self) -> Path:
@@ -388,6 +406,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         on_error=job.on_error,
         cache=job.cache,
         cache_bytes=job.cache_bytes,
+        draw_epochs=None if job.teaching is None else job.teaching.draw_epochs(job.epochs),
         **options,
     )
     vocabulary = train_loader.vocabulary
@@ -401,15 +420,13 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
             chatter.disable_progress_bar()
     torch.manual_seed(job.seed)
     channels = next((field.channels for field in train.schema.fields if field.kind == job.task), None) or 1
-    model, fresh = make_model(
-        job.model,
-        len(classes),
-        task=job.task,
-        channels=channels,
-        vocabulary_size=0 if vocabulary is None else len(vocabulary),
-        pad=train.encoding.pad if isinstance(train, Text) else None,
-        weights=job.weights,
-    )
+    of_data: dict[str, Any] = {
+        "task": job.task,
+        "channels": channels,
+        "vocabulary_size": 0 if vocabulary is None else len(vocabulary),
+        "pad": train.encoding.pad if isinstance(train, Text) else None,
+    }
+    model, fresh = make_model(job.model, len(classes), weights=job.weights, **of_data)
     if job.task == "segmentation":  # whole pictures, of which training sees crops
         options["batch_size"] = max(1, options["batch_size"] // 4)
     val_loader = DataLoader(
@@ -427,9 +444,13 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         source_loader = DataLoader(
             source, shuffle=True, drop_last=True, policy=policy, on_error=job.on_error, **options
         )
-    model, batches, objective = job.transfer.prepare(
-        model, fresh, train_loader, source_loader, job.objective or classify
-    )
+    console = new_console(quiet=not ranks.main)
+    say = functools.partial(console.print, highlight=False, markup=False)
+    say(job.title, style="bold")
+    batches, objective = train_loader, job.objective or classify
+    if job.teaching is not None:
+        batches, objective = job.teaching.begin(train_loader, objective, ranks, console, of_data, job.timeout_s)
+    model, batches, objective = job.transfer.prepare(model, fresh, batches, source_loader, objective)
 
     parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     start = job.model if job.weights is None and is_folder_of_model(job.model, job.task) else job.weights
@@ -441,9 +462,6 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     place = f"{name}, {'float32' if amp == 'off' else amp}"
     if ranks.world_size > 1:
         place = f"{ranks.world_size} processes, each on {place}"
-    console = new_console(quiet=not ranks.main)
-    say = functools.partial(console.print, highlight=False, markup=False)
-    say(job.title, style="bold")
     noun = TASKS[job.task].noun
     say(f"  {noun:8}  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
     say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
