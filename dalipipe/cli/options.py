@@ -12,7 +12,8 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over what is trained on
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples a step; of all processes together.")]
 Size = Annotated[int, typer.Option("--size", min=1, help="Edge of the pictures the model sees, in pixels.")]
 SizeOfRecipe = Annotated[
-    int | None, typer.Option("--size", min=1, help="Edge of what a recipe makes, in pixels.", show_default="224")
+    int | None,
+    typer.Option("--size", min=1, help="Edge of what a recipe makes, in pixels.", show_default="the recipe's own"),
 ]
 Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Loader threads a process.", show_default="the cores")]
@@ -21,7 +22,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and augmentati
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already in --out.")]
 Model = Annotated[str, typer.Option(help="Any torchvision classification model.")]
-TaskOption = Annotated[str, typer.Option("--task", help="What the data are: image, audio, series or text.")]
+TaskOption = Annotated[
+    str, typer.Option("--task", help="What the data are: image, segmentation, audio, series or text.")
+]
 FrameRate = Annotated[
     int | None, typer.Option("--rate-hz", min=1, help="Frames a second, of sounds.", show_default="16000")
 ]
@@ -62,6 +65,13 @@ Shard = Annotated[
     bool, typer.Option("--shard", help="Deal out weights and optimiser among the processes that torchrun starts.")
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard, too.")]
+Carry = Annotated[
+    Path | None,
+    typer.Option(
+        help="Start from the checkpoint of a smaller model of this kind, trained on part of the data, say.",
+        show_default="from scratch",
+    ),
+]
 Loss = Annotated[
     str, typer.Option("--loss", help="ce: cross-entropy; bce: binary, each class a yes or no question for itself.")
 ]

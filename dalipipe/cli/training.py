@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
-from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, hint_at_texts, policy_of, task_of
+from dalipipe.cli.inputs import (
+    CHANNELS,
+    RATE_HZ,
+    TASKS,
+    default_policy,
+    device_of,
+    eval_twin,
+    hint_at_texts,
+    policy_of,
+    task_of,
+)
 from dalipipe.cli.options import (
     Accumulate,
     Amp,
@@ -20,6 +31,7 @@ from dalipipe.cli.options import (
     BceSum,
     BceTargetThreshold,
     CacheEpochs,
+    Carry,
     Channels,
     Compile,
     CudaGraphs,
@@ -111,7 +123,8 @@ def train(
         typer.Argument(
             help="Folder with train/ and val/, or one to split by --val-fraction or --hold-out; of series, NAME for "
             "NAME_TRAIN.ts and NAME_TEST.ts; of texts, NAME for NAME_train.tsv and NAME_test.tsv, a folder with "
-            "train.tsv and val.tsv, or a file to split; or .csv, .jsonl, .parquet."
+            "train.tsv and val.tsv, or a file to split; or .csv, .jsonl, .parquet. With label maps: Cityscapes as it "
+            "is published, or images/ and masks/ in each part."
         ),
     ],
     task: TaskOption = "image",
@@ -129,12 +142,14 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Any torchvision classification model; for audio logmel-cnn; for series resnet1d or inceptiontime; "
+            help="Any torchvision classification model; for segmentation any of its own, or small-unet; for audio "
+            "logmel-cnn; for series resnet1d or inceptiontime; "
             "for texts word-cnn, or the folder of a Hugging Face model and its tokenizer.",
-            show_default="resnet18, logmel-cnn, inceptiontime, word-cnn",
+            show_default="resnet18, small-unet, logmel-cnn, inceptiontime, word-cnn",
         ),
     ] = None,
     weights: Weights = None,
+    carry: Carry = None,
     epochs: Epochs = 10,
     batch_size: BatchSize = 64,
     size: SizeOfRecipe = None,
@@ -146,7 +161,7 @@ def train(
         str | None,
         typer.Option(
             help="For training: a recipe, or a policy's .yaml or .json file.",
-            show_default="imagenet_train, speech, series, eda",
+            show_default="imagenet_train, segmentation_train or cityscapes_train, speech, series, eda",
         ),
     ] = None,
     eval_policy: Annotated[
@@ -200,13 +215,23 @@ def train(
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with plain_errors():
-        from dalipipe.finetune import FineTuneConfig, classification
+        from dalipipe.finetune import FineTuneConfig, classification, segment
         from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
         objective = classification(loss, target_threshold=bce_target_threshold, sum_classes=bce_sum)
+        if task == "segmentation":
+            if loss != "ce":
+                raise ValueError(
+                    "--loss bce is for classes of whole samples; --task segmentation has ce, pixel by pixel"
+                )
+            objective = segment
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
-        model, policy = model or defaults.model, policy or defaults.policy
+        model, policy = model or defaults.model, policy or default_policy(task, data)
         teaching = teaching_of(teacher, teacher_model, model, temperature, hard_weight, teacher_cache, cache_epochs)
+        if teaching is not None and task == "segmentation":
+            raise ValueError("--teacher is for classes of whole samples: leave it out for --task segmentation")
+        if carry is not None and weights is not None:
+            raise ValueError("--weights and --carry both say what to start from: give one of them")
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
@@ -217,6 +242,7 @@ def train(
             title=f"{model} on {data}",
             model=model,
             weights=weights,
+            carry=carry,
             epochs=epochs,
             batch_size=batch_size,
             size=size,
@@ -293,6 +319,7 @@ class _Job:
     loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
     objective: Objective | None = None
     teaching: Teaching | None = None
+    carry: Path | None = None
 
     @property
     def bad_samples(self) -> Path:
@@ -314,6 +341,7 @@ def _fit(train: Source, val: Source, job: _Job) -> Result:
         overwrite=job.overwrite,
         save_every=job.save_every,
         **job.loop,
+        label_smoothing=0.0 if job.task == "segmentation" else 0.1,
     )
     _check_run(config)
     device = device_of(job.device)
@@ -328,8 +356,10 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     from dalipipe.figures import draw_confusion, draw_curves
     from dalipipe.finetune import classify, finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
+    from dalipipe.finetune.distillation import carry_checkpoint
     from dalipipe.finetune.mixing import mixing
     from dalipipe.finetune.precision import resolved
+    from dalipipe.finetune.segmentation import draw_predictions
     from dalipipe.loader import DataLoader
     from dalipipe.policy import Policy
     from dalipipe.preview import preview as draw_samples
@@ -346,7 +376,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         "device": device,
         "seed": job.seed,
         "memory_format": torch.channels_last
-        if device.type == "cuda" and job.task == "image"
+        if device.type == "cuda" and job.task in ("image", "segmentation")
         else torch.contiguous_format,
     }
     if job.on_error != "raise":
@@ -394,6 +424,9 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     origin = "from scratch" if start is None else f"from {start}"
     if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
+    if job.carry is not None:
+        carried = carry_checkpoint(job.carry, model, classes)
+        origin = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"
     amp = resolved(config.amp, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     place = f"{name}, {'float32' if amp == 'off' else amp}"
@@ -432,6 +465,9 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         figures["curves"] = draw_curves(result.metrics, curves, title=job.title, smoothed_labels=smoothed)
         if config.confusion.is_file():
             figures["confusion"] = draw_confusion(config.confusion, job.out / "confusion.png", title=job.title)
+        if job.task == "segmentation":
+            title = f"{job.title}: validation, {_last(result, 'val_mean_iou'):.1%} mean IoU"
+            figures["predictions"] = draw_predictions(model, val, eval_recipe, job.out / "predictions.png", title=title)
     console.print(_summary(job.title, result, figures))
     return result
 
@@ -448,6 +484,12 @@ def _check_run(config: FineTuneConfig) -> None:
         )
 
 
+def _last(result: Result, name: str) -> Any:
+    """What the last epoch's row of metrics says; ``None``: nothing."""
+    rows = [json.loads(line) for line in result.metrics.read_text().splitlines()]
+    return next((row.get(name) for row in reversed(rows) if row["kind"] == "epoch"), None)
+
+
 def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
     from rich.panel import Panel
     from rich.table import Table
@@ -460,6 +502,8 @@ def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     table.add_row("validation accuracy", Text(f"{result.val_accuracy:.2%}", "bold green"))
+    if (mean_iou := _last(result, "val_mean_iou")) is not None:
+        table.add_row("mean IoU", Text(f"{mean_iou:.2%}", "bold green"))
     table.add_row("training speed", f"{result.images_per_s:,.0f} samples/s over {result.steps} steps")
     table.add_row("step time", split)
     table.add_row(
