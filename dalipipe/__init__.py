@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dalipipe.ops.python import PythonStep
     from dalipipe.orders import BucketSampler, TokenBatches
     from dalipipe.packing import PackMismatchError, pack
-    from dalipipe.policy import Choice, Normal, OneOf, Op, Policy, RandomApply, RandomOrder, SomeOf
+    from dalipipe.policy import Choice, Normal, OneOf, Op, Phases, Policy, RandomApply, RandomOrder, SomeOf
     from dalipipe.policy_files import PolicyFileError, load_policy, save_policy
     from dalipipe.records import SampleError
     from dalipipe.sources import (
@@ -56,7 +56,7 @@ _NAMES = {
     "dalipipe.ops.python": "PythonStep",
     "dalipipe.orders": "BucketSampler TokenBatches",
     "dalipipe.packing": "PackMismatchError pack",
-    "dalipipe.policy": "Choice Normal OneOf Op Policy RandomApply RandomOrder SomeOf",
+    "dalipipe.policy": "Choice Normal OneOf Op Phases Policy RandomApply RandomOrder SomeOf",
     "dalipipe.policy_files": "PolicyFileError load_policy save_policy",
     "dalipipe.sources": "Arrays AudioFolder AudioManifest CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder "
     "ImageMasks MNIST MapDataset PackError Packed Series ShardError Source TFRecords Table TarShards Text",
@@ -82,7 +82,7 @@ __all__ += [
     "Op",
     "PackError",
 ]
-__all__ += ["PackMismatchError", "Packed", "Policy", "pack"]
+__all__ += ["PackMismatchError", "Packed", "Phases", "Policy", "pack"]
 __all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleError", "ShardError", "load_policy"]
 __all__ += ["PythonStep", "UnsupportedTransformError", "convert", "save_policy"]
 __all__ += ["Series", "SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards", "Text"]

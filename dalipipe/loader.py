@@ -25,11 +25,11 @@ from dalipipe.orders import GivenBatches, Order, Sequential, Shuffled, TokenBatc
 from dalipipe.parts import DatasetView, StepBatches, as_it_is
 from dalipipe.pipeline import Epoch, Lane, Prefetcher
 from dalipipe.plan import Plan
-from dalipipe.policy import Policy
+from dalipipe.policy import Phases, Policy
 from dalipipe.sampler import GivenSteps, Sampler, TokenSteps, current_place
 from dalipipe.sources import as_source
 from dalipipe.sources.base import Source, digest
-from dalipipe.stages import StagedPlan, lower
+from dalipipe.stages import StagedPlan, check_forms, lower
 from dalipipe.text import Vocabulary
 from dalipipe.tracks import explain
 from dalipipe.tracks.base import LaneConfig, StageClock
@@ -78,7 +78,8 @@ class DataLoader(TorchDataLoader):
         timeout: seconds to wait for a batch before a ``TimeoutError``; 0: for ever.
         policy: what happens to pictures, sounds, series or texts; ``None``: what the data set's ``transform`` says,
         converted (`convert`), or, where it has none, decoding only, so all pictures must have one size. Of a policy
-        whose first part a pack has applied already the rest is run.
+        whose first part a pack has applied already the rest is run. `Phases`: one policy after the other, each from its
+        epoch on.
         device: ``"auto"`` (the current CUDA device where there is one, else the CPU), or a device.
         dtype: float32, float16, bfloat16 (normalised as the policy says, else 0..1), or uint8 (0..255); ``None``: what
         a converted transform gives, else float32.
@@ -144,7 +145,7 @@ class DataLoader(TorchDataLoader):
         persistent_workers: bool = False,
         pin_memory_device: str = "",
         in_order: bool = True,
-        policy: Policy | None = None,
+        policy: Policy | Phases | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
@@ -187,25 +188,27 @@ class DataLoader(TorchDataLoader):
         ):
             if value not in names:
                 raise ValueError(f"DataLoader: {name} must be one of {', '.join(names)}, got {value!r}")
-        if policy is not None and not isinstance(policy, Policy):
+        if policy is not None and not isinstance(policy, Policy | Phases):
             raise TypeError(
-                f"DataLoader: policy must be a dalipipe.Policy, got {type(policy).__name__}; see dalipipe.recipes, and "
-                "dalipipe.convert, which makes one of a transform"
+                f"DataLoader: policy must be a dalipipe.Policy, got {type(policy).__name__}; see dalipipe.recipes, "
+                "dalipipe.convert, which makes one of a transform, and dalipipe.Phases, of several"
             )
 
         cache_settings = make_settings(cache, cache_bytes)
         self._source = as_source(dataset)
-        policy, self._conversion = _policy(policy, self._source, on_unsupported)
-        self._plan: Plan | StagedPlan = lower(policy, self._source.schema)
-        field = self._plan.field
+        self._phases, self._conversion = _phases(policy, self._source, on_unsupported)
+        self._plans = {first: lower(one, self._source.schema) for first, one in self._phases.policies.items()}
+        check_forms(self._plans)
+        field = self._plans[0].field
         if cache_settings is not None and field is not None and field.kind != "image":
             raise ValueError(f"DataLoader: cache keeps pictures, and {field.name!r} is {field.kind}: leave it out")
         if dtype is None:
             dtype = torch.float32 if self._conversion is None else self._conversion.dtype
         self._dtype, self._memory_format, self._device_wanted = dtype, memory_format, device
         # Says what is wrong now, not in the first epoch.
-        last = self._plan.last if isinstance(self._plan, StagedPlan) else self._plan
-        Output(torch.device("cpu"), dtype, memory_format).check(last)
+        for plan in self._plans.values():
+            last = plan.last if isinstance(plan, StagedPlan) else plan
+            Output(torch.device("cpu"), dtype, memory_format).check(last)
         if device != "auto" and torch.device(device).type not in ("cpu", "cuda"):
             raise ValueError(f'DataLoader: device must be "auto", a CPU or a CUDA device, got {device!r}')
         self._decoder_name, self._engine_name = decoder, engine
@@ -237,12 +240,12 @@ class DataLoader(TorchDataLoader):
                     self._steps = Sampler(bound, batch_size, **dealt)
         self._check_shares()
         self._order.warn_of_batches(self._steps.global_batch)
-        if self._plan.mix is not None:
+        if self._plans[0].mix is not None:
             together = batch_size if batch_sampler is None else getattr(batch_sampler, "batch_size", None)
             if isinstance(self._steps, TokenSteps):
                 together = self._steps.global_batch // self._steps.world_size
             if isinstance(together, int):
-                self._plan.mix.warn_of_cut_groups(together)
+                self._plans[0].mix.warn_of_cut_groups(together)
 
         self._quarantine = Quarantine(on_error, max_bad, quarantine, size)
         self._lanes: list[Lane] = []
@@ -328,7 +331,7 @@ class DataLoader(TorchDataLoader):
     def _check_shares(self) -> None:
         """When the loader is made, and whenever an epoch begins: ``torch.distributed`` may have begun in between."""
         steps = self._steps
-        drawn = not isinstance(steps.order, Sequential) or len(self._plan.policy)
+        drawn = not isinstance(steps.order, Sequential) or any(len(policy) for policy in self._phases)
         if steps.world_size > 1 and drawn and not self._seed_shared:
             raise ValueError(f"DataLoader: {steps.world_size} ranks share the data set, so give each the same seed=")
         if steps.steps == 0:
@@ -402,12 +405,15 @@ class DataLoader(TorchDataLoader):
         """Of texts: the words that numbers in batches stand for, the data set's and behind them those that the policy
         may write; a data set to validate with is made with it. ``None`` for data of other kinds.
         """
-        return getattr(self._plan.fold, "vocabulary", None)
+        return getattr(self._plans[0].fold, "vocabulary", None)
 
     @property
     def plan(self) -> Plan | StagedPlan:
-        """The policy as it will run; ``print(loader.plan.explain())``."""
-        return self._plan
+        """The policy as it runs in the epoch last begun or set; ``print(loader.plan.explain())``."""
+        return self._plan_of(self._steps.epoch)
+
+    def _plan_of(self, epoch: int) -> Plan | StagedPlan:
+        return self._plans[self._phases.start_of(epoch)]
 
     def explain(self, samples: int = 64) -> str:
         """How samples come, seen from some of the data set's: what decodes them, how much of their files that takes,
@@ -415,7 +421,8 @@ class DataLoader(TorchDataLoader):
         """
         count = min(samples, len(self._source))
         indices = np.unique(np.linspace(0, len(self._source) - 1, count).astype(np.int64))
-        lines = [explain(self._config(), rng.make_key(self.seed, self._steps.next_epoch), indices)]
+        epoch = self._steps.next_epoch
+        lines = [explain(self._config(epoch), rng.make_key(self.seed, epoch), indices)]
         if self._cache_settings is not None:
             cache = self._opened_cache()
             lines.append("cache: nothing to decode, so nothing to keep" if cache is None else cache.describe())
@@ -431,11 +438,11 @@ class DataLoader(TorchDataLoader):
         """The samples that this loader found to be bad, in the order in which it met them."""
         return list(self._quarantine.found)
 
-    def _config(self) -> LaneConfig:
+    def _config(self, epoch: int) -> LaneConfig:
         output = Output(self.device, self._dtype, self._memory_format)
         return LaneConfig(
             self._source,
-            self._plan,
+            self._plan_of(epoch),
             output,
             self._largest,
             self._threads,
@@ -447,20 +454,20 @@ class DataLoader(TorchDataLoader):
 
     def _take_lane(self, steps: Sampler, epoch: int) -> tuple[Lane, LaneConfig]:
         self._largest = max(self._largest, steps.largest(epoch))
-        config = self._config()
+        config = self._config(epoch)
         while self._lanes:
             lane = self._lanes.pop()
-            if lane.batch_size >= self._largest:
+            if lane.batch_size >= self._largest and lane.plan is config.plan:
                 return lane, config
             lane.close()
         return Lane(config, self._quarantine, self._clock, self._opened_cache()), config
 
     def _opened_cache(self) -> SampleCache | None:
         """The samples kept for all lanes, of which there are none before an epoch begins: it depends on the device."""
-        field = self._plan.field
+        field = self._plans[0].field
         if self._cache is None and self._cache_settings is not None and field is not None:
             # Steps in Python work on the host, whatever comes after them.
-            staged = isinstance(self._plan, StagedPlan) and self._plan.stages
+            staged = any(isinstance(plan, StagedPlan) and plan.stages for plan in self._plans.values())
             device = torch.device("cpu") if staged else self.device
             decoder = decoders.decoder_of(self._decoder_name)
             self._cache = SampleCache(self._cache_settings, self._source, field.name, decoder, device)
@@ -514,7 +521,7 @@ class DataLoader(TorchDataLoader):
         seed, self.seed = self.seed, self.seed if self._seed_given else state["seed"]
         try:
             self._bind(self.seed)
-            here = self._identity(state["epoch"])
+            here, state = self._identity(state["epoch"]), {"phases": [0], **state}  # of before there were several
             differences = {name: (state.get(name), value) for name, value in here.items() if state.get(name) != value}
             if not differences:
                 step = self._steps.step_after(state["epoch"], state["samples"])
@@ -543,9 +550,12 @@ class DataLoader(TorchDataLoader):
     def _identity(self, epoch: int) -> dict[str, Any]:
         """What must be equal for a position in this epoch to mean the same."""
         if self._fingerprints is None:  # once: a state may be taken at every step
-            policy = json.dumps(self._plan.policy.to_dict(), sort_keys=True, default=_in_words)
-            drawn_from = getattr(self._plan.fold, "identity", None)  # files that a policy names may change
-            parts = [policy.encode()] if drawn_from is None else [policy.encode(), drawn_from.encode()]
+            # A policy alone as itself, however it was given: states of before there were phases are still good.
+            policies = next(iter(self._phases)) if len(self._phases) == 1 else self._phases
+            parts = [json.dumps(policies.to_dict(), sort_keys=True, default=_in_words).encode()]
+            for plan in self._plans.values():
+                drawn_from = getattr(plan.fold, "identity", None)  # files that a policy names may change
+                parts += [] if drawn_from is None else [drawn_from.encode()]
             self._fingerprints = (self._source.fingerprint(), digest(parts))
         dataset, policy_digest = self._fingerprints
         return {
@@ -556,6 +566,7 @@ class DataLoader(TorchDataLoader):
             "exact": self._steps.exact,
             "skips": self._quarantine.on_error == "skip",
             "dataset": dataset,
+            "phases": list(self._phases.starts),
             "policy": policy_digest,
         }
 
@@ -704,19 +715,26 @@ class _Epoch:
             batches.close()
 
 
-def _policy(policy: Policy | None, source: Source, on_unsupported: OnUnsupported) -> tuple[Policy, Report | None]:
-    """The one given, or what the source's transform is converted to, and how closely."""
-    if source.front is not None:
-        return Policy([], first_slot=source.front.end_slot) if policy is None else policy.after(source.front), None
+def _phases(
+    policy: Policy | Phases | None, source: Source, on_unsupported: OnUnsupported
+) -> tuple[Phases, Report | None]:
+    """Those given, a policy being one; or what the source's transform is converted to, and how closely."""
+    given = Phases({0: policy}) if isinstance(policy, Policy) else policy
+    front = source.front
+    if front is not None:
+        if given is None:
+            given = Phases({0: Policy([], first_slot=front.end_slot)})
+        return given.map(lambda one: one.after(front)), None
     if source.transform is None:
-        return Policy([]) if policy is None else policy, None
-    if policy is not None:
+        return given or Phases({0: Policy([])}), None
+    if given is not None:
         raise ValueError(
             f"DataLoader: the data set has a transform, {type(source.transform).__name__}, and there is a policy: give "
             "one of them"
         )
     channels = next((field.channels for field in source.schema.of_kind("image")), None)
-    return convert(source.transform, on_unsupported=on_unsupported, channels=channels or 3)
+    converted, report = convert(source.transform, on_unsupported=on_unsupported, channels=channels or 3)
+    return Phases({0: converted}), report
 
 
 def _in_words(step: Any) -> str:

@@ -27,9 +27,11 @@ import torch
 from dalipipe.buffers import BufferPool
 from dalipipe.cache import Reading, SampleCache
 from dalipipe.faults import Quarantine
+from dalipipe.plan import Plan
 from dalipipe.records import Records
 from dalipipe.sampler import Sampler, Step
 from dalipipe.schema import make_batch
+from dalipipe.stages import StagedPlan
 from dalipipe.storage import wait, wanted_while
 from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
@@ -165,6 +167,11 @@ class Lane:
     def reads_ahead(self) -> bool:
         """Whether reading deserves a thread of its own. What is in memory is read sooner than a thread wakes up."""
         return self._cache is None and not self._config.source.in_memory
+
+    @property
+    def plan(self) -> Plan | StagedPlan:
+        """What it does to samples."""
+        return self._config.plan
 
     @property
     def batch_size(self) -> int:

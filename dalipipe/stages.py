@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dalipipe import plan as plans
 from dalipipe.ops.python import PythonStep
+from dalipipe.ops.signal import FeatureOp
 from dalipipe.plan import Plan
 from dalipipe.policy import Node, Policy
 from dalipipe.schema import Field, Schema
@@ -108,6 +109,37 @@ def lower(policy: Policy, schema: Schema) -> Plan | StagedPlan:
         _check(stage.plan, stage.steps[0])
     _check(last, after)
     return StagedPlan(policy, tuple(stages), last, after)
+
+
+def check_forms(plans: Mapping[int, Plan | StagedPlan]) -> None:
+    """Whether batches keep their form from phase to phase. ``plans``: by the epoch with which each begins, from 0.
+
+    Raises ``ValueError`` naming the epoch, and what is another in it.
+    """
+    first = _form(plans[0])
+    for epoch, plan in plans.items():
+        for what, found in _form(plan).items():
+            if found == first[what]:
+                continue
+            remedy = "give both policies the same operators, with p=0 where they are not to be applied"
+            if what == "mixing" and None in (found, first[what]):
+                remedy = "policy.without_mixing() mixes nothing, and leaves labels shares of all classes"
+            raise ValueError(
+                f"Phases: the policy from epoch {epoch} on has another {what} than the first one: {found}, not "
+                f"{first[what]}; {remedy}"
+            )
+
+
+def _form(plan: Plan | StagedPlan) -> dict[str, Any]:
+    """What batches look like, but for their sizes."""
+    mix, fold = plan.mix, plan.fold
+    vocabulary = getattr(fold, "vocabulary", None)
+    return {
+        "mixing": None if mix is None else f"labels={mix.labels!r}, num_classes={mix.ops[0].num_classes}",
+        "normalisation": getattr(fold, "normalize", None),
+        "spectrogram": next((leaf.op for leaf in plan.policy.leaves if isinstance(leaf.op, FeatureOp)), None),
+        "vocabulary": None if vocabulary is None else f"{len(vocabulary)} words, {vocabulary.identity}",
+    }
 
 
 def _first(nodes: Iterable[Node]) -> Any:

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,16 @@ import dalipipe
 from dalipipe.finetune import (
     FineTuneConfig,
     Interrupted,
+    Layers,
     PeerLostError,
     Ranks,
     Result,
+    classify,
     evaluate,
     finetune,
     process_group,
 )
+from dalipipe.finetune.transfer import L2SP
 from dalipipe.ops import image as ops
 
 LENGTHS = (1, 7, 8, 19)  # of validation sets: fewer samples than a batch, as many, and a short last batch
@@ -54,6 +57,8 @@ class Job:
     signum: int = 0
     at_step: int = 0  # in the forward pass of this training step, counted from 0 in this process,
     in_evaluation: bool = False  # or of the evaluation after it
+    layers: dict[str, Any] = field(default_factory=dict)  # what Layers is told
+    l2_sp: float | None = None
 
 
 def data(n: int, seed: int) -> dalipipe.Arrays:
@@ -164,7 +169,9 @@ def run(job: Job, ranks: Ranks, before: nn.Module | None = None) -> tuple[Result
         resume=job.resume,
         progress="off",
     )
-    result = finetune(net, train, val_loader(job, ranks), config, ranks=ranks)
+    objective = classify if job.l2_sp is None else L2SP(net, ["7"], alpha=job.l2_sp)
+    layers = Layers(**job.layers)
+    result = finetune(net, train, val_loader(job, ranks), config, ranks=ranks, objective=objective, layers=layers)
     return result, {n: evaluate(net, val_loader(job, ranks, n), ranks=ranks) for n in LENGTHS}
 
 

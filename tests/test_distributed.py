@@ -181,6 +181,30 @@ def test_the_same_processes_again_end_with_the_same_bits(start: Start, tmp_path:
         assert torch.equal(a, b), name
 
 
+UNFREEZING: dict[str, Any] = {"epochs": 3, "layers": {"unfreeze_every": 2, "lr_decay": 0.5}, "l2_sp": 0.1}
+
+
+def test_two_processes_unfreeze_as_one(start: Start, tmp_path: Path) -> None:
+    """Where a layer joins in, DistributedDataParallel is made anew; with a penalty."""
+    one, two = (Job(str(tmp_path / name), **UNFREEZING) for name in ("one", "two"))
+    train(start, 2, two)
+    run(one, Ranks())
+    assert_close(weights(two.out), weights(one.out))
+    assert not torch.equal(weights(two.out)["1.weight"], model(two).state_dict()["1.weight"])
+
+
+@pytest.mark.slow
+def test_two_processes_that_unfreeze_end_with_the_same_bits_after_a_stop(start: Start, tmp_path: Path) -> None:
+    """With BatchNorms, whose statistics stay until their layer joins in, and dropout."""
+    whole, parts = (Job(str(tmp_path / name), noisy=True, **UNFREEZING) for name in ("whole", "parts"))
+    train(start, 2, whole)
+    train(start, 2, Job(**asdict(parts) | {"signal_to": "torchrun", "signum": signal.SIGTERM, "at_step": 6}))
+    train(start, 2, Job(**asdict(parts) | {"resume": True}))
+    assert recorded(parts.out, 2) == recorded(whole.out, 2)
+    for (name, a), b in zip(weights(whole.out).items(), weights(parts.out).values(), strict=True):
+        assert torch.equal(a, b), name
+
+
 # Other numbers of processes -----------------------------------------------------------------------------------------
 
 

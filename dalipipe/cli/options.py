@@ -34,6 +34,15 @@ RateOfModel = Annotated[
     float | None,
     typer.Option("--lr", help="Peak learning rate.", show_default="0.001, of Hugging Face's models 5e-05"),
 ]
+MixUpAlpha = Annotated[
+    float,
+    typer.Option("--mixup", min=0, help="MixUp, with weights from Beta(alpha, alpha); 0: none. DeiT has 0.8."),
+]
+CutMixAlpha = Annotated[
+    float,
+    typer.Option("--cutmix", min=0, help="CutMix, likewise; with --mixup one of the two a sample. DeiT has 1."),
+]
+MixOff = Annotated[int, typer.Option(min=0, help="Last epochs, in which samples are not mixed.")]
 Weights = Annotated[Path | None, typer.Option(help="Start from the weights in this file.", show_default="from scratch")]
 Loss = Annotated[
     str, typer.Option("--loss", help="ce: cross-entropy; bce: binary, each class a yes or no question for itself.")

@@ -18,11 +18,14 @@ from dalipipe.cli.options import (
     BceSum,
     BceTargetThreshold,
     Channels,
+    CutMixAlpha,
     Device,
     Epochs,
     FrameRate,
     Loss,
     MaxLength,
+    MixOff,
+    MixUpAlpha,
     Model,
     Overwrite,
     Rate,
@@ -135,6 +138,9 @@ def train(
     eval_policy: Annotated[
         str | None, typer.Option(help="For validation, likewise.", show_default="the _eval twin of --policy")
     ] = None,
+    mixup: MixUpAlpha = 0,
+    cutmix: CutMixAlpha = 0,
+    mix_off: MixOff = 0,
     workers: Workers = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -189,6 +195,7 @@ def train(
             lr=lr if lr is not None else 1e-3 if folder is None else 5e-5,
             policy=policy,
             eval_policy=eval_policy,
+            mix={"mixup": mixup, "cutmix": cutmix, "off": mix_off},
             workers=workers,
             device=device,
             seed=seed,
@@ -242,6 +249,7 @@ class _Job:
     cache: Any = None
     cache_bytes: str | None = None
     eval_policy: str | None = None
+    mix: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str = "image"
     rate_hz: int = RATE_HZ
     objective: Objective | None = None
@@ -279,15 +287,19 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     from dalipipe.figures import draw_curves
     from dalipipe.finetune import classify, finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
+    from dalipipe.finetune.mixing import mixing
     from dalipipe.loader import DataLoader
+    from dalipipe.policy import Policy
     from dalipipe.preview import preview as draw_samples
     from dalipipe.sources import Text
 
     classes = train.classes or []
-    recipe = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
+    batch_size = min(job.batch_size, len(train))
+    policy = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
+    recipe = mixing(policy, job.task, epochs=job.epochs, batch_size=batch_size, **job.mix)
     eval_recipe = policy_of(job.eval_policy or eval_twin(job.policy), size=job.size, rate_hz=job.rate_hz)
     options: dict[str, Any] = {
-        "batch_size": ranks.share(min(job.batch_size, len(train))),
+        "batch_size": ranks.share(batch_size),
         "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
         "device": device,
         "seed": job.seed,
@@ -358,7 +370,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         title = f"{job.policy}: originals, and what the model sees"
         figures["samples"] = draw_samples(
             train,
-            recipe,
+            recipe if isinstance(recipe, Policy) else recipe.at(0),
             job.out / "samples.png",
             seed=job.seed,
             title=title,

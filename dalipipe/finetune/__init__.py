@@ -2,9 +2,10 @@
 
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.interrupts import Interrupted
-from dalipipe.finetune.layers import Layers
+from dalipipe.finetune.layers import Layers, head_of, layers_of
 from dalipipe.finetune.loop import Evaluation, Result, evaluate, finetune
 from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_binary_cross_entropy, soft_cross_entropy
+from dalipipe.finetune.mixing import mixing
 from dalipipe.finetune.objectives import (
     Answers,
     Objective,
@@ -35,7 +36,10 @@ __all__ = [
     "classify_one_vs_rest",
     "evaluate",
     "finetune",
+    "head_of",
+    "layers_of",
     "local_device",
+    "mixing",
     "mixup_embeddings",
     "predict_next",
     "process_group",

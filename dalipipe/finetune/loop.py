@@ -320,6 +320,7 @@ class _Run:
         self.model = model.to(self.device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+        self.learned = [parameter.requires_grad for parameter in self.model.parameters()]  # before layers say otherwise
         self.optimizer = _optimizer(self.model, layers, config, self.device)
         self.clock = StepClock(self.device)
         # Loss, correct, predictions: not yet in the state.
@@ -535,6 +536,8 @@ class _Run:
         )
 
     def close(self) -> None:
+        for parameter, learned in zip(self.model.parameters(), self.learned, strict=True):
+            parameter.requires_grad_(learned)
         self.file.close()
 
 

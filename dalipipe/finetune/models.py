@@ -43,6 +43,11 @@ class LogMelCNN(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(after) for after in widths[1:])
         self.head = nn.Linear(widths[-1], classes)
 
+    def layer_order(self) -> list[list[str]]:
+        """For `dalipipe.finetune.layers_of`: the lists' items run in turns."""
+        layers = [[f"convolutions.{nth}", f"norms.{nth}"] for nth in range(len(self.norms))]
+        return [["scale", *layers[0]], *layers[1:], ["head"]]
+
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """``x``: float [N, C, mels, frames]; ``length``: int64 [N], in frames of it. Gives float [N, classes].
 
@@ -125,6 +130,13 @@ class InceptionTime(nn.Module):
             for before in (channels, 4 * width)
         )
         self.head = nn.Linear(4 * width, classes)
+
+    def layer_order(self) -> list[list[str]]:
+        """For `dalipipe.finetune.layers_of`: a shortcut ends beside every third module."""
+        layers = [[f"inceptions.{nth}"] for nth in range(len(self.inceptions))]
+        for nth in range(len(self.shortcuts)):
+            layers[3 * nth + 2].append(f"shortcuts.{nth}")
+        return [*layers, ["head"]]
 
     def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
         """``x``: float [N, T, C]; ``length``: int64 [N]. Gives float [N, classes]."""

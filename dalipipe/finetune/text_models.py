@@ -50,6 +50,10 @@ class WordCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(filters * len(windows), classes)
 
+    def layer_order(self) -> list[list[str]]:
+        """For `dalipipe.finetune.layers_of`: convolutions stand side by side."""
+        return [["vectors"], ["convolutions"], ["head"]]
+
     def forward(self, text: Tensor, length: Tensor | None = None) -> Tensor:
         """``text``: int64 [N, L]; ``length``: int64 [N]. Gives float [N, classes].
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dalipipe.ops import pixels
-from dalipipe.policy import Op, Params, set_field
+from dalipipe.policy import Node, Op, Params, set_field
 from dalipipe.quantiles import beta_quantile
 
 MAX_GROUP = 4096
@@ -57,6 +57,13 @@ class MixOp(Op):
     smoothing: float = 0.0
 
     modality: ClassVar[str] = "mix"
+
+    def at_strength(self, strength: float) -> Node:
+        """Applied less often, and labels less smooth."""
+        other = super().at_strength(strength)
+        if other is not self:
+            set_field(other, "smoothing", self.smoothing * min(strength, 1.0))
+        return other
 
     def __post_init__(self) -> None:
         super().__post_init__()

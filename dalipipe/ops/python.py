@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from dalipipe.policy import Op, Params
+from dalipipe.policy import Node, Op, Params
 
 Takes = Literal["pil", "tensor", "float"]
 
@@ -47,6 +47,11 @@ class PythonStep(Op):
 
     def __repr__(self) -> str:
         return " ".join(super().__repr__().split())  # errors quote it: a line, whatever the step says of itself
+
+    def at_strength(self, strength: float) -> Node:
+        if strength != 1.0:
+            raise ValueError(f"{self!r}: what a function is at strength {strength:g} cannot be told: leave it out")
+        return self
 
     def draw(self, u: np.ndarray, size: np.ndarray) -> Params:
         return {}

@@ -7,6 +7,7 @@ state. An operator that is not applied to a sample is absent from what is drawn 
 from dalipipe.policy.gating import Leaf
 from dalipipe.policy.nodes import (
     Container,
+    Copies,
     Macro,
     Node,
     OneOf,
@@ -19,21 +20,25 @@ from dalipipe.policy.nodes import (
     node_types,
     set_field,
 )
+from dalipipe.policy.phases import Phases
 from dalipipe.policy.policy import DrawError, Drawn, Policy
-from dalipipe.policy.ranges import Choice, Normal, Range, check_range, draw_range
+from dalipipe.policy.ranges import Choice, Measure, Normal, Range, check_range, draw_range
 
 __all__ = [
     "Choice",
     "Container",
+    "Copies",
     "DrawError",
     "Drawn",
     "Leaf",
     "Macro",
+    "Measure",
     "Node",
     "Normal",
     "OneOf",
     "Op",
     "Params",
+    "Phases",
     "Policy",
     "RandomApply",
     "RandomOrder",

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from dalipipe import native
-from dalipipe.policy.nodes import Container, OneOf, Op, RandomApply, RandomOrder, SomeOf
+from dalipipe.policy.nodes import Alike, Container, OneOf, Op, RandomApply, RandomOrder, SomeOf
 
-_KINDS: dict[type, str] = {RandomApply: "all", OneOf: "one_of", SomeOf: "some_of", RandomOrder: "order"}
+_KINDS: dict[type, str] = {
+    RandomApply: "all",
+    OneOf: "one_of",
+    Alike: "one_of",
+    SomeOf: "some_of",
+    RandomOrder: "order",
+}
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
+
+from dalipipe.policy.ranges import Measure
 
 Params = dict[str, np.ndarray]
 
@@ -42,6 +45,13 @@ class Op:
     """Whether it draws a number per element: it then gets ``params["noise"]``, a `NoiseKey` of ``csrc/ops.h``."""
     from_macro: ClassVar[bool] = False
     """Whether it draws from the numbers of the macro that it belongs to, which its siblings see too."""
+    measures: ClassVar[Mapping[str, Measure]] = {}
+    """Fields by which it can be made weaker and stronger. Where there are none, its probability is what changes."""
+    by_chance: ClassVar[bool] = False
+    """Whether it is made weaker by being applied less often, as its fields have steps that are too coarse (a word of
+    ten), and only what is stronger than written goes by `measures`."""
+    stays: ClassVar[bool] = False
+    """Whether batches need it, whatever the strength: it gives samples their sizes, lengths or units."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -75,6 +85,22 @@ class Op:
         """The specification, in plain numpy, for one sample: ``params`` holds that sample's rows."""
         raise TypeError(f"{type(self).__name__} has no reference")
 
+    def at_strength(self, strength: float) -> Node:
+        """Itself, weaker or stronger; `Policy.at_strength` has the rules."""
+        if strength == 1.0:
+            return self
+        if not self.stays and strength == 0.0:
+            return self._with_p(0.0)
+        if not self.stays and (not self.measures or (self.by_chance and strength < 1.0)):
+            return self._with_p(min(self.p * strength, max(self.p, 0.5)))
+        changed = {name: measure.scaled(getattr(self, name), strength) for name, measure in self.measures.items()}
+        return replace(self, **changed) if changed else self
+
+    def _with_p(self, p: float) -> Op:
+        changed = copy.copy(self)  # with what it holds beside its fields
+        set_field(changed, "p", p)
+        return changed
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(_changed(self))})"
 
@@ -87,6 +113,10 @@ class Container:
     p: float = field(default=1.0, kw_only=True)
 
     draws: ClassVar[int] = 0
+    from_macro: ClassVar[bool] = False
+    """As `Op.from_macro`: siblings choose alike."""
+    counted: ClassVar[str | None] = None
+    """The field that says how many operators are applied; ``None``: there is none."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -105,6 +135,11 @@ class Container:
         time.
         """
         yield from enumerate(range(len(self.ops)))
+
+    def at_strength(self, strength: float) -> Node:
+        """With what it contains weaker or stronger."""
+        ops = tuple(op.at_strength(strength) for op in self.ops)
+        return replace(self, ops=ops, p=0.0 if all(map(is_idle, ops)) else self.p)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join([repr(list(self.ops)), *_changed(self, 'ops')])})"
@@ -143,6 +178,12 @@ class OneOf(Container):
         return chosen[:, None] == np.arange(len(self.ops))
 
 
+class Alike(OneOf):
+    """Several of these in one macro choose alike: the first operator in all of them, or the second."""
+
+    from_macro: ClassVar[bool] = True
+
+
 @dataclass(frozen=True, repr=False)
 class SomeOf(Container):
     """Applies ``n`` different operators (or from ``n[0]`` to ``n[1]`` of them), in the order listed, with probability
@@ -150,6 +191,8 @@ class SomeOf(Container):
     """
 
     n: int | tuple[int, int] = 1
+
+    counted: ClassVar[str | None] = "n"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -202,6 +245,9 @@ class RandomOrder(Container):
 class Macro:
     """A name for several nodes: RandAugment, ColorJitter. Subclasses are frozen dataclasses that say `nodes`."""
 
+    counted: ClassVar[str | None] = None
+    """As `Container.counted`."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _TYPES[cls.__name__] = cls
@@ -210,11 +256,57 @@ class Macro:
         """What it stands for."""
         raise TypeError(f"{type(self).__name__} does not say what it stands for")
 
+    def at_strength(self, strength: float) -> Node:
+        """What it stands for, weaker or stronger, in its place: all others draw the same. What draws together is
+        applied less often, and never gets stronger.
+        """
+        nodes = self.nodes()
+        if strength == 1.0 or not nodes:
+            return self
+        if any(map(_draws_from_macro, nodes)):
+            return RandomApply((self,), p=min(strength, 1.0))
+        ops = tuple(node.at_strength(strength) for node in nodes)
+        return RandomApply(ops, p=0.0 if all(map(is_idle, ops)) else 1.0)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(_changed(self))})"
 
 
 Node = Op | Container | Macro
+
+
+@dataclass(frozen=True, repr=False)
+class Copies(Macro):
+    """Applies ``ops`` to ``copies`` of ``copies`` + 1 samples, all of them together, and leaves the others as they are
+    at strength 0: as if each sample stood there with so many augmented copies of it, drawn anew in every epoch.
+    ``copies``: a whole number ≥ 0.
+    """
+
+    ops: tuple[Node, ...]
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        set_field(self, "ops", check_nodes("Copies", self.ops))
+        if isinstance(self.copies, bool) or not isinstance(self.copies, int) or self.copies < 0:
+            raise ValueError(f"Copies: copies must be a whole number ≥ 0, got {self.copies!r}")
+
+    def nodes(self) -> tuple[Node, ...]:
+        pairs = ((op, op.at_strength(0.0)) for op in self.ops)
+        return tuple(op if op == calm else Alike((op, calm), weights=(self.copies, 1)) for op, calm in pairs)
+
+    def at_strength(self, strength: float) -> Node:
+        return replace(self, ops=tuple(op.at_strength(strength) for op in self.ops))
+
+
+def is_idle(node: Node) -> bool:
+    """Whether it is applied to no sample."""
+    return not isinstance(node, Macro) and node.p == 0.0
+
+
+def _draws_from_macro(node: Node) -> bool:
+    if isinstance(node, Op):
+        return node.from_macro
+    return isinstance(node, Container) and (node.from_macro or any(map(_draws_from_macro, node.ops)))
 
 
 def check_nodes(owner: str, ops: Any) -> tuple[Node, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from dalipipe import rng
 from dalipipe.policy.data import node_from_dict, node_to_dict
 from dalipipe.policy.gating import Gating, Leaf
-from dalipipe.policy.nodes import Container, Macro, Node, Op, Params
+from dalipipe.policy.nodes import Container, Copies, Macro, Node, Op, Params
+from dalipipe.policy.ranges import check_strength
 
 
 class DrawError(ValueError):
@@ -87,6 +88,7 @@ class Policy:
         self.stored_leaves = 0
         """How many leaves stand before the place of ``stored_after``."""
         self._containers: dict[int, Container] = {}
+        self._draws_as: dict[int, int] = {}  # a container's slot → the one whose numbers it draws
         self._draws: dict[int, int] = {}  # slot → uniform numbers, the gate's included
         self.end_slot = first_slot
         for number, op in enumerate(self.ops):
@@ -100,6 +102,7 @@ class Policy:
         for column, (slot, _) in enumerate(pairs):
             start = self._columns[slot].start if slot in self._columns else 4 * column
             self._columns[slot] = slice(start, 4 * column + 4)
+        self._columns |= {slot: self._columns[own] for slot, own in self._draws_as.items()}
         self._pair_slots = np.array([slot for slot, _ in pairs], np.uint32)
         self._pair_blocks = np.array([block for _, block in pairs], np.uint32)
         self._gating = Gating([leaf for leaf in self._leaves if not _is_certain(leaf)], self._containers, self._columns)
@@ -123,7 +126,8 @@ class Policy:
         if not isinstance(node, Container):
             raise TypeError(f"Policy: expected operators and containers of them, got {type(node).__name__}: {node!r}")
         self._containers[slot] = node
-        self._draws[slot] = 1 + node.draws
+        own = self._draws_as[slot] = macro if node.from_macro and macro is not None else slot
+        self._draws[own] = max(self._draws.get(own, 0), 1 + node.draws)
         after = slot + 1
         first: dict[int, int] = {}  # node → its slot
         for gate, number in node.children():
@@ -198,6 +202,68 @@ class Policy:
             )
         return self.split(len(front))[1]
 
+    def without_mixing(self) -> Policy:
+        """The same policy, of which the mix operators (MixUp, CutMix) are applied to no sample. All others draw as
+        they did, and labels stay what mixing makes of them, shares of all classes, smoothed as the operators say, so
+        batches keep their form: for the last epochs of a run, see `Phases`.
+        """
+        nodes = [_without_mixing(node) for node in self.ops]
+        return Policy(nodes, first_slot=self.first_slot, stored_after=self.stored_after)
+
+    def at_strength(self, strength: float) -> Policy:
+        """This policy, weaker or stronger: 1 is as written, 0 leaves every sample as it is, but for what batches need
+        (sizes, lengths, units), from which all chance is gone; above 1 it goes as far as ranges allow.
+
+        What an operator does to a sample is made ``strength`` times as large, field by field (`Op.measures`): angles,
+        shifts, decibels and shares towards 0, factors of colour towards 1; of zooms, rates and ratios the logarithm, of
+        noise the amplitude. What knows no more and less (flips, equalising, channels in another order, mixing) and what
+        has a smallest step (edits of a few words) is applied ``strength`` times as often; above 1 up to half the
+        samples, or as often as it was. Containers choose among their operators as before; a macro becomes what it
+        stands for, or, where its parts draw together (AugMix), is applied less often. Every operator keeps its slot, so
+        that its draws at all strengths are the same numbers.
+
+        What has been stored (``stored_after``) stays as it is.
+
+        Raises ``ValueError`` for a strength below 0, or an operator that cannot be told to do less: `PythonStep`.
+        """
+        strength = check_strength(strength, "Policy.at_strength")
+        return self._with(lambda node: node.at_strength(strength))
+
+    def with_copies(self, copies: int) -> Policy:
+        """Applied to ``copies`` of ``copies`` + 1 samples, see `Copies`; 0: as `at_strength` 0.
+
+        Raises ``ValueError`` for another than a whole number ≥ 0.
+        """
+        front = self.stored_after or 0
+        if front == len(self.ops):
+            return self
+        one = Copies(self.ops[front:], copies)
+        if copies == 0:
+            return self.at_strength(0.0)
+        return Policy([*self.ops[:front], one], first_slot=self.first_slot, stored_after=self.stored_after)
+
+    @property
+    def counts(self) -> bool:
+        """Whether an operator of it says how many operators are applied: SomeOf, RandAugment."""
+        return any(map(_counts, self.ops))
+
+    def with_count(self, n: int) -> Policy:
+        """With ``n`` operators where it says how many are applied: in `SomeOf`, RandAugment and the like.
+
+        Raises ``ValueError`` where it says so nowhere, or there are not so many.
+        """
+        if not self.counts:
+            raise ValueError(f"Policy.with_count: expected SomeOf, RandAugment or the like in the policy, got {self!r}")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ValueError(f"Policy.with_count: n must be a whole number ≥ 0, got {n!r}")
+        return self._with(lambda node: _with_count(node, n))
+
+    def _with(self, change: Callable[[Node], Node]) -> Policy:
+        """Every node that is not stored changed."""
+        front = self.stored_after or 0
+        ops = [*self.ops[:front], *map(change, self.ops[front:])]
+        return Policy(ops, first_slot=self.first_slot, stored_after=self.stored_after)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` is its inverse."""
         data: dict[str, Any] = {"ops": [node_to_dict(op) for op in self.ops]}
@@ -244,6 +310,35 @@ class Policy:
         if self.stored_after is not None:
             parts.append(f"stored_after={self.stored_after}")
         return f"Policy({', '.join(parts)})"
+
+
+def _without_mixing(node: Node) -> Node:
+    if isinstance(node, Op):
+        return replace(node, p=0.0) if node.modality == "mix" else node
+    if isinstance(node, Container):
+        return replace(node, ops=tuple(_without_mixing(child) for child in node.ops))
+    if any(leaf.op.modality == "mix" for leaf in Policy([node]).leaves):
+        raise ValueError(f"Policy.without_mixing: {node!r} stands for operators that mix: write them out instead")
+    return node
+
+
+def _counts(node: Node) -> bool:
+    if isinstance(node, Op):
+        return False
+    return node.counted is not None or any(map(_counts, getattr(node, "ops", ())))
+
+
+def _with_count(node: Node, n: int) -> Node:
+    if isinstance(node, Op):
+        return node
+    if hasattr(node, "ops"):
+        node = replace(node, ops=tuple(_with_count(op, n) for op in node.ops))  # type: ignore[arg-type]
+    if node.counted is None:
+        return node
+    if n == 0 and isinstance(node, Container):
+        return replace(node, p=0.0)
+    changed: dict[str, Any] = {node.counted: n}
+    return replace(node, **changed)
 
 
 def _is_certain(leaf: Leaf) -> bool:

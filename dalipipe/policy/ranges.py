@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -151,6 +151,79 @@ def draw_range(bounds: Any, u: np.ndarray) -> np.ndarray:
         return bounds.draw(u)
     low, high = bounds
     return low + (high - low) * u
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How far a field takes its operator away from doing nothing, which is what it does at ``neutral``, so that it can
+    be made weaker or stronger: `scaled`.
+
+    ``kind`` "linear": strength s takes a value v to neutral + s · (v − neutral); "log", of what multiplies, such as
+    zooms and rates: to neutral · (v / neutral)^s; "noise_db", of signal-to-noise ratios in decibels: to v − 20 log₁₀ s,
+    so that the noise's amplitude is s times what it was. ``low``, ``high``: as far as values may be taken; one that is
+    written beyond may stay there. ``whole``: values are rounded to whole numbers.
+    """
+
+    neutral: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
+    kind: Literal["linear", "log", "noise_db"] = "linear"
+    whole: bool = False
+
+    def scaled(self, value: Any, strength: float) -> Any:
+        """A field's value, a number, several, a range or ``None``, for ``strength`` > 0, 1 giving it as it is; likewise
+        for 0, but of noise.
+        """
+        if value is None or strength == 1.0:
+            return value
+        if isinstance(value, tuple | list):
+            return tuple(self.scaled(v, strength) for v in value)
+        if isinstance(value, Choice):
+            values = value.values
+            if value.signed and (self.neutral, self.kind) != (0.0, "linear"):  # then signs are no longer alike
+                return Choice(tuple(self._one(sign * v, strength) for v in values for sign in (-1.0, 1.0)))
+            return Choice(tuple(self._one(v, strength) for v in values), value.signed)
+        if isinstance(value, Normal):
+            return self._normal(value, strength)
+        if isinstance(value, Range):
+            raise TypeError(f"Measure: cannot say what {value!r} is at another strength; give (low, high)")
+        one = self._one(float(value), strength)
+        return int(one) if self.whole else one
+
+    def _one(self, value: float, strength: float) -> float:
+        if self.kind == "noise_db":
+            moved = value - 20.0 * math.log10(strength)
+        elif self.kind == "log":
+            moved = self.neutral * (value / self.neutral) ** strength
+        else:
+            moved = self.neutral + strength * (value - self.neutral)
+        moved = min(max(moved, min(self.low, value)), max(self.high, value))
+        return float(round(moved)) if self.whole else moved
+
+    def _normal(self, value: Normal, strength: float) -> Normal:
+        """By a straight line, so "log" as "linear"; what would go too far goes less far as a whole."""
+        if self.kind == "noise_db":
+            return replace(value, plus=value.plus + self._one(value.high, strength) - value.high)
+        shares = [strength]
+        for end, away in ((end, end - self.neutral) for end in (value.low, value.high)):
+            if strength > 1.0 and away != 0.0:
+                reached = min(max(self.neutral + strength * away, min(self.low, end)), max(self.high, end))
+                shares.append((reached - self.neutral) / away)
+        share = min(shares)
+        if share < strength:
+            share = max(1.0, share * (1.0 - 1e-9))  # within it after rounding, too
+        if share == 1.0:
+            return value
+        plus = self.neutral + share * (value.plus - self.neutral)
+        return replace(value, times=share * value.times, plus=plus)
+
+
+def check_strength(strength: Any, what: str) -> float:
+    """``strength`` as a number ≥ 0, or a ``ValueError`` naming ``what`` it is given to."""
+    number = isinstance(strength, int | float) and not isinstance(strength, bool)
+    if not number or not 0 <= strength < math.inf:
+        raise ValueError(f"{what}: strength must be a number ≥ 0, 1: as written, 0: nothing, got {strength!r}")
+    return float(strength)
 
 
 def _finite(values: Any) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -77,6 +77,8 @@ class RandAugment(Macro):
     num_bins: int = 31
     interpolation: Interpolation = "nearest"
     fill: Colour = 0
+
+    counted: ClassVar[str | None] = "num_ops"
 
     def __post_init__(self) -> None:
         _check_whole(self, "num_ops", 0)
@@ -187,6 +189,12 @@ class Mixture(Macro):
     def __post_init__(self) -> None:
         set_field(self, "ops", check_nodes("Mixture", self.ops))
         _check_mixture(self)
+
+    def at_strength(self, strength: float) -> Node:
+        """Applied less often: a mixture of unchanged pictures is not quite one."""
+        if strength <= 1.0:
+            return super().at_strength(strength)
+        return replace(self, ops=tuple(op.at_strength(strength) for op in self.ops))
 
     def nodes(self) -> tuple[Node, ...]:
         step = OneOf(self.ops)

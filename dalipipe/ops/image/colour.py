@@ -9,6 +9,7 @@ and what came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from dalipipe.ops.image.families import (
 )
 from dalipipe.policy import (
     Macro,
+    Measure,
     Node,
     OneOf,
     Params,
@@ -51,6 +53,7 @@ class FactorOp(ColourOp):
 
     factor: Any = (0.6, 1.4)
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"factor": Measure(1.0, 0.0, _MAX_FACTOR)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,6 +160,7 @@ class Hue(HueOp):
 
     turns: Any = (-0.1, 0.1)
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"turns": Measure(0.0, -0.5, 0.5)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,6 +190,7 @@ class Posterize(TableOp):
 
     bits: Any = (4, 4)
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"bits": Measure(8.0, 0.0, 8.0, whole=True)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -214,6 +219,7 @@ class Solarize(TableOp):
 
     threshold: Any = (128.0, 128.0)
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"threshold": Measure(256.0, 0.0, 256.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -235,6 +241,7 @@ class SolarizeAdd(TableOp):
     amount: Any = (0.0, 110.0)
     threshold: float = 128.0
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"amount": Measure(0.0, 0.0, 255.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -256,6 +263,7 @@ class Gamma(TableOp):
     gamma: Any = (0.7, 1.5)
     gain: float = 1.0
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"gamma": Measure(1.0, 0.0, 100.0, "log")}
 
     def __post_init__(self) -> None:
         super().__post_init__()

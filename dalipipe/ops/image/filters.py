@@ -8,6 +8,7 @@ and what came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from dalipipe.ops import filtering
 from dalipipe.ops.image.families import FilterOp
-from dalipipe.policy import Params, Range, check_range, draw_range, set_field
+from dalipipe.policy import Measure, Params, Range, check_range, draw_range, set_field
 
 _MAX_TAPS = 255
 _MAX_SHARPNESS = 1000.0
@@ -33,6 +34,7 @@ class Sharpness(FilterOp):
     factor: Any = (0.6, 1.4)
     kind: ClassVar[int] = filtering.SHARPEN
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"factor": Measure(1.0, 0.0, _MAX_SHARPNESS)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +57,7 @@ class GaussianBlur(FilterOp):
     sigma: Any = (0.1, 2.0)
     kind: ClassVar[int] = filtering.SEPARABLE
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"sigma": Measure(0.0, 1e-3, filtering.MAX_SIGMA_PX)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,6 +126,7 @@ class GaussianNoise(FilterOp):
     kind: ClassVar[int] = filtering.GAUSSIAN_NOISE
     draws: ClassVar[int] = 2
     noisy: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"mean": Measure(0.0, -255.0, 255.0), "sigma": Measure(0.0, 0.0, 1e4)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,6 +148,7 @@ class SaltAndPepper(FilterOp):
     kind: ClassVar[int] = filtering.SALT_PEPPER
     draws: ClassVar[int] = 2
     noisy: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"amount": Measure(0.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,6 +170,7 @@ class JpegCompression(FilterOp):
     quality: Any = (40, 100)
     kind: ClassVar[int] = filtering.JPEG
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"quality": Measure(100.0, 1.0, 100.0, whole=True)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ and what came.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ from dalipipe.ops.image.families import (
     draw_interpolation,
     whole,
 )
-from dalipipe.policy import Params, check_range, draw_range, set_field
+from dalipipe.policy import Measure, Params, check_range, draw_range, set_field
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +41,8 @@ class PadTo(CropOp):
 
     size: Size
     fill: Colour = 0
+
+    stays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +60,7 @@ class ShrinkTo(ResizeOp):
     size: int
     interpolation: Interpolation = "bilinear"
     draws: ClassVar[int] = 1
+    stays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,6 +91,7 @@ class ZoomOut(CropOp):
     fill: Colour = 0
     p: float = field(default=0.5, kw_only=True)
     draws: ClassVar[int] = 3
+    measures: ClassVar[Mapping[str, Measure]] = {"side_range": Measure(1.0, 1.0, 1e3, "log")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,6 +116,12 @@ class RandomShortestSize(ResizeOp):
     max_size: int | None = None
     interpolation: Interpolation = "bilinear"
     draws: ClassVar[int] = 2
+    stays: ClassVar[bool] = True
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:  # type: ignore[override]
+        middle = sorted(self.sizes)[len(self.sizes) // 2]
+        return {"sizes": Measure(middle, 1.0, 1 << 20, whole=True)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,6 +153,8 @@ class ScaleJitter(ResizeOp):
     scale: Any = (0.1, 2.0)
     interpolation: Interpolation = "bilinear"
     draws: ClassVar[int] = 2
+    stays: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"scale": Measure(1.0, 1e-3, 1e3, "log")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,6 +187,11 @@ class ResizeKeepRatio(ResizeOp):
     ratio: Any = (0.9, 1.11)
     ratio_p: float = 0.0
     draws: ClassVar[int] = 5
+    stays: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "scale": Measure(1.0, 1e-3, 1e3, "log"),
+        "ratio": Measure(1.0, 1e-3, 1e3, "log"),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,7 @@ and what came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -37,7 +38,7 @@ from dalipipe.ops.image.families import (
     draw_interpolation,
     whole,
 )
-from dalipipe.policy import Params, Range, check_range, draw_range, set_field
+from dalipipe.policy import Measure, Params, Range, check_range, draw_range, set_field
 
 Rounding = Literal["nearest", "truncate", "none"]
 
@@ -58,6 +59,7 @@ class Resize(ResizeOp):
     interpolation: Interpolation = "bilinear"
     max_size: int | None = None
     draws: ClassVar[int] = 1
+    stays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,6 +98,12 @@ class RandomResize(ResizeOp):
     max_size: int
     interpolation: Interpolation = "bilinear"
     draws: ClassVar[int] = 2
+    stays: ClassVar[bool] = True
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:  # type: ignore[override]
+        middle = Measure((self.min_size + self.max_size) / 2, 1.0, 1 << 20, whole=True)
+        return {"min_size": middle, "max_size": middle}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,6 +132,8 @@ class CenterCrop(CropOp):
     size: Size
     fill: Colour = 0
 
+    stays: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         set_field(self, "size", check_size(self, "size", self.size))
@@ -142,13 +152,17 @@ class RandomCrop(CropOp):
     counts).
 
     A picture that is still too small is refused, or padded up where ``pad_if_needed``. torchvision's ``RandomCrop``.
+    ``spread``: how far from the middle it may lie, 0..1: 0 is the middle, 1 anywhere.
     """
 
     size: Size
     padding: Any = 0
     pad_if_needed: bool = False
     fill: Colour = 0
+    spread: float = 1.0
     draws: ClassVar[int] = 2
+    stays: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"spread": Measure(0.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,6 +170,7 @@ class RandomCrop(CropOp):
         _check_padding(self)
         if not isinstance(self.pad_if_needed, bool):
             raise ValueError(f"RandomCrop: pad_if_needed must be True or False, got {self.pad_if_needed!r}")
+        set_field(self, "spread", check_number(self, "spread", 0.0, 1.0))
         check_fill(self)
 
     def misfits(self, size: np.ndarray) -> np.ndarray | None:
@@ -171,7 +186,8 @@ class RandomCrop(CropOp):
         # As torchvision: a side that is too small gets the missing pixels before and after it, then the cut is drawn.
         missing = np.maximum(-room, 0)
         room = np.maximum(room, missing)
-        corner = np.floor(u * (room + 1)).astype(np.int64) - before - missing
+        place = u if self.spread == 1.0 else 0.5 + self.spread * (u - 0.5)
+        corner = np.floor(place * (room + 1)).astype(np.int64) - before - missing
         return {"box": np.concatenate([corner, np.broadcast_to(want, size.shape)], axis=1)}
 
 
@@ -183,6 +199,8 @@ class Pad(CropOp):
 
     padding: Any
     fill: Colour = 0
+
+    stays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -208,6 +226,12 @@ class RandomResizedCrop(ResizeOp):
     ratio: Any = (3 / 4, 4 / 3)
     interpolation: Interpolation = "bilinear"
     draws: ClassVar[int] = 23
+    stays: ClassVar[bool] = True
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:  # type: ignore[override]
+        height, width = self.size  # type: ignore[misc]
+        return {"scale": Measure(1.0, 0.01, 1.0, "log"), "ratio": Measure(width / height, 1e-2, 1e2, "log")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -288,6 +312,7 @@ class Rotate(SampledWarpOp):
 
     degrees: Any = (-15.0, 15.0)
     draws: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"degrees": Measure(0.0, -180.0, 180.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -310,6 +335,7 @@ class Translate(SampledWarpOp):
     y: Any = (-0.1, 0.1)
     rounding: Rounding = "nearest"
     draws: ClassVar[int] = 3
+    measures: ClassVar[Mapping[str, Measure]] = {"x": Measure(0.0, -1.0, 1.0), "y": Measure(0.0, -1.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -332,6 +358,7 @@ class TranslatePx(SampledWarpOp):
     y: Any = (0.0, 0.0)
     rounding: Rounding = "truncate"
     draws: ClassVar[int] = 3
+    measures: ClassVar[Mapping[str, Measure]] = {"x": Measure(), "y": Measure()}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -352,6 +379,7 @@ class Scale(SampledWarpOp):
 
     factor: Any = (0.9, 1.1)
     draws: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"factor": Measure(1.0, 1e-3, 1e3, "log")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -375,6 +403,11 @@ class Shear(SampledWarpOp):
     unit: Literal["degrees", "slope"] = "degrees"
     center: Literal["middle", "corner"] = "middle"
     draws: ClassVar[int] = 3
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:  # type: ignore[override]
+        most = 60.0 if self.unit == "degrees" else 1.75
+        return dict.fromkeys(("x", "y"), Measure(0.0, -most, most))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -408,6 +441,12 @@ class Affine(SampledWarpOp):
     scale: Any = None
     shear: Any = None
     draws: ClassVar[int] = 7
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "degrees": Measure(0.0, -180.0, 180.0),
+        "translate": Measure(0.0, 0.0, 1.0),
+        "scale": Measure(1.0, 1e-3, 1e3, "log"),
+        "shear": Measure(0.0, -60.0, 60.0),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -447,6 +486,7 @@ class Perspective(SampledWarpOp):
     distortion: float = 0.5
     p: float = field(default=0.5, kw_only=True)
     draws: ClassVar[int] = 9
+    measures: ClassVar[Mapping[str, Measure]] = {"distortion": Measure(0.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -476,6 +516,7 @@ class Elastic(ElasticOp):
     interpolation: Interpolation = "bilinear"
     fill: Colour = 0
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"alpha": Measure(0.0, 0.0, 1e6)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

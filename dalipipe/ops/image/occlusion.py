@@ -7,6 +7,7 @@ and what came.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from dalipipe.ops.image.boxes import random_boxes
 from dalipipe.ops.image.families import EraseOp, FilterOp, ImageOp, check_colour, check_symmetric
-from dalipipe.policy import Params, check_range, draw_range, set_field
+from dalipipe.policy import Measure, Params, check_range, draw_range, set_field
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,6 +39,8 @@ class RandomErasing(EraseOp):
     count: int | tuple[int, int] = 1
     value: Any = field(default=0.0, kw_only=True)
     p: float = field(default=0.5, kw_only=True)
+
+    measures: ClassVar[Mapping[str, Measure]] = {"scale": Measure(0.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,6 +81,8 @@ class Cutout(EraseOp):
     count: int = 1
     value: Any = field(default=0.0, kw_only=True)
 
+    measures: ClassVar[Mapping[str, Measure]] = {"size": Measure(0.0, 1.0, 1 << 20, whole=True)}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_whole(self, "size", 1, 1 << 20)
@@ -110,6 +115,7 @@ class GridMask(FilterOp):
     value: Any = 0.0
     draws: ClassVar[int] = 5
     kind: ClassVar[int] = 6
+    measures: ClassVar[Mapping[str, Measure]] = {"keep": Measure(1.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,6 +147,8 @@ class Normalize(ImageOp):
 
     mean: Any = IMAGENET_MEAN
     std: Any = IMAGENET_STD
+
+    stays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -64,6 +64,8 @@ class WeightedSample(Container):
 
     n: int = 1
     weights: tuple[float, ...] = ()
+
+    counted: ClassVar[str | None] = "n"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,10 +16,12 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from dalipipe.ops import signals
-from dalipipe.policy import Op, Params, check_range
+from dalipipe.policy import Measure, Op, Params, check_range
 
 FRAMES, CHANNELS, RATE, BINS = range(4)
 """Of a signal's size."""
+SNR = Measure(high=200.0, low=-100.0, kind="noise_db")
+"""What signal-to-noise ratios in decibels are measured by."""
 
 Edge = Literal["zero", "hold", "wrap", "mirror"]
 """What stands before a signal's beginning and after its end: zeros; its first and last frame; itself again; itself

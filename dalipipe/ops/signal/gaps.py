@@ -6,6 +6,7 @@ and what came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +24,7 @@ from dalipipe.ops.signal.families import (
     check_whole,
     seconds_to_frames,
 )
-from dalipipe.policy import Macro, Node, Params, draw_range
+from dalipipe.policy import Macro, Measure, Node, Params, draw_range
 
 
 def _one_window(begin: np.ndarray, end: np.ndarray, size: np.ndarray, fade: Any, value: float) -> Params:
@@ -49,6 +50,7 @@ class TimeMask(WindowOp):
     p: float = field(default=0.5, kw_only=True)
 
     draws: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"band_part": Measure(0.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +73,7 @@ class TimeCutout(WindowOp):
     value: float = 0.0
 
     draws: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"share": Measure(0.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +98,7 @@ class Dropout(WindowOp):
     fill: float | Literal["hold"] = "hold"
 
     noisy: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"rate": Measure(0.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,6 +142,7 @@ class FrequencyMask(WindowOp):
     value: float = 0.0
 
     draws: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"bins": Measure(0.0, 0.0, whole=True)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,6 +172,7 @@ class SpecTimeMask(WindowOp):
     value: float = 0.0
 
     draws: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"frames": Measure(0.0, 0.0, whole=True)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,6 +197,7 @@ class SpecTimeWarp(CurveOp):
     frames: int = 80
 
     draws: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"frames": Measure(0.0, 0.0, whole=True)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ and what came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from dalipipe.ops.signal.families import (
     CHANNELS,
     FRAMES,
     RATE,
+    SNR,
     BiquadOp,
     ChannelsOp,
     GainOp,
@@ -30,7 +32,7 @@ from dalipipe.ops.signal.families import (
     check_whole,
     needs_rate,
 )
-from dalipipe.policy import Params, draw_range, set_field
+from dalipipe.policy import Measure, Params, draw_range, set_field
 from dalipipe.quantiles import ndtri
 
 
@@ -47,6 +49,7 @@ class Gain(GainOp):
     p: float = field(default=0.5, kw_only=True)
 
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"gain_db": Measure(0.0, -100.0, 100.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +80,7 @@ class AddGaussianSNR(NoiseOp):
 
     draws: ClassVar[int] = 1
     relative: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"snr_db": SNR}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,6 +101,7 @@ class AddGaussianNoise(NoiseOp):
     p: float = field(default=0.5, kw_only=True)
 
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"amplitude": Measure(0.0, 0.0, 1e6)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,6 +120,7 @@ class Jitter(NoiseOp):
     sigma: Any = 0.03
 
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"sigma": Measure(0.0, 0.0, 1e6)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,6 +143,7 @@ class AddColorNoise(SoundOp):
 
     draws: ClassVar[int] = 2
     noisy: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"snr_db": SNR}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,6 +166,7 @@ class AddBackgroundNoise(SoundOp):
     p: float = field(default=0.5, kw_only=True)
 
     draws: ClassVar[int] = 3
+    measures: ClassVar[Mapping[str, Measure]] = {"snr_db": SNR}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,6 +195,7 @@ class Scaling(ChannelsOp):
     sigma: float = 0.1
 
     noisy: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"sigma": Measure(0.0, 0.0, 1e3)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -251,6 +260,7 @@ class MagnitudeWarp(TimesOp):
     knots: int = 4
 
     noisy: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"sigma": Measure(0.0, 0.0, 1e3)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -280,6 +290,7 @@ class Drift(PlusOp):
 
     draws: ClassVar[int] = 1
     noisy: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"max_drift": Measure(0.0, 0.0, 1e6)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

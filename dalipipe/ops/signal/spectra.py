@@ -7,6 +7,7 @@ and what came.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +27,7 @@ from dalipipe.ops.signal.families import (
     needs_rate,
     with_frames,
 )
-from dalipipe.policy import Params, Range, draw_range
+from dalipipe.policy import Measure, Params, Range, draw_range
 
 _WINDOW_S = 0.064
 
@@ -71,6 +72,7 @@ class TimeStretch(VocoderOp):
     p: float = field(default=0.5, kw_only=True)
 
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"rate": Measure(1.0, 0.1, 10.0, "log")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,6 +103,7 @@ class PitchShift(VocoderOp):
     p: float = field(default=0.5, kw_only=True)
 
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"semitones": Measure(0.0, -24.0, 24.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,6 +123,11 @@ class Resample(SpectralOp):
     rate_hz: Any = 16000
 
     draws: ClassVar[int] = 1
+    stays: ClassVar[bool] = True
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:  # type: ignore[override]
+        return {"rate_hz": Measure(math.sqrt(math.prod(self._ends)), 1.0, 1e6, "log")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,8 +136,12 @@ class Resample(SpectralOp):
     @property
     def one_rate(self) -> bool:
         """Whether all sounds have the same rate after it."""
-        ends = (self.rate_hz.low, self.rate_hz.high) if isinstance(self.rate_hz, Range) else self.rate_hz
-        return round(ends[0]) == round(ends[1])
+        low, high = self._ends
+        return round(low) == round(high)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return (self.rate_hz.low, self.rate_hz.high) if isinstance(self.rate_hz, Range) else self.rate_hz
 
     def misfits(self, size: np.ndarray) -> np.ndarray | None:
         return needs_rate(size)
@@ -154,6 +166,8 @@ class FeatureOp(SpectralOp):
 
     hop: Any
     n_out: Any
+
+    stays: ClassVar[bool] = True
 
     def misfits(self, size: np.ndarray) -> np.ndarray | None:
         return needs_rate(size) | (size[:, BINS] > 1)

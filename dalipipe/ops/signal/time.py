@@ -6,6 +6,7 @@ and what came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -29,7 +30,7 @@ from dalipipe.ops.signal.families import (
     seconds_to_frames,
     windows_of,
 )
-from dalipipe.policy import Params, draw_range
+from dalipipe.policy import Measure, Params, draw_range
 from dalipipe.quantiles import ndtri
 
 
@@ -48,6 +49,7 @@ class TimeShift(ShiftOp):
 
     stages: ClassVar[tuple[int, int]] = (0, 6)
     draws: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"shift": Measure(0.0, -1.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,15 +104,19 @@ class AdjustDuration(ShiftOp):
     """Makes every signal as long as ``frames``, or as ``duration_s`` seconds: of longer ones takes a part, at a random
     place, to shorter ones adds what ``padding`` says ("zero", "hold", "wrap" or "mirror"), at the "end", the "start",
     or "both", the signal at a random place between. "center": the middle of longer ones, shorter ones in the middle;
-    nothing is drawn. audiomentations' ``AdjustDuration``.
+    nothing is drawn. ``spread``: how far from the middle random places may be, 0..1: 0 is the middle, 1 anywhere.
+    audiomentations' ``AdjustDuration``.
     """
 
     frames: int | None = None
     duration_s: float | None = None
     padding: str = "zero"
     position: Literal["end", "start", "both", "center"] = "end"
+    spread: float = 1.0
 
     draws: ClassVar[int] = 1
+    stays: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {"spread": Measure(0.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,6 +130,7 @@ class AdjustDuration(ShiftOp):
             object.__setattr__(self, "duration_s", check_number(self, "duration_s", 1e-4, 1e6))
         check_choice(self, "padding", EDGES)
         check_choice(self, "position", ("end", "start", "both", "center"))
+        object.__setattr__(self, "spread", check_number(self, "spread", 0.0, 1.0))
 
     @property
     def edge(self) -> str:
@@ -138,7 +145,8 @@ class AdjustDuration(ShiftOp):
         else:
             frames = np.maximum(seconds_to_frames(self.duration_s, size), 1)
         spare = size[:, FRAMES] - frames
-        anywhere = np.minimum((u[:, 0] * (np.abs(spare) + 1)).astype(np.int64), np.abs(spare))
+        place = u[:, 0] if self.spread == 1.0 else 0.5 + self.spread * (u[:, 0] - 0.5)
+        anywhere = np.minimum((place * (np.abs(spare) + 1)).astype(np.int64), np.abs(spare))
         if self.position == "center":
             start = spare // 2
         else:
@@ -154,6 +162,7 @@ class RandomTimeCrop(ShiftOp):
     share: Any = (0.8, 1.0)
 
     draws: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"share": Measure(1.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,6 +187,7 @@ class WindowSlice(LineOp):
     share: Any = 0.9
 
     draws: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"share": Measure(1.0, 0.0, 1.0)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -198,6 +208,8 @@ class TimeResize(LineOp):
     """
 
     frames: int = 128
+
+    stays: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -222,6 +234,11 @@ class TimeWarp(CurveOp):
     max_speed_ratio: float = 3.0
     mode: Literal["pchip", "cubic"] = "pchip"
     sigma: float = 0.2
+
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "max_speed_ratio": Measure(1.0, 1.0, 1e3, "log"),
+        "sigma": Measure(0.0, 0.0, 10.0),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -262,6 +279,7 @@ class WindowWarp(CurveOp):
     scales: tuple[float, ...] = (0.5, 2.0)
 
     draws: ClassVar[int] = 3
+    measures: ClassVar[Mapping[str, Measure]] = {"scales": Measure(1.0, 1e-3, 1e3, "log")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -300,6 +318,7 @@ class Permutation(CurveOp):
     mode: Literal["equal", "random"] = "equal"
 
     interpolation: ClassVar[int] = signals.NEAREST
+    measures: ClassVar[Mapping[str, Measure]] = {"max_segments": Measure(1.0, 1.0, 64.0, whole=True)}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,14 +6,14 @@ and what came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dalipipe.ops.text.families import Table, TextOp, check_words, misfits_beyond, set_amount
-from dalipipe.policy import Params
+from dalipipe.ops.text.families import SHARE, Table, TextOp, check_words, misfits_beyond, set_amount
+from dalipipe.policy import Measure, Params
 from dalipipe.text import SPECIAL, Vocabulary, bags
 
 
@@ -73,6 +73,8 @@ class PunctuationInsertion(TextOp):
     marks: tuple[str, ...] = bags.PUNCTUATION
 
     edit = "punctuate"
+    measures: ClassVar[Mapping[str, Measure]] = {"share": SHARE}
+    by_chance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,12 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dalipipe.ops import tokens
-from dalipipe.policy import Op, Params, check_range, draw_range
+from dalipipe.policy import Measure, Op, Params, check_range, draw_range
 from dalipipe.text import Vocabulary
 from dalipipe.text.bags import Bag
 
 MOST_WORDS = 1 << 28
 """Of one text, after all edits."""
+SHARE = Measure(0.0, 0.0, 1.0)
+"""What shares of words are measured by."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ and what came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dalipipe.ops.text.families import TextOp, set_amount
+from dalipipe.ops.text.families import SHARE, TextOp, set_amount
+from dalipipe.policy import Measure
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,6 +28,8 @@ class RandomSwap(TextOp):
     neighbours: bool = False
 
     least: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"alpha": SHARE}
+    by_chance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +57,7 @@ class RandomDeletion(TextOp):
     share: Any = 0.1
 
     edit = "remove"
+    measures: ClassVar[Mapping[str, Measure]] = {"share": SHARE}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,10 +6,12 @@ and what came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from dalipipe.ops.text.families import TextOp, set_amount
+from dalipipe.ops.text.families import SHARE, TextOp, set_amount
+from dalipipe.policy import Measure
 from dalipipe.text import MASK
 
 
@@ -30,6 +32,8 @@ class SpanMask(TextOp):
 
     least: ClassVar[int] = 1
     token: ClassVar[int] = MASK
+    measures: ClassVar[Mapping[str, Measure]] = {"share": SHARE}
+    by_chance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +63,8 @@ class SpanShuffle(TextOp):
 
     edit = "shuffle"
     least: ClassVar[int] = 2
+    measures: ClassVar[Mapping[str, Measure]] = {"share": SHARE}
+    by_chance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

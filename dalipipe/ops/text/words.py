@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dalipipe.ops.text.families import Table, TextOp, check_words, misfits_beyond, set_amount
-from dalipipe.policy import Params, set_field
+from dalipipe.ops.text.families import SHARE, Table, TextOp, check_words, misfits_beyond, set_amount
+from dalipipe.policy import Measure, Params, set_field
 from dalipipe.text import SPECIAL, Vocabulary, bags, synonyms
 from dalipipe.text.synonyms import SynonymSource
 from dalipipe.text.words import reverse
@@ -82,6 +82,8 @@ class SynonymReplacement(SynonymsOp):
 
     edit = "replace"
     least: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"alpha": SHARE}
+    by_chance: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,6 +104,8 @@ class RandomInsertion(SynonymsOp):
 
     edit = "insert"
     least: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"alpha": SHARE}
+    by_chance: ClassVar[bool] = True
 
     def misfits(self, size: np.ndarray) -> np.ndarray | None:
         return misfits_beyond(2 * size + 1)
@@ -130,6 +134,8 @@ class RandomReplacement(TextOp):
     by: Literal["uniform", "tfidf"] = "uniform"
 
     least: ClassVar[int] = 1
+    measures: ClassVar[Mapping[str, Measure]] = {"alpha": SHARE}
+    by_chance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
