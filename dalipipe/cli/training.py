@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
-from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, hint_at_texts, policy_of, task_of
+from dalipipe.cli.inputs import (
+    CHANNELS,
+    RATE_HZ,
+    TASKS,
+    device_of,
+    eval_twin,
+    hint_at_texts,
+    made_data,
+    open_one,
+    policy_of,
+    task_of,
+)
 from dalipipe.cli.options import (
     BatchSize,
     BceSum,
@@ -27,6 +38,7 @@ from dalipipe.cli.options import (
     MixOff,
     MixUpAlpha,
     Model,
+    More,
     Overwrite,
     Rate,
     RateOfModel,
@@ -160,6 +172,7 @@ def train(
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
+    add: More = None,
     loss: Loss = "ce",
     bce_target_threshold: BceTargetThreshold = None,
     bce_sum: BceSum = False,
@@ -222,6 +235,11 @@ def train(
                 tokenizer=folder,
                 max_length=max_length or (None if folder is None else longest_text(folder)),
             )
+        if add is not None:
+            from dalipipe.finetune.parts import joined
+
+            more = open_one(made_data(add), task, rate_hz=job.rate_hz, channels=channels or CHANNELS)
+            sources = joined(sources[0], more), sources[1]
         _fit(*sources, job)
 
 

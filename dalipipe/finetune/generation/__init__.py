@@ -8,7 +8,7 @@ from dalipipe.finetune.generation.classifiers import Judge, PictureCNN, fit_clas
 from dalipipe.finetune.generation.gan import ConditionalGAN, GANConfig
 from dalipipe.finetune.generation.generator import Generator, pictures
 from dalipipe.finetune.generation.images import ImageGAN
-from dalipipe.finetune.generation.report import Worth, joined, worth
+from dalipipe.finetune.generation.report import Worth, worth
 from dalipipe.finetune.generation.run import generate
 from dalipipe.finetune.generation.series import SeriesGAN
 from dalipipe.finetune.generation.writing import Generated, sample_agreed, write_agreed
@@ -25,7 +25,6 @@ __all__ = [
     "Worth",
     "fit_classifier",
     "generate",
-    "joined",
     "pictures",
     "sample_agreed",
     "small_classifier",

@@ -57,7 +57,7 @@ def small_classifier(source: Source, seed: int, *, width: int | None = None) -> 
         torch.manual_seed(seed)
         if field.kind == "image":
             return PictureCNN(classes, field.channels or 3, width or 16)
-        return InceptionTime(classes, field.channels or 1, width or 8)
+        return InceptionTime(classes, field.channels or 1, width or 4)
 
 
 def plain_policy(source: Source) -> Policy:
@@ -111,7 +111,7 @@ class Judge:
 
     @classmethod
     def trained(
-        cls, real: Source, out: str | os.PathLike[str], *, steps: int = 400, seed: int = 0, val: Source | None = None
+        cls, real: Source, out: str | os.PathLike[str], *, steps: int = 300, seed: int = 0, val: Source | None = None
     ) -> tuple[Judge, float]:
         """A small one, trained on ``real`` in the folder ``out``, and its accuracy on ``val``, or on what it has
         learnt from.

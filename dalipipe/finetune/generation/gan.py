@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PENALTY_EVERY = 8  # steps
+_LOOK_EVERY = 10  # steps; on a GPU each look waits for it
 _TOGETHER = 64  # samples made in one go, always as many, so that a sample does not depend on how many are wanted
 
 
@@ -158,7 +159,7 @@ class ConditionalGAN(ABC):
             checkpoint: a file to write every ``save_every`` steps, at the end and when a signal stops the run;
                 atomically. None: none.
             resume: continue from that file, if it is there.
-            stepped: called after every step with its number, the discriminator's loss and the generator's.
+            stepped: called every 10 steps with their number, the discriminator's loss and the generator's.
         """
         labels, self.classes = check_labels(source)
         examples = self._examples(source)
@@ -182,24 +183,26 @@ class ConditionalGAN(ABC):
         self.networks.train()
         with StopSignals() as stop:
             while self.step < self.config.steps:
-                losses = self._train_step(examples, optimizers)
+                on_device = self._train_step(examples, optimizers)
                 self.step += 1
-                if self.step % 50 == 0 and not all(map(math.isfinite, losses)):
-                    raise FloatingPointError(
-                        f"the losses became {losses[0]} and {losses[1]} before step {self.step}; a lower lr or a "
-                        "larger penalty usually helps"
-                    )
-                if stepped is not None:
-                    stepped(self.step, *losses)
-                signum = stop.poll()
                 last = self.step == self.config.steps
+                if last or self.step % _LOOK_EVERY == 0:
+                    losses = [float(loss) for loss in on_device]
+                    if not all(map(math.isfinite, losses)):
+                        raise FloatingPointError(
+                            f"the losses became {losses[0]} and {losses[1]} before step {self.step}; a lower lr or a "
+                            "larger penalty usually helps"
+                        )
+                    if stepped is not None:
+                        stepped(self.step, *losses)
+                signum = stop.poll()
                 if path is not None and (last or signum is not None or self.step % save_every == 0):
                     self._write(path, settings, optimizers)
                 if signum is not None and not last:
                     raise Interrupted(signum, self.step, path or Path("none"))
         self.networks.eval()
 
-    def _train_step(self, examples: Examples, optimizers: dict[str, torch.optim.Optimizer]) -> tuple[float, float]:
+    def _train_step(self, examples: Examples, optimizers: dict[str, torch.optim.Optimizer]) -> tuple[Tensor, Tensor]:
         assert self.networks is not None
         config, (generator, discriminator, average) = self.config, self.networks.values()
         random = torch.Generator().manual_seed(rng.mix64(config.seed, self.step))
@@ -243,7 +246,7 @@ class ConditionalGAN(ABC):
                     mean.lerp_(now, 1 - share)
                 else:
                     mean.copy_(now)
-        return float(discriminator_loss.detach()), float(generator_loss.detach())
+        return discriminator_loss.detach(), generator_loss.detach()
 
     # Making -----------------------------------------------------------------------------------------------------------
 
@@ -294,7 +297,7 @@ class ConditionalGAN(ABC):
         settings = saved["settings"]
         if settings.get("kind") != cls.kind:
             raise ValueError(f"{path} is no {cls.__name__}'s: it says {settings.get('kind', 'nothing')!r}")
-        model = cls(GANConfig(**settings["config"]), device=device)
+        model = cls(config=GANConfig(**settings["config"]), device=device)
         model.classes, model._shape = settings["classes"], settings["shape"]
         generator, discriminator = model._networks()
         networks = {"generator": generator, "discriminator": discriminator, "average": copy.deepcopy(generator)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,8 +24,8 @@ class Generator(Protocol):
         """Learns from labelled records."""
 
     def sample(self, count: int, label: int, seed: int) -> Source:
-        """``count`` made records of a class, numbered 0 to ``len(classes)`` - 1, with its label. The same come for the
-        same seed, others for another.
+        """``count`` made records of a class, numbered 0 to ``len(classes)`` - 1, with its label: `Arrays` of pictures
+        or `Series`. The same come for the same seed, others for another.
         """
 
 
@@ -92,8 +93,13 @@ def series_values(source: Source) -> list[np.ndarray]:
     return [np.array(signals[row], np.float32) for row in range(len(source))]
 
 
-def as_source(values: np.ndarray | list[np.ndarray], labels: np.ndarray, classes: list[str]) -> Source:
-    """Made pictures, uint8 [N, H, W, C], or series, a list of float32 [T, C], as a source."""
-    if isinstance(values, np.ndarray):
-        return Arrays(values, labels, classes=classes)
-    return Series(values, labels, classes=classes)
+def values_of(source: Source) -> list[np.ndarray]:
+    """Pictures in memory, uint8 [H, W, C] each, or series, float32 [T, C] each."""
+    return list(source.images) if isinstance(source, Arrays) and source.images is not None else series_values(source)
+
+
+def as_source(values: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, classes: list[str]) -> Source:
+    """Made pictures, uint8 [H, W, C] each, or series, float32 [T, C] each, as a source."""
+    if values[0].ndim == 3:
+        return Arrays(np.stack(list(values)), labels, classes=classes)
+    return Series(list(values), labels, classes=classes)

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dalipipe.finetune.generation.classifiers import fit_classifier, small_classifier
-from dalipipe.finetune.generation.generator import as_source, check_labels, series_values
+from dalipipe.finetune.parts import joined
 from dalipipe.policy import Policy
-from dalipipe.sources import Arrays, Source
+from dalipipe.sources import Source
 
 ARMS = ("real", "synthetic", "both")
 
@@ -45,7 +45,7 @@ def worth(
     *,
     arms: Sequence[str] = ARMS,
     seeds: Sequence[int] = (0, 1, 2),
-    steps: int = 400,
+    steps: int = 300,
     batch_size: int = 64,
     lr: float = 3e-3,
     policy: Policy | None = None,
@@ -96,21 +96,3 @@ def worth(
             accuracies.append(result.val_accuracy)
         found.append(Worth(arm, accuracies))
     return found
-
-
-def joined(one: Source, other: Source) -> Source:
-    """Two sources in memory as one: pictures of one size, or series, of the same classes.
-
-    Raises ``ValueError`` where they do not fit together.
-    """
-    if one.classes != other.classes:
-        raise ValueError(f"data of different classes cannot be joined: {one.classes} and {other.classes}")
-    labels = np.concatenate([check_labels(source, 0)[0] for source in (one, other)])
-    assert one.classes is not None
-    if isinstance(one, Arrays) and isinstance(other, Arrays):
-        assert one.images is not None and other.images is not None
-        if one.images.shape[1:] != other.images.shape[1:]:
-            sizes = ("×".join(map(str, images.shape[1:])) for images in (one.images, other.images))
-            raise ValueError(f"pictures of {' and '.join(sizes)} cannot be joined: bring them to one size")
-        return as_source(np.concatenate([one.images, other.images]), labels, one.classes)
-    return as_source([*series_values(one), *series_values(other)], labels, one.classes)

@@ -25,7 +25,7 @@ def generate(
     agreement: float = 0.5,
     size_px: int = 32,
     config: GANConfig | None = None,
-    judge_steps: int = 400,
+    judge_steps: int = 300,
     val: Source | None = None,
     device: str | Any = "cpu",
     resume: bool = False,
@@ -35,7 +35,7 @@ def generate(
     """Learn from labelled pictures or series, and fill the folder ``out`` with made ones that a classifier, trained on
     the same real ones, agrees with. Give training data only: what is made of test data is test data.
 
-    The same data and settings give the same files. In ``out`` are also ``generator.safetensors``, from which a stopped
+    The same data and settings give the same files. In ``out`` are also ``generator.checkpoint``, from which a stopped
     run continues, and ``judge/``, the classifier's run.
 
     Args:
@@ -49,7 +49,7 @@ def generate(
         val: real samples that tell how good the classifier is; none: those it learns from.
         device: where the GAN learns.
         resume: continue the run in ``out``, if there is one. overwrite: replace it.
-        stepped: called after each step of the GAN with its number and both losses.
+        stepped: called every 10 steps of the GAN with their number and both losses.
 
     Raises:
         ValueError: data that cannot be learnt from, a name of a class that cannot be written, an argument out of its
@@ -65,7 +65,7 @@ def generate(
     else:
         model = SeriesGAN(config, device=device)
     out = Path(out)
-    checkpoint = out / "generator.safetensors"
+    checkpoint = out / "generator.checkpoint"
     there = checkpoint.is_file() or (out / "manifest.json").is_file()
     if there and not (resume or overwrite):
         raise FileExistsError(f"{out} holds generated data: resume continues the run, overwrite replaces it")

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from dalipipe import rng
 from dalipipe.figures import Trace, draw_grid, draw_traces
 from dalipipe.finetune.generation.classifiers import Judge
-from dalipipe.finetune.generation.generator import Generator, as_source, series_values
+from dalipipe.finetune.generation.generator import Generator, as_source, values_of
 from dalipipe.sources import Arrays, Source
 
+_COMPARED = 2000
 _SHOWN_CLASSES, _SHOWN_REAL, _SHOWN_MADE = 20, 3, 9
 
 
@@ -30,7 +33,10 @@ class Generated:
         manifest: JSON: how it was made, and of every sample its class, draw and probability.
         sheet: a PNG of some, beside real ones.
         kept: how many samples of each class were kept.
-        tried: how many of each were made for it.
+        tried: how many of each were made and judged.
+        agreed: with how many of these the judge agreed.
+        nearness: median distance from a made sample to the nearest real one of its class, over that from a real one to
+            the nearest other real one: far below 1, what is made is copied. NaN where no real ones were given.
     """
 
     data: Path
@@ -38,6 +44,8 @@ class Generated:
     sheet: Path
     kept: dict[str, int]
     tried: dict[str, int]
+    agreed: dict[str, int]
+    nearness: float
 
 
 def check_names(kind: str, classes: Sequence[str]) -> None:
@@ -49,37 +57,44 @@ def check_names(kind: str, classes: Sequence[str]) -> None:
             raise ValueError(f"class {name!r} cannot stand in a .ts file, which parts by spaces and colons: rename it")
 
 
+class Agreed(NamedTuple):
+    """Made samples of a class, in memory, that a judge agrees with; of each its draw, round and row, and probability;
+    how many were made and judged, and with how many of these it agreed.
+    """
+
+    source: Source
+    notes: list[dict[str, Any]]
+    tried: int
+    agreed: int
+
+
 def sample_agreed(
     generator: Generator, judge: Judge, label: int, count: int, *, agreement: float, seed: int, most_tries: int = 20
-) -> tuple[Source, list[dict[str, Any]], int]:
-    """``count`` made samples of a class that the judge takes for it, with a probability of ``agreement`` at least; of
-    each its draw and probability; and how many were made for them.
+) -> Agreed:
+    """``count`` made samples of a class that the judge takes for it, with a probability of ``agreement`` at least.
 
     Raises ``ValueError`` where of ``most_tries`` · ``count`` there are too few.
     """
-    parts: list[Any] = []
+    kept: list[np.ndarray] = []
     notes: list[dict[str, Any]] = []
-    tried = 0
+    agreed = 0
     for attempt in range(most_tries):
         made = generator.sample(count, label, rng.mix64(seed, attempt))
-        tried += count
         probabilities = judge.probabilities(made)
-        good = (probabilities.argmax(1) == label) & (probabilities[:, label] >= agreement)
-        rows = np.flatnonzero(good)[: count - len(notes)]
-        if len(rows):
-            values = made.images[rows] if isinstance(made, Arrays) else series_values(made)  # type: ignore[index]
-            parts += list(values) if isinstance(made, Arrays) else [values[row] for row in rows]
-        notes += [
-            {"label": label, "draw": [attempt, int(row)], "probability": round(float(probabilities[row, label]), 4)}
-            for row in rows
-        ]
-        if len(notes) == count:
-            values = np.stack(parts) if isinstance(made, Arrays) else parts
-            return as_source(values, np.full(count, label, np.int64), generator.classes), notes, tried
+        good = np.flatnonzero((probabilities.argmax(1) == label) & (probabilities[:, label] >= agreement))
+        agreed += len(good)
+        values = values_of(made)
+        for row in good[: count - len(kept)].tolist():
+            kept.append(values[row])
+            probability = round(float(probabilities[row, label]), 4)
+            notes.append({"label": label, "draw": [attempt, row], "probability": probability})
+        if len(kept) == count:
+            labels = np.full(count, label, np.int64)
+            return Agreed(as_source(kept, labels, generator.classes), notes, (attempt + 1) * count, agreed)
     raise ValueError(
-        f"of class {generator.classes[label]!r} the classifier takes {len(notes)} of {tried} made samples for one with "
-        f"a probability of {agreement} or more, and {count} are wanted: train the generator for more steps, ask for "
-        "fewer, or for less agreement"
+        f"of class {generator.classes[label]!r} the classifier takes {agreed} of {most_tries * count} made samples for "
+        f"one with a probability of {agreement} or more, and {count} are wanted: train the generator for more steps, "
+        "ask for fewer, or for less agreement"
     )
 
 
@@ -104,21 +119,23 @@ def write_agreed(
         ValueError: the judge agrees with too few; nothing is written then.
         OSError: the folder cannot be written.
     """
+    classes = generator.classes
     found = [
         sample_agreed(generator, judge, label, per_class, agreement=agreement, seed=seed)
-        for label in range(len(generator.classes))
+        for label in range(len(classes))
     ]
-    out, classes = Path(out), generator.classes
+    out, sources = Path(out), [one.source for one in found]
     out.mkdir(parents=True, exist_ok=True)
-    sources = [source for source, _, _ in found]
     pictures = isinstance(sources[0], Arrays)
     data, manifest, sheet = out / ("data" if pictures else "data.ts"), out / "manifest.json", out / "sheet.png"
     manifest.unlink(missing_ok=True)
     files = _write_pictures(data, sources) if pictures else _write_series(data, sources)
-    notes = [note for _, of_class, _ in found for note in of_class]
-    kept = dict.fromkeys(classes, per_class)
-    tried = {name: count for name, (_, _, count) in zip(classes, found, strict=True)}
     _draw(sheet, sources, real)
+    kept = dict.fromkeys(classes, per_class)
+    tried = {name: one.tried for name, one in zip(classes, found, strict=True)}
+    agreed = {name: one.agreed for name, one in zip(classes, found, strict=True)}
+    near = math.nan if real is None else nearness(sources, real)
+    notes = [note for one in found for note in one.notes]
     written = {
         **(about or {}),
         "classes": classes,
@@ -126,12 +143,41 @@ def write_agreed(
         "seed": seed,
         "kept": kept,
         "tried": tried,
+        "agreed": agreed,
+        "nearness": None if math.isnan(near) else round(near, 4),
         "samples": [{"file": file, **note} for file, note in zip(files, notes, strict=True)],
     }
     temporary = out / ".manifest.json.tmp"
     temporary.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, manifest)
-    return Generated(data, manifest, sheet, kept, tried)
+    return Generated(data, manifest, sheet, kept, tried, agreed, near)
+
+
+def nearness(made: Sequence[Source], real: Source) -> float:
+    """The median Euclidean distance from a made sample to the nearest real one of its class, over that from a real one
+    to the nearest other one, mean over classes: about 1 where made samples are new as real ones are, far below it where
+    they are copies. ``made``: a source a class. Of a class the first 2,000 real ones count; series are compared with
+    zeros behind their ends.
+    """
+    assert real.labels is not None
+    ratios = []
+    every = values_of(real)
+    for label, source in enumerate(made):
+        known = _rows([every[row] for row in np.flatnonzero(real.labels == label)[:_COMPARED]], every)
+        between = torch.cdist(known, known).fill_diagonal_(math.inf).amin(1)
+        to_made = torch.cdist(_rows(values_of(source), every), known).amin(1)
+        if len(known) > 1 and between.median() > 0:
+            ratios.append(float(to_made.median() / between.median()))
+    return float(np.mean(ratios)) if ratios else math.nan
+
+
+def _rows(values: Sequence[np.ndarray], every: Sequence[np.ndarray]) -> torch.Tensor:
+    """float32 [N, numbers]: as long as the longest of ``every``."""
+    longest = max(one.size for one in every)
+    rows = torch.zeros(len(values), longest)
+    for row, one in zip(rows, values, strict=True):
+        row[: one.size] = torch.from_numpy(one.astype(np.float32).ravel())
+    return rows
 
 
 def _write_pictures(data: Path, sources: Sequence[Source]) -> list[str]:
@@ -156,7 +202,7 @@ def _write_pictures(data: Path, sources: Sequence[Source]) -> list[str]:
 def _write_series(data: Path, sources: Sequence[Source]) -> list[str]:
     """Series as a .ts file: values with nine digits, which give every float32 back; names of samples are lines."""
     classes = sources[0].classes or []
-    every = [(classes[label], one) for label, source in enumerate(sources) for one in series_values(source)]
+    every = [(classes[label], one) for label, source in enumerate(sources) for one in values_of(source)]
     equal = len({len(one) for _, one in every}) == 1
     lines = [
         "@problemName generated",
@@ -197,9 +243,8 @@ def _draw(sheet: Path, sources: Sequence[Source], real: Source | None) -> None:
     draw_grid(rows, sheet, row_labels=labels, column_labels=columns, cell_px=cell_px, title="real, and made")
 
 
-def _shown(source: Source, rows: Any) -> list[np.ndarray]:
-    if isinstance(source, Arrays):
-        assert source.images is not None
-        return [image[..., 0] if image.shape[2] == 1 else image for image in source.images[np.asarray(rows, int)]]
-    values = series_values(source)
-    return [values[row] for row in rows]
+def _shown(source: Source, rows: Iterable[int]) -> list[np.ndarray]:
+    values = values_of(source)
+    return [
+        values[row].squeeze(2) if values[row].ndim == 3 and values[row].shape[2] == 1 else values[row] for row in rows
+    ]
