@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,156 @@ def draw_curves(
     stall.set_title("share of step time", loc="right", fontsize=9, color=RED)
     for axes in (rate, stall):
         axes.set_xlabel("step", color=SOFT)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
+def draw_tuning(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> Path:
+    """Draw accuracy over a policy's strength, a line for each number of copies or operators, as a PNG.
+
+    ``rows``: of each candidate ``name``; ``strength``, 0: none; ``line``: which line it is on, "": on all (none at
+    all); ``mean`` and ``error`` of its accuracy, [0, 1]; ``in_full``: others, which were given up early and trained
+    less, stand pale; ``chosen``. Lines of which all are without a strength of their own are drawn across.
+
+    Raises ``ValueError`` for no rows, ``ModuleNotFoundError`` where matplotlib is missing.
+    """
+    if not rows:
+        raise ValueError("draw_tuning: no candidates given")
+    figure = _figure(8.2, 4.4)
+    from matplotlib import colormaps
+    from matplotlib.ticker import PercentFormatter
+
+    full, early = [row for row in rows if row["in_full"]], [row for row in rows if not row["in_full"]]
+    both = figure.subplots(1, 2 if early else 1, squeeze=False)[0]
+    lines = list(dict.fromkeys(row["line"] for row in rows if row["line"]))
+    colours = dict(zip(lines, colormaps["viridis"](np.linspace(0, 0.85, max(len(lines), 1))), strict=False))
+    parts = ([(early, "first round, all candidates")] if early else []) + [(full, "trained in full")]
+    for axes, (shown, name) in zip(both, parts, strict=True):
+        # Those that were trained in full are in the first round's picture only as far as they were shown there.
+        for line in lines:
+            own = sorted((row for row in shown if row["line"] in (line, "")), key=lambda row: row["strength"])
+            if not any(row["line"] for row in own):
+                continue
+            x, y = [row["strength"] for row in own], [row["mean"] for row in own]
+            error = [0.0 if np.isnan(row["error"]) else row["error"] for row in own]
+            axes.errorbar(
+                x, y, error, color=colours[line], label=line, marker="o", markersize=4, linewidth=1.6, capsize=2
+            )
+        for row in shown:
+            if (row["line"] == "" and len(shown) == 1) or row["chosen"]:
+                axes.plot(row["strength"], row["mean"], "o", markersize=11, markerfacecolor="none", color=RED, zorder=4)
+        axes.set_title(name, loc="left", fontsize=11, fontweight="bold", color=INK)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+        axes.grid(True, color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("strength of the policy", color=SOFT)
+        _without_frame(axes)
+    both[0].set_ylabel("validation accuracy", color=SOFT)
+    both[0].legend(frameon=False, labelcolor=INK, fontsize=8)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
+def draw_lr_range(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    path: str | os.PathLike[str],
+    *,
+    smoothed: Sequence[float] = (),
+    suggested: float | None = None,
+    title: str = "",
+) -> Path:
+    """Draw a learning rate range test as a PNG: loss over learning rate, which is on a logarithmic scale, and a line at
+    the ``suggested`` one.
+
+    Raises ``ValueError`` for no losses or another number of rates, ``ModuleNotFoundError`` where matplotlib is missing.
+    """
+    if not len(losses) or len(losses) != len(rates):
+        raise ValueError(f"draw_lr_range: expected a loss for each rate, got {len(losses)} and {len(rates)}")
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=BLUE, alpha=0.3, linewidth=1, label="loss of each batch")
+    if len(smoothed):
+        axes.plot(rates[: len(smoothed)], smoothed, color=BLUE, linewidth=1.8, label="smoothed")
+    if suggested is not None:
+        axes.axvline(suggested, color=ORANGE, linewidth=1.5, label=f"suggested, {suggested:.2g}")
+    axes.set_xscale("log")
+    low, first = min(smoothed if len(smoothed) else losses), losses[0]
+    axes.set_ylim(max(0.0, low - 0.2 * abs(first - low) - 0.05), 1.5 * first)
+    axes.grid(True, color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("learning rate", color=SOFT)
+    axes.set_ylabel("training loss", color=SOFT)
+    axes.legend(frameon=False, labelcolor=INK)
+    _without_frame(axes)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
+def draw_confusion(
+    confusion: str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = "", most: int = 40
+) -> Path:
+    """Draw a confusion matrix as a PNG: rows what was right, columns what was predicted, in shares of a row; how many
+    where there are at most 20 classes.
+
+    Args:
+        confusion: the CSV file of a matrix that `finetune` writes, with the names of classes around it.
+        path: the file to write.
+        title: a heading; may be left out.
+        most: of more classes, those are drawn that were taken for others most often, or others for them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no square of counts, with names around it.
+        ModuleNotFoundError: matplotlib is missing.
+    """
+    with open(confusion, newline="", encoding="utf-8") as file:
+        head, *lines = list(csv.reader(file)) or [[]]
+    names = [line[0] for line in lines]
+    if not names or head[1:] != names or not all(cell.isdecimal() for line in lines for cell in line[1:]):
+        raise ValueError(f"{confusion} is no confusion matrix: expected counts, the same classes on both sides")
+    if any(len(line) != len(head) for line in lines):
+        raise ValueError(f"{confusion} is no confusion matrix: its lines are not of the same length")
+    counts = np.array([line[1:] for line in lines], dtype=np.int64)
+    total, right = counts.sum(), np.trace(counts)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    if len(names) > most:
+        missed = shares.sum(1) + shares.sum(0) - 2 * np.diag(shares)
+        kept = np.sort(np.argsort(-missed, kind="stable")[:most])
+        counts, shares, names = counts[np.ix_(kept, kept)], shares[np.ix_(kept, kept)], [names[i] for i in kept]
+
+    edge = min(max(4.5, 0.42 * len(names) + 2.0), 14.0)
+    figure = _figure(edge + 0.8, edge)
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.ticker import PercentFormatter
+
+    axes = figure.subplots()
+    colours = LinearSegmentedColormap.from_list("confusion", ["#ffffff", "#93b4f5", BLUE, "#12307a"])
+    image = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="equal")
+    size = 9 if len(names) <= 20 else 6.5
+    labels = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+    is_tilted = max(map(len, labels)) > 3
+    tilt: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_tilted else {}
+    axes.set_xticks(range(len(names)), labels, **tilt)
+    axes.set_yticks(range(len(names)), labels)
+    axes.set_xlabel("predicted", color=SOFT)
+    axes.set_ylabel("right", color=SOFT)
+    if len(names) <= 20:
+        for row, column in np.argwhere(counts):
+            ink = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=ink)
+    _without_frame(axes)
+    axes.tick_params(labelsize=size)
+    bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=30, format=PercentFormatter(1.0, decimals=0))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=SOFT, length=0, labelsize=8)
+    axes.set_title(f"{right:,} of {total:,} right", loc="left", fontsize=10, color=SOFT)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     figure.savefig(path, format="png")

@@ -342,7 +342,7 @@ def test_generate_writes_series(tmp_path: Path) -> None:
     # Values come back to the bit.
     written = np.array([channel.split(",") for channel in text.split(":")[:-1]], np.float32).T
     assert np.array_equal(written, values_of(source)[3])
-    model = SeriesGAN.load(tmp_path / "generator.checkpoint")
+    model = SeriesGAN.load(tmp_path / "generator.safetensors")
     manifest_draw = manifest["samples"][3]["draw"]
     made = model.sample(7, 0, dalipipe.rng.mix64(0, manifest_draw[0]))
     assert np.array_equal(values_of(made)[manifest_draw[1]], written)
@@ -468,7 +468,20 @@ def test_generate_and_train_with_it(tmp_path: Path) -> None:
             folder = data / part / ("up", "down")[row % 2]
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[..., 0]).resize((16, 16), Image.Resampling.NEAREST).save(folder / f"{row:03d}.png")
-    small = ("--size", "8", "--per-class", "6", "--steps", "60", "--batch-size", "16", "--width", "8", "--judge-steps", "30")
+    small = (
+        "--size",
+        "8",
+        "--per-class",
+        "6",
+        "--steps",
+        "60",
+        "--batch-size",
+        "16",
+        "--width",
+        "8",
+        "--judge-steps",
+        "30",
+    )
     made = call("generate", data, "--out", tmp_path / "made", *small, "--agreement", "0.4")
     assert made.exit_code == 0, made.output
     assert "12 samples of 2 classes" in made.output and "right on held-out data" in made.output
@@ -513,7 +526,7 @@ def test_generate_series_and_report(tmp_path: Path) -> None:
             for label in (0, 1)
         ]
         _write_series(tmp_path / f"waves_{part}.ts", halves)
-    small = ("--per-class", "5", "--steps", "40", "--batch-size", "16", "--width", "4", "--judge-steps", "10")
+    small = ("--per-class", "5", "--steps", "80", "--batch-size", "16", "--width", "8", "--judge-steps", "60")
     made = call("generate", tmp_path / "waves", "--task", "series", "--out", tmp_path / "made", *small)
     assert made.exit_code == 0, made.output
     trained = call(

@@ -44,6 +44,24 @@ CutMixAlpha = Annotated[
 ]
 MixOff = Annotated[int, typer.Option(min=0, help="Last epochs, in which samples are not mixed.")]
 Weights = Annotated[Path | None, typer.Option(help="Start from the weights in this file.", show_default="from scratch")]
+Amp = Annotated[
+    str, typer.Option(help="Half precision: bf16, fp16 or off; auto takes bf16 on a GPU, fp16 on one without it.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")]
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs", help="Compile, and launch whole steps at once: for small models on a GPU.")
+]
+Accumulate = Annotated[int, typer.Option(min=1, help="Batches whose gradients make a step, as one large batch's do.")]
+Ema = Annotated[
+    float | None,
+    typer.Option(
+        help="Validate, and keep, an average of the weights over the steps; its decay, 0.999 say.", show_default="none"
+    ),
+]
+Shard = Annotated[
+    bool, typer.Option("--shard", help="Deal out weights and optimiser among the processes that torchrun starts.")
+]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard, too.")]
 Loss = Annotated[
     str, typer.Option("--loss", help="ce: cross-entropy; bce: binary, each class a yes or no question for itself.")
 ]

@@ -25,12 +25,17 @@ from dalipipe.cli.inputs import (
     task_of,
 )
 from dalipipe.cli.options import (
+    Accumulate,
+    Amp,
     BatchSize,
     BceSum,
     BceTargetThreshold,
     Channels,
+    Compile,
+    CudaGraphs,
     CutMixAlpha,
     Device,
+    Ema,
     Epochs,
     FrameRate,
     Loss,
@@ -44,9 +49,11 @@ from dalipipe.cli.options import (
     RateOfModel,
     Resume,
     Seed,
+    Shard,
     Size,
     SizeOfRecipe,
     TaskOption,
+    TensorBoard,
     Weights,
     Workers,
 )
@@ -173,6 +180,13 @@ def train(
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
     add: More = None,
+    amp: Amp = "auto",
+    accumulate: Accumulate = 1,
+    ema: Ema = None,
+    compile: Compile = False,
+    cuda_graphs: CudaGraphs = False,
+    shard: Shard = False,
+    tensorboard: TensorBoard = False,
     loss: Loss = "ce",
     bce_target_threshold: BceTargetThreshold = None,
     bce_sum: BceSum = False,
@@ -186,7 +200,7 @@ def train(
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with plain_errors():
-        from dalipipe.finetune import classification
+        from dalipipe.finetune import FineTuneConfig, classification
         from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
         objective = classification(loss, target_threshold=bce_target_threshold, sum_classes=bce_sum)
@@ -213,7 +227,7 @@ def train(
             device=device,
             seed=seed,
             out=out,
-            resume=resume or (restarted and not overwrite and (out / "checkpoint.pt").is_file()),
+            resume=resume or (restarted and not overwrite and FineTuneConfig(out).found is not None),
             overwrite=overwrite,
             save_every=save_every,
             timeout_s=timeout,
@@ -222,6 +236,15 @@ def train(
             cache_bytes=cache_bytes,
             task=task,
             rate_hz=rate_hz or RATE_HZ,
+            loop={
+                "amp": amp,
+                "accumulate": accumulate,
+                "ema": ema,
+                "compile": compile,
+                "cuda_graphs": cuda_graphs,
+                "shard": shard,
+                "tensorboard": tensorboard,
+            },
             objective=objective,
         )
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
@@ -270,6 +293,7 @@ class _Job:
     mix: dict[str, Any] = dataclasses.field(default_factory=dict)
     task: str = "image"
     rate_hz: int = RATE_HZ
+    loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
     objective: Objective | None = None
 
     @property
@@ -291,6 +315,7 @@ def _fit(train: Source, val: Source, job: _Job) -> Result:
         resume=job.resume,
         overwrite=job.overwrite,
         save_every=job.save_every,
+        **job.loop,
     )
     _check_run(config)
     device = device_of(job.device)
@@ -302,10 +327,11 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     import torch
 
     from dalipipe.doctor import usable_cores
-    from dalipipe.figures import draw_curves
+    from dalipipe.figures import draw_confusion, draw_curves
     from dalipipe.finetune import classify, finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
     from dalipipe.finetune.mixing import mixing
+    from dalipipe.finetune.precision import resolved
     from dalipipe.loader import DataLoader
     from dalipipe.policy import Policy
     from dalipipe.preview import preview as draw_samples
@@ -371,7 +397,9 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     origin = "from scratch" if start is None else f"from {start}"
     if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
-    place = f"{torch.cuda.get_device_name(device)}, bf16" if device.type == "cuda" else "CPU, float32"
+    amp = resolved(config.amp, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    place = f"{name}, {'float32' if amp == 'off' else amp}"
     if ranks.world_size > 1:
         place = f"{ranks.world_size} processes, each on {place}"
     console = new_console(quiet=not ranks.main)
@@ -402,17 +430,19 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         smoothed = config.label_smoothing > 0
         curves = job.out / "curves.png"
         figures["curves"] = draw_curves(result.metrics, curves, title=job.title, smoothed_labels=smoothed)
+        if config.confusion.is_file():
+            figures["confusion"] = draw_confusion(config.confusion, job.out / "confusion.png", title=job.title)
     console.print(_summary(job.title, result, figures))
     return result
 
 
 def _check_run(config: FineTuneConfig) -> None:
     """In the command line's words, before anything is loaded, what finetune would say in its own."""
-    if config.resume and not config.checkpoint.is_file():
+    if config.resume and config.found is None:
         raise FileNotFoundError(
             f"no checkpoint at {config.checkpoint}; name its folder with --out, or leave --resume out"
         )
-    if config.checkpoint.exists() and not (config.resume or config.overwrite):
+    if config.found is not None and not (config.resume or config.overwrite):
         raise FileExistsError(
             f"{config.out} holds a run: --resume continues it, --overwrite replaces it, another --out keeps both"
         )

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
+from dalipipe.finetune.checkpoint import load_checkpoint, read_weights
 from dalipipe.finetune.models import MODELS
 from dalipipe.finetune.parts import Part, choose
 from dalipipe.finetune.text_models import HFClassifier
+from dalipipe.finetune.transfer.weights import start_from
 from dalipipe.sources import ImageFolder, Packed, Source, Text, open_source
 from dalipipe.sources.text_files import ENDINGS
 
@@ -239,20 +240,23 @@ def make_model(
 ) -> tuple[nn.Module, list[str]]:
     """A model with ``classes`` outputs, and the names of the tensors that start at random.
 
-    ``task``: ``"image"``, for torchvision's classification models; ``"audio"`` or ``"series"``, for those of
-    `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on words of a vocabulary, ``vocabulary_size`` of
-    them, or the model of Hugging Face in the folder ``name``, with its weights, which learns from ``pad`` what stands
-    behind texts if it does not say so itself. ``weights``: a file with a state dict, such as torchvision distributes,
-    or a checkpoint of :func:`finetune`. Tensors of another shape (the head, where the classes differ) are left at
-    random; nothing is downloaded.
+    ``task``: ``"image"``, for torchvision's classification models, or ``timm/NAME`` for timm's; ``"audio"`` or
+    ``"series"``, for those of `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on words of a
+    vocabulary, ``vocabulary_size`` of them, or the model of Hugging Face in the folder ``name``, with its weights,
+    which learns from ``pad`` what stands behind texts if it does not say so itself. ``weights``: a file with a state
+    dict, such as torchvision, timm and Hugging Face distribute, or a checkpoint of :func:`finetune`, see
+    :func:`~dalipipe.finetune.read_weights`. A head of other classes, or none, is left at random; nothing is
+    downloaded.
 
     Raises:
         ValueError: no model of this name, or a file whose tensors are not this model's.
         FileNotFoundError: ``weights`` names no file.
+        ModuleNotFoundError: timm or transformers is missing.
     """
     model: nn.Module
     if task == "image":
-        model = _torchvision_model(name, classes)
+        timm_name = name.removeprefix("timm/")
+        model = _torchvision_model(name, classes) if timm_name == name else _timm_model(timm_name, classes)
     elif is_folder_of_model(name, task):
         model = HFClassifier.from_path(name, num_labels=classes, pad_token_id=pad)
         if weights is None:
@@ -261,19 +265,18 @@ def make_model(
         model = _own_model(name, classes, task, vocabulary_size if task == "text" else channels)
     if weights is None:
         return model, list(model.state_dict())
+    return model, start_from(model, read_weights(weights), name=name, origin=weights)
 
-    loaded = _read_weights(Path(weights))
-    own = model.state_dict()
-    fitting = {key: value for key, value in loaded.items() if key in own and own[key].shape == value.shape}
-    foreign = [key for key in loaded if key not in own and not key.startswith(("aux", "AuxLogits"))]
-    absent = [key for key in own if key not in loaded]
-    if foreign or absent or len(fitting) < len(own) // 2:
-        problem = "most tensors have another shape"
-        if foreign or absent:
-            problem = f"it has {foreign[0]!r}" if foreign else f"it lacks {absent[0]!r}"
-        raise ValueError(f"{weights} holds no weights of a {name}: {problem}; give the file made for this model")
-    model.load_state_dict({**own, **fitting})
-    return model, [key for key in own if key not in fitting]
+
+def _timm_model(name: str, classes: int) -> nn.Module:
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"timm/{name} needs timm: pip install timm", name="timm") from error
+    if not timm.is_model(name):
+        raise ValueError(f"no timm model is called {name!r}{_instead(name, timm.list_models(), 'timm.list_models()')}")
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    return model
 
 
 def _torchvision_model(name: str, classes: int) -> nn.Module:
@@ -281,12 +284,16 @@ def _torchvision_model(name: str, classes: int) -> nn.Module:
 
     known = models.list_models(module=models)
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else "; torchvision.models.list_models() lists them"
+        hint = _instead(name, known, "torchvision.models.list_models()")
         raise ValueError(f"no torchvision model is called {name!r}{hint}")
     options = {"aux_logits": False, "init_weights": True} if name in _NO_AUXILIARY_HEAD else {}
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
     return model
+
+
+def _instead(name: str, known: list[str], listed_by: str) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; {listed_by} lists them"
 
 
 def is_folder_of_model(name: str, task: str) -> bool:
@@ -315,18 +322,13 @@ def longest_text(folder: str | os.PathLike[str]) -> int | None:
 _LENGTHS = ("model_max_length", "max_position_embeddings", "n_positions")
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: give a file with a state dict, such as a .pth of torchvision")
+def read_classes(path: str | os.PathLike[str]) -> list[str] | None:
+    """The classes that a checkpoint of :func:`finetune` was trained on; ``None`` where a file of weights does not say.
+
+    Raises ``FileNotFoundError`` where there is no such file.
+    """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for damaged files
-        raise ValueError(
-            f"{path} cannot be read as weights: it is damaged, or not torch.save(model.state_dict(), path)"
-        ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise ValueError(f"{path} holds no state dict (name → tensor)")
-    return loaded
+        classes: list[str] | None = load_checkpoint(path).get("classes")
+    except ValueError:
+        return None
+    return classes

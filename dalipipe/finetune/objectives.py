@@ -54,7 +54,11 @@ def classify(model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> S
     gives, float [N, classes], of which the largest counts as the right one; ``model``: inputs → logits [N, classes].
     """
     *inputs, labels = batch
-    logits = model(*inputs)
+    return score_classes(model(*inputs), labels, label_smoothing)
+
+
+def score_classes(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Scores:
+    """How logits [N, classes] do by labels as in `classify`."""
     losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
     right, predicted = labels if labels.ndim == 1 else labels.argmax(1), logits.argmax(1)
     return Scores(losses, predicted == right, answers=Answers(right, predicted, logits.shape[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 from typing import Any
@@ -92,8 +93,7 @@ def fit_classifier(
     trained = DataLoader(train, batch_size, sampler=order, drop_last=True, policy=policy or plain, **options)
     tested = DataLoader(val, min(256, len(val)), policy=plain, shards="exact", **options)
     config = FineTuneConfig(out=out, epochs=1, lr=lr, warmup_epochs=0.1, seed=seed, progress="off", log_every=50)
-    there = config.checkpoint.is_file()
-    config = FineTuneConfig(**{**vars(config), "resume": there})
+    config = dataclasses.replace(config, resume=config.checkpoint.is_file())
     with contextlib.closing(trained), contextlib.closing(tested):
         return finetune(model, trained, tested, config)
 

@@ -35,7 +35,7 @@ def generate(
     """Learn from labelled pictures or series, and fill the folder ``out`` with made ones that a classifier, trained on
     the same real ones, agrees with. Give training data only: what is made of test data is test data.
 
-    The same data and settings give the same files. In ``out`` are also ``generator.checkpoint``, from which a stopped
+    The same data and settings give the same files. In ``out`` are also ``generator.safetensors``, from which a stopped
     run continues, and ``judge/``, the classifier's run.
 
     Args:
@@ -65,7 +65,7 @@ def generate(
     else:
         model = SeriesGAN(config, device=device)
     out = Path(out)
-    checkpoint = out / "generator.checkpoint"
+    checkpoint = out / "generator.safetensors"
     there = checkpoint.is_file() or (out / "manifest.json").is_file()
     if there and not (resume or overwrite):
         raise FileExistsError(f"{out} holds generated data: resume continues the run, overwrite replaces it")
