@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -535,6 +536,29 @@ def test_generate_series_and_report(tmp_path: Path) -> None:
     )  # fmt: skip
     assert trained.exit_code == 0, trained.output
     assert "50 to train on" in trained.output
+
+
+def test_the_study_runs_and_pilots_see_no_test_data(tmp_path: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    try:
+        import generation_accuracy as study
+    finally:
+        sys.path.pop(0)
+    study.made_series(tmp_path)
+    found = study.run("JapaneseVowels", 0, study.QUICK, str(tmp_path), str(tmp_path / "sheet.png"))
+    assert set(found["accuracy"]) == set(study.ARMS) and found["real"] == 40 and (tmp_path / "sheet.png").is_file()
+    assert all(0 <= value <= 100 for value in found["accuracy"].values())
+    runs = [{**found, "seed": seed} for seed in range(2)]
+    study.draw(runs, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").is_file() and study.wanted(runs, range(3), ("JapaneseVowels",)) == [
+        ("JapaneseVowels", 2)
+    ]
+    whole = {one.tobytes() for one in values_of(study.sources("JapaneseVowels", str(tmp_path), 8)[0])}
+    learnt, held = (
+        {one.tobytes() for one in values_of(part)}
+        for part in study.split_of("JapaneseVowels", study.PILOT_SEEDS, str(tmp_path), 8)
+    )
+    assert learnt | held == whole and not learnt & held and len(learnt) == 30
 
 
 @pytest.mark.cuda
