@@ -110,6 +110,14 @@ CacheEpochs = Annotated[
         show_default="10, at most --epochs",
     ),
 ]
+More = Annotated[
+    Path | None,
+    typer.Option(
+        "--add",
+        help="More to train on, of the same classes: DIR/data or DIR/data.ts of dalipipe generate, or other data.",
+        show_default=False,
+    ),
+]
 BceSum = Annotated[bool, typer.Option("--bce-sum", help="Of bce: the sum over classes, not their mean.")]
 Freeze = Annotated[
     str | None,
