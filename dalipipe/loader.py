@@ -207,18 +207,7 @@ class DataLoader(TorchDataLoader):
         self._plans = {first: lower(one, self._source.schema) for first, one in self._phases.policies.items()}
         check_forms(self._plans)
         if draw_epochs is not None:
-            if len(self._phases) > 1:
-                raise ValueError(
-                    f"DataLoader: draw_epochs={draw_epochs} has the same pictures come again, but the policy "
-                    f"changes with the epochs {list(self._phases.starts)}: leave one of them out"
-                )
-            mix = self._plans[0].mix
-            if mix is not None:
-                mixing = " and ".join(type(op).__name__ for op in mix.ops)
-                raise ValueError(
-                    f"DataLoader: draw_epochs={draw_epochs} has the same pictures come again, but {mixing} mixes each "
-                    "with others of its batch, which are others in each epoch: leave one of them out"
-                )
+            _check_draws(draw_epochs, self._plans)
         field = self._plans[0].field
         if cache_settings is not None and field is not None and field.kind != "image":
             raise ValueError(f"DataLoader: cache keeps pictures, and {field.name!r} is {field.kind}: leave it out")
@@ -765,6 +754,20 @@ def _phases(
     channels = next((field.channels for field in source.schema.of_kind("image")), None)
     converted, report = convert(source.transform, on_unsupported=on_unsupported, channels=channels or 3)
     return Phases({0: converted}), report
+
+
+def _check_draws(draw_epochs: int, plans: dict[int, Plan | StagedPlan]) -> None:
+    """Whether the same pictures can come again."""
+    again = f"DataLoader: draw_epochs={draw_epochs} has the same pictures come again"
+    if len(plans) > 1:
+        raise ValueError(f"{again}, but the policy changes with the epochs {list(plans)}: leave one of them out")
+    for plan in plans.values():
+        if plan.mix is not None:
+            mixing = " and ".join(type(op).__name__ for op in plan.mix.ops)
+            raise ValueError(
+                f"{again}, but {mixing} mixes each with others of its batch, which are others in each epoch: leave one "
+                "of them out"
+            )
 
 
 def _in_words(step: Any) -> str:

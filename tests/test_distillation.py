@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from typer.testing import CliRunner
 
 import dalipipe
 from dalipipe import orders, rng
+from dalipipe.cli import app
 from dalipipe.finetune import FineTuneConfig, Interrupted, classify, evaluate, finetune
 from dalipipe.finetune.distillation import (
     Distill,
@@ -32,6 +34,7 @@ from dalipipe.finetune.distillation import (
     hint_loss,
     load_teacher,
     sparse_logits,
+    subset_then_transfer,
 )
 from dalipipe.loader import StateMismatchError
 from dalipipe.ops import image as ops
@@ -263,6 +266,9 @@ def test_draws_that_cannot_come_again():
     mixed = dalipipe.Policy([ops.RandomCrop(10), MixUp(num_classes=3)])
     with pytest.raises(ValueError, match="draw_epochs=2 has the same pictures come again, but MixUp mixes"):
         loader(policy=mixed)
+    phases = dalipipe.Phases({0: POLICY, 1: dalipipe.Policy([ops.RandomCrop(10), ops.Normalize()])})
+    with pytest.raises(ValueError, match="but the policy changes with the epochs"):
+        loader(policy=phases)
     with pytest.raises(ValueError, match="draw_epochs must be at least 1"):
         loader(draw_epochs=0)
 
@@ -399,6 +405,34 @@ def test_a_cache_of_something_else_is_refused_by_name(tmp_path: Path, name: str,
         TeacherCache(tmp_path / "cache", loader(**changes), other)
 
 
+def test_bad_samples_are_passed_over(tmp_path: Path):
+    from PIL import Image
+
+    for i in range(12):
+        path = tmp_path / "data" / CLASSES[i % 3] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures().images[i]).save(path)
+    (tmp_path / "data" / "bee" / "4.jpg").write_bytes(b"no picture")
+
+    def batches(batch_size: int, **settings: Any) -> dalipipe.DataLoader:
+        settings = {"shuffle": True, "seed": 3, "device": "cpu", "policy": POLICY, "draw_epochs": 2, **settings}
+        return dalipipe.DataLoader(dalipipe.ImageFolder(tmp_path / "data"), batch_size, num_workers=1, **settings)
+
+    for on_error in ("skip", "substitute"):
+        cache = TeacherCache(tmp_path / on_error, batches(4, on_error=on_error), teacher())
+        cache.fill()
+        assert cache.missing == 0
+        taught = Taught(batches(5, on_error=on_error), cache)
+        for _, lesson in itertools.product(range(3), taught):
+            assert torch.equal(lesson.logits[0], teacher().teach(lesson.fields).logits[0])
+    with pytest.raises(ValueError, match=r"no answer for sample \d+: it could not be read then"):
+        batch = next(iter(batches(4, on_error="skip")))
+        batch.indices, batch.draws = np.flatnonzero(cache._filled[0] == 2), np.zeros(1, np.int64)
+        cache.teach(batch)
+    with pytest.raises(dalipipe.SampleError):
+        TeacherCache(tmp_path / "raise", batches(4), teacher()).fill()
+
+
 def test_caches_that_cannot_be(tmp_path: Path):
     with pytest.raises(ValueError, match=r"augments anew.*draw_epochs="):
         TeacherCache(tmp_path / "a", loader(draw_epochs=None), teacher())
@@ -485,6 +519,111 @@ def test_hints_of_other_sizes_and_none():
         hint_loss([fine], [])
     with pytest.raises(ValueError, match="name at least one layer"):
         Hinted(net(1), net(2), {}, [torch.zeros(2, 3, 10, 10)])
+
+
+# A small model on a subset, then a larger one -------------------------------------------------------------------------
+
+
+def test_subset_then_transfer(tmp_path: Path):
+    from dalipipe.finetune.transfer import carry_weights, draw_rows
+
+    def run(small: nn.Module, target: nn.Module, **changes: Any) -> Any:
+        train, val = loader(draw_epochs=None), loader(shuffle=False, drop_last=False)
+        return subset_then_transfer(small, target, train, val, config(tmp_path, **changes), count=0.5, subset_epochs=2)
+
+    small, target = net(1, 4), net(2, 8)
+    found = run(small, target)
+    rows = draw_rows(pictures().labels, 0.5, seed=3)
+    assert found.drawn == len(rows) and found.subset.epochs == 2 and found.whole.epochs == 3
+    assert "0.weight" in found.carried.part
+
+    # By hand: a loader of these rows, the weights carried, a loader of all.
+    subset = loader(draw_epochs=None, shuffle=False, sampler=orders.Subset(rows))
+    mine, its = net(1, 4), net(2, 8)
+    finetune(mine, subset, loader(shuffle=False, drop_last=False), config(tmp_path / "a", epochs=2))
+    equal_weights(mine, small)
+    carry_weights(net(1, 4), its)
+    carry_weights(mine, its)
+    finetune(its, loader(draw_epochs=None), loader(shuffle=False, drop_last=False), config(tmp_path / "b"))
+    equal_weights(its, target)
+
+    # Stopped between the two runs, and after both.
+    for path in tmp_path.glob("checkpoint*"):
+        path.unlink()
+    for _ in range(2):
+        again = net(2, 8)
+        run(net(1, 4), again, resume=True)
+        equal_weights(again, target)
+
+
+def test_subsets_that_cannot_be(tmp_path: Path):
+    batches = loader(), loader(shuffle=False, drop_last=False)
+    with pytest.raises(ValueError, match="fewer than the 99 wanted"):
+        subset_then_transfer(net(1), net(2), *batches, config(tmp_path), count=99)
+    with pytest.raises(ValueError, match="no tensor of the smaller model fits"):
+        subset_then_transfer(nn.Linear(2, 3), net(2), *batches, config(tmp_path), count=2)
+    assert not list(tmp_path.iterdir())
+
+
+# The command --------------------------------------------------------------------------------------------------------
+
+
+def call(*arguments: str | Path) -> Any:
+    given = [str(argument) for argument in arguments]
+    return CliRunner().invoke(app, given, env={"COLUMNS": "120", "NO_COLOR": "1"})
+
+
+def test_train_with_a_teacher(jpeg_folder: Any, tmp_path: Path):
+    for part, n in (("train", 24), ("val", 8)):
+        jpeg_folder(n, name=f"data/{part}")
+    data, student = tmp_path / "data", ["--model", "shufflenet_v2_x0_5", "--size", "32", "--batch-size", "8"]
+    student += ["--workers", "1", "--device", "cpu", "--epochs", "3"]
+    taught = call("train", data, *student, "--out", tmp_path / "teacher", "--epochs", "1")
+    assert taught.exit_code == 0, taught.output
+    checkpoint = next((tmp_path / "teacher").glob("checkpoint.*"))
+    kept = ["--teacher", checkpoint, "--teacher-cache", tmp_path / "kept", "--cache-epochs", "2"]
+    first = call("train", data, *student, *kept, "--out", tmp_path / "a", "--temperature", "2", "--hard-weight", "0.5")
+    assert first.exit_code == 0, first.output
+    shown = " ".join(first.output.split())
+    assert "T 2, labels' share 0.5" in shown and "48 answers worked out" in shown
+    second = call("train", data, *student, *kept, "--out", tmp_path / "b")
+    assert second.exit_code == 0 and "its answers are in" in second.output
+    live = call("train", data, *student, "--teacher", checkpoint, "--out", tmp_path / "live", "--temperature", "inf")
+    assert live.exit_code == 0, live.output
+
+    seed = call("train", data, *student, *kept, "--out", tmp_path / "c", "--seed", "5")
+    assert seed.exit_code == 2 and "seed: kept 0, here 5" in seed.output
+    alone = call("train", data, *student, "--out", tmp_path / "live", "--resume")
+    assert alone.exit_code == 2 and "version: saved 'with a teacher'" in alone.output
+    wide = ["--model", "shufflenet_v2_x1_0", *student[2:], "--epochs", "1", "--out", tmp_path / "wide"]
+    carried = call("train", data, *wide, "--carry", checkpoint)
+    assert carried.exit_code == 0, carried.output
+    assert "in part, carried from" in " ".join(carried.output.split())
+    both = call("train", data, *wide, "--overwrite", "--carry", checkpoint, "--weights", checkpoint)
+    assert both.exit_code == 2 and "give one of them" in both.output
+    for folder in (data / "train", data / "val"):
+        (folder / "class_1").rename(folder / "zebra")
+    other = call("train", data, *student, "--teacher", checkpoint, "--out", tmp_path / "d")
+    assert other.exit_code == 2 and "different classes" in other.output and "'class_1'" in other.output
+    assert not (tmp_path / "d" / "metrics.jsonl").exists()
+    other = call("train", data, *wide, "--overwrite", "--carry", checkpoint)
+    assert other.exit_code == 2 and "was trained on other classes" in " ".join(other.output.split())
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--temperature", "2"], "--temperature is about a --teacher"),
+        (["--teacher-model", "resnet18"], "--teacher-model is about a --teacher"),
+        (["--teacher-cache", "x"], "--teacher-cache is about a --teacher"),
+        (["--teacher", __file__, "--cache-epochs", "3"], "--cache-epochs says what a --teacher-cache holds"),
+        (["--teacher", "none.pt"], "no teacher at none.pt"),
+        (["--teacher", __file__, "--temperature", "0"], "temperature must be above 0"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], message: str):
+    shown = call("train", tmp_path, *options)
+    assert shown.exit_code == 2 and message in " ".join(shown.output.split())
 
 
 # Cost ---------------------------------------------------------------------------------------------------------------

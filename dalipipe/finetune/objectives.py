@@ -54,11 +54,7 @@ def classify(model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> S
     gives, float [N, classes], of which the largest counts as the right one; ``model``: inputs → logits [N, classes].
     """
     *inputs, labels = batch
-    return score_classes(model(*inputs), labels, label_smoothing)
-
-
-def score_classes(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Scores:
-    """How logits [N, classes] do by labels as in `classify`."""
+    logits = model(*inputs)
     losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
     right, predicted = labels if labels.ndim == 1 else labels.argmax(1), logits.argmax(1)
     return Scores(losses, predicted == right, answers=Answers(right, predicted, logits.shape[1]))
@@ -144,3 +140,15 @@ def classification(loss: str = "ce", *, target_threshold: float | None = None, s
     if target_threshold is not None or sum_classes:
         raise ValueError("target_threshold and sum_classes are of binary cross-entropy: give loss bce, or leave them")
     return classify
+
+
+def ious(confusion: Tensor) -> Tensor:
+    """Intersection over union of each class, float64 [classes]: pixels that are it and are taken for it, over those
+    that are either; NaN for classes that neither occur nor are predicted (the Jaccard index; as cityscapesScripts).
+
+    ``confusion``: integers [classes, classes], rows what was right, columns what was predicted.
+    """
+    counts = confusion.double()
+    both = counts.diagonal()
+    either = counts.sum(0) + counts.sum(1) - both
+    return both / either  # 0 / 0 is NaN

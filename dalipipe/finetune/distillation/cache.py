@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from dalipipe.orders import Given, Repeated, Sequential, Subset
 
 _VERSION = 1
 _SAVE_S = 10.0  # work that a crash may cost
+_MISSING, _THERE, _BAD = 0, 1, 2  # in filled.npy
 
 
 class TeacherCache:
@@ -80,7 +82,7 @@ class TeacherCache:
     @property
     def missing(self) -> int:
         """Answers that are not there yet."""
-        return int(self._filled.size - np.count_nonzero(self._filled))
+        return int(np.count_nonzero(self._filled == _MISSING))
 
     def fill(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Works out what is missing, by a loader of its own. ``progress`` is told after every batch how many answers
@@ -90,9 +92,10 @@ class TeacherCache:
         rows alike.
         """
         total = self._filled.size
-        there, saved_s, done, checked = total - self.missing, time.monotonic(), [], False
+        there, saved_s, checked = total - self.missing, time.monotonic(), False
+        done: list[tuple[np.ndarray, np.ndarray]] = []
         try:
-            for batch in self._batches():
+            for batch in self._batches(done):
                 if not checked and not self._teacher.row_by_row(batch):
                     warnings.warn(
                         "this teacher's answers depend in their last bits on where a sample stands in its batch: those "
@@ -135,9 +138,11 @@ class TeacherCache:
                 "TeacherCache: the batch does not say which samples it has: hand it on as the loader made it"
             )
         rows = self._rows(batch)
-        there = self._filled[rows, batch.indices]
-        if not there.all():
-            raise ValueError(f"{self.path} has no answer for sample {batch.indices[~there][0]}: fill() it")
+        filled = self._filled[rows, batch.indices]
+        if (filled != _THERE).any():
+            at = int(np.flatnonzero(filled != _THERE)[0])
+            remedy = "fill() it" if filled[at] == _MISSING else "it could not be read then; make the cache again"
+            raise ValueError(f"{self.path} has no answer for sample {batch.indices[at]}: {remedy}")
         return Lesson(tuple(batch), tuple(_tensor(file[rows, batch.indices]) for file in self._files))
 
     def _rows(self, batch: Any) -> np.ndarray:
@@ -150,13 +155,13 @@ class TeacherCache:
         rows: np.ndarray = epochs * self._copies + copies
         return rows
 
-    def _batches(self) -> Iterator[Any]:
-        """Those that lack answers, epoch by epoch."""
+    def _batches(self, done: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[Any]:
+        """Those that lack answers, epoch by epoch; at its end an epoch's are saved."""
         for epoch in range(self._epochs):
-            filled = self._filled[epoch * self._copies : (epoch + 1) * self._copies].all(axis=0)
+            filled = self._filled[epoch * self._copies : (epoch + 1) * self._copies]
             if filled.all():
                 continue
-            order: Any = Subset(np.flatnonzero(~filled), Sequential())
+            order: Any = Subset(np.flatnonzero(~filled.all(axis=0)), Sequential())
             if self._copies > 1:
                 order = Repeated(self._copies, order, whole=True)
             loader = self._loader.again(
@@ -172,20 +177,26 @@ class TeacherCache:
                 quarantine=None,
             )
             loader.set_epoch(epoch)
-            yield from loader
+            with contextlib.closing(loader):
+                yield from loader
+            self._save(done)
+            filled[filled == _MISSING] = _BAD
 
     def _save(self, done: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """Says that answers are there when the disk has them."""
         for file in self._files:
             file.flush()
         for at in done:
-            self._filled[at] = True
+            self._filled[at] = _THERE
         self._filled.flush()
         done.clear()
 
     def _make(self) -> None:
         draws, samples, top_k = self._epochs * self._copies, self._identity["samples"], self._teacher.top_k
-        files: dict[str, Any] = {"filled": (bool, (draws, samples)), "values": (np.float32, (draws, samples, top_k))}
+        files: dict[str, Any] = {
+            "filled": (np.uint8, (draws, samples)),
+            "values": (np.float32, (draws, samples, top_k)),
+        }
         if top_k < len(self.classes):
             files["classes"] = np.uint16 if len(self.classes) <= 1 << 16 else np.int32, (draws, samples, top_k)
             files["rest"] = np.float32, (draws, samples)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dalipipe.finetune.distillation.hints import hint_loss
-from dalipipe.finetune.objectives import Fields, Scores, score_classes
+from dalipipe.finetune.objectives import Fields, Objective, Scores, classify
+from dalipipe.finetune.transfer.penalties import minimised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Distill:
     Attributes:
         temperature: T, > 0; the higher, the more the classes that are wrong count beside each other. ``inf``: the
             limit, half the variance of the logits' differences over the classes.
-        hard_weight: w, [0, 1]: 1 is `classify`, to the bit.
+        hard_weight: w, [0, 1]: 1 is ``hard`` alone, to the bit.
         hint_weight: h, >= 0.
+        hard: what labels are learnt by.
     """
 
     temperature: float = 4.0
     hard_weight: float = 0.1
     hint_weight: float = 1.0
+    hard: Objective = classify
 
     def __post_init__(self) -> None:
         for name, value, right, expected in (
@@ -45,20 +48,19 @@ class Distill:
     def __call__(self, model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
         """Raises ``ValueError`` where teacher and student have different numbers of classes."""
         taught = not isinstance(batch[0], Tensor)
-        *inputs, labels = batch[0] if taught else batch
-        output = model(*inputs)
+        fields = batch[0] if taught else batch
+        output = model(*fields[:-1])
         logits, features = output if isinstance(output, tuple) else (output, [])
-        scores = score_classes(logits, labels, label_smoothing)
+        scores = self.hard(lambda *_: logits, fields, label_smoothing)  # type: ignore[arg-type]
         if not taught or (self.hard_weight == 1 and not features):
             return scores
-        minimised = self.hard_weight * scores.losses.mean()
+        parts = [self.hard_weight * minimised(scores)] if self.hard_weight else []
         if self.hard_weight < 1:
             teacher = dense_logits(batch[1], logits.shape[1])
-            soft = distillation_losses(logits, teacher, self.temperature).mean()
-            minimised = soft if self.hard_weight == 0 else (1 - self.hard_weight) * soft + minimised
+            parts += [(1 - self.hard_weight) * distillation_losses(logits, teacher, self.temperature).mean()]
         if features and self.hint_weight:
-            minimised = minimised + self.hint_weight * hint_loss(features, batch[2])
-        return scores._replace(minimised=minimised)
+            parts += [self.hint_weight * hint_loss(features, batch[2])]
+        return scores._replace(minimised=torch.stack(parts).sum())
 
 
 def distillation_losses(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

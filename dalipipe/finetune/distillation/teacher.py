@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from dalipipe.finetune.distillation.hints import Watch
 from dalipipe.finetune.distillation.loss import sparse_logits
 
+_VERSION = "with a teacher"  # what a loader without one names when it is given such a state
+
 
 class Lesson(NamedTuple):
     """A batch with what a teacher says of it: what a `Taught` loader gives."""
@@ -30,9 +32,13 @@ class Lesson(NamedTuple):
 class Teaches(Protocol):
     """A `Teacher`, or answers of it that were kept."""
 
-    classes: Sequence[str]
-    digest: str
-    """Of what decides the answers: equal where they are."""
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def digest(self) -> str:
+        """Of what decides the answers: equal where they are."""
+        ...
 
     def teach(self, batch: Any) -> Lesson:
         """``batch``: of a dalipipe loader, ``(*inputs, labels)``."""
@@ -136,12 +142,12 @@ class Taught:
         return map(self.teacher.teach, iter(self.loader))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"loader": self.loader.state_dict(), "teacher": self.teacher.digest}
+        return {"version": _VERSION, "loader": self.loader.state_dict(), "teacher": self.teacher.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ``ValueError`` where the state is of lessons of another teacher, or of none."""
-        if state.get("teacher") != self.teacher.digest:
-            was = "without a teacher" if "teacher" not in state else "with another teacher"
+        if state.get("version") != _VERSION or state.get("teacher") != self.teacher.digest:
+            was = "with another teacher" if state.get("version") == _VERSION else "without a teacher"
             raise ValueError(
                 f"this run was begun {was} (other weights, classes, top_k, rows or layers): continue it as it was "
                 "begun, or begin anew in another folder"
