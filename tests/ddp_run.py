@@ -59,6 +59,7 @@ class Job:
     in_evaluation: bool = False  # or of the evaluation after it
     layers: dict[str, Any] = field(default_factory=dict)  # what Layers is told
     l2_sp: float | None = None
+    shard: bool = False
 
 
 def data(n: int, seed: int) -> dalipipe.Arrays:
@@ -168,6 +169,7 @@ def run(job: Job, ranks: Ranks, before: nn.Module | None = None) -> tuple[Result
         save_every=job.save_every,
         resume=job.resume,
         progress="off",
+        shard=job.shard,
     )
     objective = classify if job.l2_sp is None else L2SP(net, ["7"], alpha=job.l2_sp)
     layers = Layers(**job.layers)

@@ -441,6 +441,7 @@ class _Run:
         saved = load_checkpoint(path)
         then, now = {**FineTuneConfig(out=config.out).fingerprint(), **saved["settings"]}, self._settings()
         then["layers"] = {**dataclasses.asdict(Layers()), **then.get("layers", {})}  # of what there was not yet, then
+        then.setdefault("objective", now["objective"])
         different = [f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]]
         if different:
             raise ValueError(
@@ -495,8 +496,9 @@ class _Run:
         return getattr(self.train, "classes", None)
 
     def _settings(self) -> dict[str, Any]:
-        layers = dataclasses.asdict(self.layers)
-        return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch, "layers": layers}
+        layers, objective = dataclasses.asdict(self.layers), dict(getattr(self.objective, "settings", {}))
+        told = {"layers": layers, "objective": objective}
+        return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch, **told}
 
     def result(self) -> Result:
         state = self.state
