@@ -604,6 +604,41 @@ def tune_accuracy(load: Load) -> str:
     return "\n".join([*lines, "", words])
 
 
+def transfer_accuracy(load: Load) -> str:
+    """Ways of fine-tuning beside each other, by how many pictures there are."""
+    result = load("transfer_accuracy")
+    if result is None:
+        return "Not measured yet."
+    settings, runs = result["settings"], result["runs"]
+    columns = [(count, augmented) for augmented in (False, True) for count in settings["counts"]]
+    heads = [f"{count} a class{', augmented' if augmented else ''}" for count, augmented in columns]
+    lines = [f"| test accuracy in % | {' | '.join(heads)} |", "|---|" + "---:|" * len(columns)]
+    for arm in settings["lr"]:
+        cells = []
+        for count, augmented in columns:
+            chosen = (one for one in runs if (one["arm"], one["count"], one["augmented"]) == (arm, count, augmented))
+            values = [one["accuracy"] for one in chosen]
+            cells.append(_mean(values) if len(values) > 1 else "–")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    seeds = len({one["seed"] for one in runs})
+    before = [one["accuracy"] for one in result["pretrained"]]
+    minutes = sum(one["cpu_s"] for one in [*runs, *result["pretrained"]]) / 60
+    rates = ", ".join(f"{arm} {rate:g}" for arm, rate in settings["lr"].items())
+    widths = ", ".join(map(str, settings["widths"]))
+    words = (
+        f"Five classes of CIFAR-10 after the other five, on which the network had come to {_mean(before)} %: a "
+        f"residual network of widths {widths}, pretrained for {settings['pretraining_epochs']} epochs of 2,500 "
+        f"pictures. Each run as many steps: {settings['epochs']} epochs of {2500 // settings['batch_size']} steps of "
+        f"{settings['batch_size']} pictures (joint: of as many of the source beside), AdamW, warm-up and half a "
+        f"cosine, peak learning rates by a pilot: {rates}; weight decay {settings['weight_decay']:g}, in its place "
+        f"L2-SP {settings['l2_sp']:g}; λ {settings['target_weight']:g}; gradual: one layer more every "
+        f"{settings['unfreeze_every']} epoch. Augmented: padded crops and flips. ± is the standard error over {seeds} "
+        "seeds (pictures, pretrained and initial weights, order, augmentation). All of it took "
+        f"{minutes:.0f} processor minutes. {_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
 def _by_seed(result: dict[str, Any], tasks: list[str], arm: str, field: str) -> dict[int, float]:
     """The mean over tasks, of seeds that all of them have."""
     found: dict[int, list[float]] = {}
@@ -709,6 +744,7 @@ _FUNCTIONS = (
     signal_accuracy,
     text_cpu,
     text_accuracy,
+    transfer_accuracy,
     tune_accuracy,
     gpu,
     decode_gpu,

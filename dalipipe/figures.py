@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -184,6 +185,71 @@ def draw_lr_range(
     return Path(path)
 
 
+def draw_confusion(
+    confusion: str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = "", most: int = 40
+) -> Path:
+    """Draw a confusion matrix as a PNG: rows what was right, columns what was predicted, in shares of a row; how many
+    where there are at most 20 classes.
+
+    Args:
+        confusion: the CSV file of a matrix that `finetune` writes, with the names of classes around it.
+        path: the file to write.
+        title: a heading; may be left out.
+        most: of more classes, those are drawn that were taken for others most often, or others for them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no square of counts, with names around it.
+        ModuleNotFoundError: matplotlib is missing.
+    """
+    with open(confusion, newline="", encoding="utf-8") as file:
+        head, *lines = list(csv.reader(file)) or [[]]
+    names = [line[0] for line in lines]
+    if not names or head[1:] != names or not all(cell.isdecimal() for line in lines for cell in line[1:]):
+        raise ValueError(f"{confusion} is no confusion matrix: expected counts, the same classes on both sides")
+    if any(len(line) != len(head) for line in lines):
+        raise ValueError(f"{confusion} is no confusion matrix: its lines are not of the same length")
+    counts = np.array([line[1:] for line in lines], dtype=np.int64)
+    total, right = counts.sum(), np.trace(counts)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    if len(names) > most:
+        missed = shares.sum(1) + shares.sum(0) - 2 * np.diag(shares)
+        kept = np.sort(np.argsort(-missed, kind="stable")[:most])
+        counts, shares, names = counts[np.ix_(kept, kept)], shares[np.ix_(kept, kept)], [names[i] for i in kept]
+
+    edge = min(max(4.5, 0.42 * len(names) + 2.0), 14.0)
+    figure = _figure(edge + 0.8, edge)
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.ticker import PercentFormatter
+
+    axes = figure.subplots()
+    colours = LinearSegmentedColormap.from_list("confusion", ["#ffffff", "#93b4f5", BLUE, "#12307a"])
+    image = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="equal")
+    size = 9 if len(names) <= 20 else 6.5
+    labels = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+    is_tilted = max(map(len, labels)) > 3
+    tilt: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_tilted else {}
+    axes.set_xticks(range(len(names)), labels, **tilt)
+    axes.set_yticks(range(len(names)), labels)
+    axes.set_xlabel("predicted", color=SOFT)
+    axes.set_ylabel("right", color=SOFT)
+    if len(names) <= 20:
+        for row, column in np.argwhere(counts):
+            ink = "white" if shares[row, column] > 0.5 else INK
+            count = str(counts[row, column]) if counts.max() < 100_000 else f"{shares[row, column]:.1%}"  # of pixels
+            axes.text(column, row, count, ha="center", va="center", fontsize=8, color=ink)
+    _without_frame(axes)
+    axes.tick_params(labelsize=size)
+    bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=30, format=PercentFormatter(1.0, decimals=0))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=SOFT, length=0, labelsize=8)
+    axes.set_title(f"{right:,} of {total:,} right", loc="left", fontsize=10, color=SOFT)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
 @dataclasses.dataclass(frozen=True)
 class Trace:
     """A sound or another series to be drawn: ``values`` float [T, C]. ``bands`` float [bands, frames]: what has been
@@ -319,6 +385,7 @@ def draw_grid(
     column_labels: Sequence[str] = (),
     title: str = "",
     cell_px: int = 112,
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
 ) -> Path:
     """Draw images as a labelled grid, a PNG.
 
@@ -329,7 +396,8 @@ def draw_grid(
         row_labels: a text left of each row, its further lines smaller; may be left out.
         column_labels: a text above each column; may be left out.
         title: a heading; may be left out.
-        cell_px: edge of a cell, in pixels.
+        cell_px: edge of a cell, in pixels; cells are lower where all images are wider than high.
+        legend: names, and what colour stands for each, below; may be left out.
 
     Raises:
         ValueError: there is nothing to draw, or an image has another dtype or shape.
@@ -340,6 +408,8 @@ def draw_grid(
         raise ValueError("draw_grid: no images given")
     heading, plain, small = (ImageFont.load_default(size=size) for size in (22, 15, 14))
     gap, margin, line_px = 8, 20, 18
+    fitted = [[_fit(image, cell_px) for image in row] for row in rows]
+    cell_height = max(image.height for row in fitted for image in row)
     lines = [[(text, small if n else plain) for n, text in enumerate(label.split("\n"))] for label in row_labels]
     widest = max((font.getlength(text) for label in lines for text, font in label), default=0)
     left = margin + (round(widest) + 14 if row_labels else 0)
@@ -348,7 +418,15 @@ def draw_grid(
     width = left + columns * (cell_px + gap) - gap + margin
     if title:
         width = max(width, round(heading.getlength(title)) + 2 * margin)
-    height = top + len(rows) * (cell_px + gap) - gap + margin
+    bottom = top + len(rows) * (cell_height + gap) - gap
+    entries: list[tuple[int, int, str, tuple[int, int, int]]] = []  # left, line, name, colour
+    x = line = 0
+    for name, colour in legend:
+        wide = round(small.getlength(name)) + 40
+        x, line = (0, line + 1) if x and left + x + wide > width else (x, line)
+        entries.append((left + x, line, name, colour))
+        x += wide
+    height = bottom + ((line + 1) * 22 + gap if entries else 0) + margin
 
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
@@ -356,16 +434,19 @@ def draw_grid(
         draw.text((margin, margin - 4), title, fill=INK, font=heading)
     for column, label in enumerate(column_labels):
         draw.text((left + column * (cell_px + gap), top - 8), label, fill=SOFT, font=small, anchor="ls")
-    for r, row in enumerate(rows):
-        y = top + r * (cell_px + gap)
+    for r in range(len(rows)):
+        y = top + r * (cell_height + gap)
         for n, (text, font) in enumerate(lines[r] if r < len(lines) else ()):
-            middle = y + cell_px / 2 + (n - (len(lines[r]) - 1) / 2) * line_px
+            middle = y + cell_height / 2 + (n - (len(lines[r]) - 1) / 2) * line_px
             draw.text((left - 14, middle), text, fill=SOFT if n else INK, font=font, anchor="rm")
-        for c, image in enumerate(row):
+        for c, image in enumerate(fitted[r]):
             x = left + c * (cell_px + gap)
-            draw.rectangle((x - 1, y - 1, x + cell_px, y + cell_px), fill=FAINT)  # a frame: pictures may be white
-            fitted = _fit(image, cell_px)
-            canvas.paste(fitted, (x + (cell_px - fitted.width) // 2, y + (cell_px - fitted.height) // 2))
+            draw.rectangle((x - 1, y - 1, x + cell_px, y + cell_height), fill=FAINT)  # a frame: pictures may be white
+            canvas.paste(image, (x + (cell_px - image.width) // 2, y + (cell_height - image.height) // 2))
+    for x, line, name, colour in entries:
+        y = bottom + gap + line * 22
+        draw.rectangle((x, y + 4, x + 13, y + 17), fill=colour, outline=FAINT)
+        draw.text((x + 20, y + 11), name, fill=INK, font=small, anchor="lm")
     canvas.save(path, format="PNG", optimize=True)
     return Path(path)
 
@@ -502,18 +583,22 @@ def tinted(image: np.ndarray, mask: np.ndarray, *, ignore: int) -> np.ndarray:
     """``image`` uint8 [H, W, 1 or 3] under the classes of ``mask`` int [H, W]: a colour each, none for class 0; what is
     to be ignored, dark. uint8 [H, W, 3].
     """
-    import colorsys
-
     shown = np.broadcast_to(image, (*image.shape[:2], 3)).copy()
     for index in np.unique(mask):
         at = mask == index
         if index == ignore:
             shown[at] //= 4
         elif index:
-            hue = int(index) * 0.618034 % 1  # the golden section: neighbours in number are far apart in colour
-            colour = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.9, 0.95))
-            shown[at] = (0.5 * shown[at] + 0.5 * colour).astype(np.uint8)
+            shown[at] = (0.5 * shown[at] + 0.5 * class_colour(int(index))).astype(np.uint8)
     return shown
+
+
+def class_colour(index: int) -> np.ndarray:
+    """float64 [3], 0..255: what `tinted` lays over the pixels of a class from 1."""
+    import colorsys
+
+    hue = index * 0.618034 % 1  # the golden section: neighbours in number are far apart in colour
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, 0.9, 0.95))
 
 
 def _fit(image: np.ndarray, cell_px: int) -> Image:

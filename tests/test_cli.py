@@ -26,6 +26,7 @@ from dalipipe import bench, doctor
 from dalipipe.cli import app
 from dalipipe.demo_data import DIGITS_COUNT, write_digits
 from dalipipe.figures import draw_curves, draw_grid
+from dalipipe.finetune import load_checkpoint
 from dalipipe.finetune.classifier import longest_text, make_model, open_folders, open_texts, series_file
 from dalipipe.finetune.parts import Part
 from dalipipe.records import Records
@@ -97,9 +98,9 @@ def test_train_then_resume_then_overwrite(halves: Path, tmp_path: Path) -> None:
     assert "24 to train on, 8 to validate, 2 classes" in first.output
     assert first.output.count("epoch ") == 2 and "validation accuracy" in first.output
     assert "computing" in first.output and "waiting for data" in first.output
-    for name in ("checkpoint.pt", "metrics.jsonl", "samples.png", "curves.png"):
+    for name in ("checkpoint.safetensors", "metrics.jsonl", "samples.png", "curves.png"):
         assert (out / name).is_file() and name in first.output.replace("\n", "")
-    assert torch.load(out / "checkpoint.pt", weights_only=True)["classes"] == ["class_0", "class_1"]
+    assert load_checkpoint(out / "checkpoint.safetensors")["classes"] == ["class_0", "class_1"]
 
     again = call("train", halves, "--out", out, "--epochs", "2", *SMALL_MODEL)
     assert again.exit_code == 2 and "--resume continues it, --overwrite replaces it" in again.output
@@ -164,7 +165,7 @@ def test_train_on_texts_then_resume(given: str, tmp_path: Path) -> None:
     counted = "18 to train on, 6" if options else "24 to train on, 8"
     assert f"texts     {counted} to validate, 2 classes" in shown.output
     assert "word-cnn" in shown.output and (tmp_path / "run" / "samples.png").is_file()
-    saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    saved = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
     assert saved["classes"] == ["no", "yes"]
     words = len(saved["model"]["vectors.weight"])
     assert words > 3 + 8  # synonyms, too
@@ -259,7 +260,7 @@ def test_train_and_preview_series(tmp_path: Path, model: str) -> None:
     shown = call("train", data, "--task", "series", "--model", model, "--out", out, *SIGNAL_RUN)
     assert shown.exit_code == 0, shown.output
     assert "series    16 to train on, 6 to validate, 2 classes" in shown.output and model in shown.output
-    for name in ("checkpoint.pt", "metrics.jsonl", "samples.png", "curves.png"):
+    for name in ("checkpoint.safetensors", "metrics.jsonl", "samples.png", "curves.png"):
         assert (out / name).is_file()
     if model == "resnet1d":
         for given in (data, f"{data}_TEST.ts"):
@@ -293,7 +294,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(halves: Path, tmp_path: Path) -
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGINT, errors
     assert "the checkpoint is complete" in errors and "--resume" in errors and "Traceback" not in errors
-    step = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]["step"]
+    step = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")["state"]["step"]
     assert f"after step {step}" in errors and step < 45
 
     resumed = call(*arguments, "--resume")
@@ -307,7 +308,7 @@ def test_demo(tmp_path: Path) -> None:
     options = ["--out", tmp_path, "--epochs", "1", "--model", "shufflenet_v2_x0_5"]
     shown = call("demo", *options, "--min-accuracy", "0")
     assert shown.exit_code == 0, shown.output
-    for name in ("checkpoint.pt", "metrics.jsonl", "samples.png", "curves.png"):
+    for name in ("checkpoint.safetensors", "metrics.jsonl", "samples.png", "curves.png"):
         assert (tmp_path / name).is_file()
     again = call("demo", *options, "--resume")
     assert again.exit_code == 1 and "below the expected 95%" in again.output
@@ -383,11 +384,17 @@ def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:
         (["train", "{}/one", "--val-fraction", ".5", "--lr", "0"], "lr must be in (0, inf), got 0"),
         (
             ["train", "{}/one", "--val-fraction", ".5", "--resume"],
-            "no checkpoint at {}/run/checkpoint.pt; name its folder",
+            "no checkpoint at {}/run/checkpoint.safetensors; name its folder",
         ),
         (["train", "{}/one", "--resume", "--overwrite"], "give one of them"),
-        (["train", "{}/one", "--task", "video"], "--task must be one of image, audio, series, text, got video"),
-        (["train", "{}/one", "--task", "series", "--size", "32"], "--size is for --task image, not for series"),
+        (
+            ["train", "{}/one", "--task", "video"],
+            "--task must be one of image, segmentation, audio, series, text, got video",
+        ),
+        (
+            ["train", "{}/one", "--task", "series", "--size", "32"],
+            "--size is for --task image or segmentation, not for series",
+        ),
         (["train", "{}/one", "--rate-hz", "8000"], "--rate-hz is for --task audio, not for image"),
         (["train", "{}/one", "--task", "series"], "no series at {}/one/one_TRAIN.ts"),
         (["train", "{}/one", "--task", "series", "--hold-out", "a*"], "leave val_fraction and hold_out out"),

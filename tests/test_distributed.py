@@ -119,7 +119,7 @@ def sequence(job: Job) -> list[dict[str, Any]]:
 
 
 def weights(out: Path | str) -> dict[str, torch.Tensor]:
-    return load_checkpoint(Path(out, "checkpoint.pt"))["model"]
+    return load_checkpoint(Path(out, "checkpoint.safetensors"))["model"]
 
 
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -171,7 +171,7 @@ def test_the_same_processes_again_end_with_the_same_bits(start: Start, tmp_path:
     train(start, 2, whole)
     stopped = Job(**asdict(parts) | {"signal_to": "torchrun", "signum": signal.SIGTERM, "at_step": 5})
     status, output = train(start, 2, stopped)
-    step = load_checkpoint(Path(parts.out, "checkpoint.pt"))["state"]["step"]
+    step = load_checkpoint(Path(parts.out, "checkpoint.safetensors"))["state"]["step"]
     assert (
         status != 0 and output.count(f"interrupted: signal 15, step {step}") == 2
     )  # two processes write there, perhaps into one line
@@ -222,7 +222,7 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(
     first = recorded(job.out, before)
     for file in Path(job.out).glob("batches.*"):
         file.unlink()
-    assert load_checkpoint(Path(job.out, "checkpoint.pt"))["state"]["step"] == 6
+    assert load_checkpoint(Path(job.out, "checkpoint.safetensors"))["state"]["step"] == 6
 
     train(start, after, Job(**asdict(job) | {"resume": True}))
     expected = sequence(job)
@@ -247,7 +247,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(start: Start, tmp
         output, errors = process.communicate(timeout=120)
         assert output == "interrupted: signal 2, step 5\n", errors  # it came in the fourth, all knew in the fifth
         assert process.returncode == 128 + signal.SIGINT
-    assert load_checkpoint(tmp_path / "checkpoint.pt")["state"]["step"] == 5
+    assert load_checkpoint(tmp_path / "checkpoint.safetensors")["state"]["step"] == 5
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_train_under_torchrun_is_stopped_and_resumed_alone(start: Start, command
     assert process.returncode != 0
     assert errors.count("the checkpoint is complete") == 1
     assert "torchrun --nproc-per-node 2 -m dalipipe train" in errors.replace("\n", " ")
-    assert 2 <= load_checkpoint(tmp_path / "run" / "checkpoint.pt")["state"]["step"] < 40
+    assert 2 <= load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")["state"]["step"] < 40
 
     again = start(*command, "--resume")
     output, errors = again.communicate(timeout=120)

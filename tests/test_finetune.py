@@ -20,11 +20,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import dalipipe
 from dalipipe.finetune import FineTuneConfig, Interrupted, evaluate, finetune
-from dalipipe.finetune.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from dalipipe.finetune.checkpoint import (
+    load_checkpoint,
+    random_state,
+    remove_unfinished,
+    restore_random_state,
+    save_checkpoint,
+)
 from dalipipe.finetune.interrupts import StopSignals
 from dalipipe.finetune.models import InceptionTime, ResNet1d
 from dalipipe.finetune.schedule import warmup_cosine
@@ -352,7 +359,7 @@ def test_a_killed_run_resumes_from_its_last_save_and_drops_later_rows(tmp_path: 
         config = small_config(tmp_path / "parts", log_every=1, save_every=4)
         finetune(small_model(Crash()), ArrayLoader(), ArrayLoader(), config)
     assert rows_of(tmp_path / "parts", "step")[-1]["step"] == 10
-    assert load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["state"]["step"] == 8
+    assert load_checkpoint(tmp_path / "parts" / "checkpoint.safetensors")["state"]["step"] == 8
 
     parts = small_model()
     finetune(parts, ArrayLoader(), ArrayLoader(), small_config(tmp_path / "parts", log_every=1, resume=True))
@@ -393,34 +400,40 @@ def test_resume_without_a_checkpoint(tmp_path: Path) -> None:
 # Checkpoints -------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_that_fails_half_way_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"value": torch.arange(4)})
+def state_with(**values: Any) -> dict[str, Any]:
+    """What a checkpoint must hold, and more."""
+    return {**dict.fromkeys(("settings", "model", "optimizer", "state", "random", "loader")), **values}
 
-    def full_disk(state: Any, file: Any) -> None:
-        file.write(b"half of a checkpoint")
+
+def test_a_checkpoint_that_fails_half_way_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, state_with(value=torch.arange(4)))
+
+    def full_disk(tensors: Any, file: Path, metadata: Any) -> None:
+        file.write_bytes(b"half of a checkpoint")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr("dalipipe.finetune.checkpoint.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, {"value": torch.arange(5)})
-    assert torch.load(path, weights_only=True)["value"].tolist() == [0, 1, 2, 3]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
+        save_checkpoint(path, state_with(value=torch.arange(5)))
+    assert load_checkpoint(path)["value"].tolist() == [0, 1, 2, 3]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
 _KILLED_WHILE_SAVING = """
 import sys, torch
 from dalipipe.finetune.checkpoint import save_checkpoint
+state = dict.fromkeys(("settings", "model", "optimizer", "state", "random", "loader"))
 step = 0
 while True:
-    save_checkpoint(sys.argv[1], {"step": step, "payload": torch.full((200_000,), float(step))})
+    save_checkpoint(sys.argv[1], {**state, "step": step, "payload": torch.full((200_000,), float(step))})
     step += 1
     print(step, flush=True)
 """
 
 
 def test_a_checkpoint_survives_a_kill(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
+    path = tmp_path / "checkpoint.safetensors"
     process = subprocess.Popen([sys.executable, "-c", _KILLED_WHILE_SAVING, str(path)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     for _ in range(5):
@@ -428,16 +441,21 @@ def test_a_checkpoint_survives_a_kill(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     process.stdout.close()
-    saved = torch.load(path, weights_only=True)
+    saved = load_checkpoint(path)
     assert saved["step"] >= 4 and (saved["payload"] == saved["step"]).all()
+    remove_unfinished(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(b"not a zip file")
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(b"not of safetensors")
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         load_checkpoint(path)
-    torch.save({"weight": torch.zeros(2)}, path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="not a checkpoint of finetune"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"weight": torch.zeros(2)})
     with pytest.raises(ValueError, match="not a checkpoint of finetune"):
         load_checkpoint(path)
 
@@ -449,13 +467,14 @@ def test_random_state_round_trip(tmp_path: Path) -> None:
     np.random.seed(5)  # noqa: NPY002 (the global generator is what is tested)
     torch.manual_seed(5)
     np.random.standard_normal()  # noqa: NPY002 (leaves a cached Gaussian behind)
-    save_checkpoint(tmp_path / "r.pt", {"random": random_state()})
+    path = tmp_path / "r.safetensors"
+    save_checkpoint(path, state_with(random=random_state()))
 
     def draw() -> tuple[float, float, float]:
         return random.gauss(0, 1), np.random.standard_normal(), torch.rand(()).item()  # noqa: NPY002
 
     expected = [draw() for _ in range(3)]
-    restore_random_state(torch.load(tmp_path / "r.pt", weights_only=True)["random"])
+    restore_random_state(load_checkpoint(path)["random"])
     assert [draw() for _ in range(3)] == expected
 
 
@@ -561,7 +580,7 @@ def test_cuda_waits_for_the_device_only_when_it_logs(tmp_path: Path) -> None:
         ({"save_every": 0}, ValueError, "save_every"),
         ({"seed": -1}, ValueError, "seed"),
         ({"optimizer": "lion"}, ValueError, "optimizer must be one of 'adamw', 'sgd', got 'lion'"),
-        ({"amp": "fp16"}, ValueError, "amp must be one of 'auto', 'bf16', 'off', got 'fp16'"),
+        ({"amp": "fp8"}, ValueError, "amp must be one of 'auto', 'bf16', 'fp16', 'off', got 'fp8'"),
         ({"channels_last": "yes"}, ValueError, "channels_last must be one of"),
         ({"progress": "loud"}, ValueError, "progress must be one of"),
         ({"out": 3}, TypeError, "out must be a path, got 3"),
@@ -606,4 +625,4 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(tmp_p
     train.images[3] = math.nan
     with pytest.raises(FloatingPointError, match=r"loss became nan .* lower lr"):
         finetune(small_model(), train, ArrayLoader(), small_config(tmp_path))
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoint.safetensors").exists()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import dalipipe
 from dalipipe import Phases, Policy
 from dalipipe.cli import app
-from dalipipe.finetune import FineTuneConfig, classify, finetune, mixing
+from dalipipe.finetune import FineTuneConfig, classify, finetune, load_checkpoint, mixing
 from dalipipe.ops import image as ops
 from dalipipe.ops.mix import CutMix, MixUp, TextCutMix, TimeCutMix
 from dalipipe.policy import OneOf
@@ -110,7 +110,7 @@ def test_train_with_mixing(jpeg_folder: Callable[..., Path], tmp_path: Path) -> 
 
     done = call("--mixup", "0.8", "--cutmix", "1", "--mix-off", "1")
     assert done.exit_code == 0, done.output
-    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
     assert state["loader"]["phases"] == [0, 1]
     for arguments, message in (
         (["--mix-off", "1", "--overwrite"], "off=1 has nothing to switch off"),

@@ -15,6 +15,7 @@ from torch import nn
 
 import dalipipe
 from dalipipe.finetune import Interrupted, Layers, Scores, classify, finetune, layers_of
+from dalipipe.finetune.checkpoint import save_checkpoint
 from dalipipe.finetune.classifier import make_model
 from dalipipe.finetune.transfer import (
     L2SP,
@@ -413,9 +414,8 @@ def test_weights_come_in_many_wrappings(tmp_path: Path) -> None:
     torch.save({"state_dict": {f"module.{name}": value for name, value in plain.items()}}, tmp_path / "ddp.pth")
     shared = share_trunk(copy.deepcopy(donor), 7)
     torch.save({"model": shared.state_dict()}, tmp_path / "joint.pt")
-    run = {f"model.{name}": torch.zeros_like(value) for name, value in plain.items()}
-    run |= {f"ema.{name}": value for name, value in plain.items()} | {"optimizer.0.step": torch.zeros(())}
-    save_file({name: value.contiguous() for name, value in run.items()}, tmp_path / "run.safetensors")
+    zeros = {name: torch.zeros_like(value) for name, value in plain.items()}
+    save_checkpoint(tmp_path / "run.safetensors", {"model": zeros, "ema": plain})
     for file in ("plain.safetensors", "ddp.pth", "joint.pt", "run.safetensors"):
         model = Two(3)
         for parameter in model.parameters():

@@ -13,32 +13,36 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
-import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from dalipipe import rng
+from dalipipe.finetune.averaging import Average
 from dalipipe.finetune.checkpoint import (
     load_checkpoint,
     random_state,
+    remove_unfinished,
     restore_random_state,
     save_checkpoint,
     seed_random,
 )
 from dalipipe.finetune.config import FineTuneConfig
+from dalipipe.finetune.evaluation import evaluate, perplexity_of, placed
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
+from dalipipe.finetune.journal import Journal, write_confusion
 from dalipipe.finetune.layers import Layers
-from dalipipe.finetune.objectives import Answers, Objective, classify
+from dalipipe.finetune.objectives import Objective, classify
+from dalipipe.finetune.precision import Steps, resolved
 from dalipipe.finetune.progress import Progress, open_progress
 from dalipipe.finetune.ranks import Ranks
 from dalipipe.finetune.schedule import warmup_cosine
+from dalipipe.finetune.sharding import like, local, whole
+from dalipipe.finetune.state import State, Tally
 from dalipipe.finetune.timing import StepClock
 
 
@@ -77,104 +81,7 @@ class Result:
     @property
     def val_perplexity(self) -> float:
         """The exponential of ``val_loss``: what language models are compared by."""
-        return _perplexity(self.val_loss)
-
-
-class Evaluation(NamedTuple):
-    """Means over every prediction for the samples of a loader, and how many samples there were.
-
-    ``confusion``: int64 [classes, classes], on the CPU: how often samples of a row's class were taken for a column's;
-    ``None`` where predictions are no classes.
-    """
-
-    loss: float
-    accuracy: float
-    images: int
-    confusion: torch.Tensor | None = None
-
-    @property
-    def perplexity(self) -> float:
-        """The exponential of the loss."""
-        return _perplexity(self.loss)
-
-
-def _perplexity(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
-
-
-def evaluate(
-    model: nn.Module,
-    loader: Iterable[Any],
-    *,
-    amp: bool = False,
-    stop: StopSignals | None = None,
-    ranks: Ranks | None = None,
-    objective: Objective = classify,
-) -> Evaluation:
-    """Cross-entropy (nats) and top-1 accuracy of ``model`` over the whole of ``loader``.
-
-    Sums are kept on the device in double precision and read once, so the means are exact with any last batch.
-
-    Args:
-        model: maps a batch's inputs, such as images ``[N,C,H,W]``, to logits, as ``objective`` wants them,
-            ``[N,classes]``; left in evaluation mode.
-        loader: yields ``(*inputs, labels)``, labels int64 ``[N]``, or ``(*inputs, labels, valid)``, where only rows
-            with ``valid`` bool ``[N]`` count, as ``dalipipe.DataLoader`` does with ``shards="exact"``.
-        amp: autocast to bf16.
-        stop: where given, a signal it received ends the evaluation with :class:`KeyboardInterrupt`.
-        ranks: where given, the loader holds this rank's share, and the result is that of all shares together.
-        objective: what the model is to do.
-
-    Raises:
-        ValueError: the loader gave no batch, or none with anything to predict.
-    """
-    ranks = ranks or Ranks()
-    device = next(model.parameters()).device
-    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, correct, predictions, samples
-    confusion: torch.Tensor | None = None
-    model.eval()
-    with torch.inference_mode():
-        for batch in loader:
-            fields = placed(batch, device)
-            marked = fields[-1].dtype == torch.bool  # no label is
-            if not marked and ranks.world_size > 1:
-                raise ValueError('evaluate: several ranks need batches that say which rows count: shards="exact"')
-            counts = fields.pop() if marked else torch.ones(len(fields[0]), dtype=torch.bool, device=device)
-            with ranks.during("the broadcast of buffers"), torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                scores = objective(model, fields, 0.0)
-            predicted = counts if scores.predictions is None else scores.predictions.where(counts, 0)
-            parts = scores.losses.double().where(counts, 0), scores.correct.where(counts, 0), predicted, counts
-            sums += torch.stack([part.sum() for part in parts])
-            if scores.answers is not None:
-                found = _confusion(scores.answers, counts)
-                confusion = found if confusion is None else confusion + found
-            if stop is not None and stop.poll() is not None:
-                raise KeyboardInterrupt
-    loss, hits, predictions_made, samples = ranks.sum(sums.tolist())
-    if predictions_made == 0:
-        nothing = "nothing to predict" if samples else "no batch"
-        raise ValueError(f"evaluate: the loader gave {nothing}; is its data set empty?")
-    if confusion is not None:
-        everyone = ranks.sum(confusion.flatten().tolist()) if ranks.world_size > 1 else confusion.flatten().tolist()
-        confusion = torch.tensor(everyone).long().view(confusion.shape)
-    return Evaluation(loss / predictions_made, hits / predictions_made, int(samples), confusion)
-
-
-def placed(batch: Iterable[Any], device: torch.device, memory_format: Any = torch.preserve_format) -> list[Any]:
-    """A batch's fields on ``device``, pictures in ``memory_format``; or several batches' fields, as lists of them."""
-    return [
-        value.to(device, non_blocking=True, memory_format=memory_format if value.ndim == 4 else torch.preserve_format)
-        if isinstance(value, torch.Tensor)
-        else placed(value, device, memory_format)
-        for value in batch
-    ]
-
-
-def _confusion(answers: Answers, counts: torch.Tensor) -> torch.Tensor:
-    """int64 [classes, classes]: of samples that count, rows what was right, columns what was predicted."""
-    asked = (answers.truth >= 0) & counts.view(-1, *[1] * (answers.truth.ndim - 1))
-    pairs = (answers.truth * answers.classes + answers.predicted)[asked]
-    return torch.bincount(pairs, minlength=answers.classes**2).view(answers.classes, answers.classes)
+        return perplexity_of(self.val_loss)
 
 
 def finetune(
@@ -189,9 +96,11 @@ def finetune(
 ) -> Result:
     """Train ``model`` on ``train`` and evaluate it on the whole of ``val`` after every epoch.
 
-    Writes ``config.out/metrics.jsonl`` (a row for every ``log_every`` steps and for every epoch) and
-    ``config.out/checkpoint.pt`` (model, optimiser, step, random states, the loader's position; replaced atomically).
-    Ctrl-C or SIGTERM finishes the step, writes the checkpoint and raises :class:`Interrupted`.
+    Writes ``config.out/metrics.jsonl`` (a row for every ``log_every`` steps and for every epoch),
+    ``config.out/checkpoint.safetensors`` (model, optimiser, step, random states, the loader's position; replaced
+    atomically) and, of predictions that are classes, ``config.out/confusion.csv`` (of the last evaluation: rows what
+    was right, columns what was predicted). Ctrl-C or SIGTERM finishes the step, writes the checkpoint and raises
+    :class:`Interrupted`.
 
     Each process uses one device. Where there are several (see :func:`process_group`), all call this with loaders that
     deal out each batch among them, gradients are averaged over them, metrics are those of all, and rank 0 writes the
@@ -201,7 +110,7 @@ def finetune(
     Args:
         model: maps a batch's inputs, its fields before the label, to logits ``[N,classes]``: images ``[N,C,H,W]``; or
             sounds, series or texts, and where they differ in length, that, ``[N]``. Trained in place, on the loader's
-            device.
+            device; what it ends with is what was evaluated last.
         train: a ``dalipipe.DataLoader``, or any sized loader of ``(*inputs, labels)`` with ``state_dict`` and
             ``load_state_dict``; ``set_epoch`` is called where present.
         val: any loader of ``(*inputs, labels)`` that drops nothing; on several ranks one of
@@ -218,6 +127,7 @@ def finetune(
             another number of ranks, processes that were told different things, or a checkpoint of another run.
         FileExistsError: ``config.out`` holds a run, and neither ``resume`` nor ``overwrite`` is set.
         FileNotFoundError: ``resume`` is set and there is no checkpoint.
+        ModuleNotFoundError: what ``config`` wants is not installed.
         FloatingPointError: the loss is no longer finite.
         Interrupted: a signal stopped the run; the checkpoint is complete.
         PeerLostError: another process died, or hangs.
@@ -235,59 +145,8 @@ def finetune(
             run.train_epoch(progress, stop)
             run.evaluate_epoch(progress, stop)
         ranks.last_vote()  # too late to stop anything
+        run.leave_average()
     return run.result()
-
-
-@dataclasses.dataclass
-class _Tally:
-    """Sums over the steps of a window, an epoch or the whole run, and over the ranks; times are the ranks' mean."""
-
-    images: int = 0
-    predictions: float = 0.0  # of images: one each; of texts, the words
-    loss: float = 0.0  # summed over predictions
-    correct: float = 0.0
-    wait_s: float = 0.0
-    compute_s: float = 0.0
-
-    def add(self, other: _Tally) -> None:
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
-    def means(self) -> dict[str, Any]:
-        step_s = max(self.wait_s + self.compute_s, 1e-9)
-        return {
-            "loss": self.loss / max(self.predictions, 1),
-            "accuracy": self.correct / max(self.predictions, 1),
-            "images_per_s": self.images / step_s,
-            "stall": self.wait_s / step_s,
-            "wait_s": self.wait_s,
-            "compute_s": self.compute_s,
-        }
-
-
-@dataclasses.dataclass
-class _State:
-    """What a checkpoint carries besides tensors: plain numbers."""
-
-    step: int = 0  # optimiser steps done
-    epoch: int = 0  # epochs trained and evaluated
-    epoch_end: int | None = None  # the step after which the epoch under way is trained; None: none is
-    val_loss: float = math.nan
-    val_accuracy: float = math.nan
-    eval_s: float = 0.0
-    metrics_bytes: int = 0  # length of metrics.jsonl; a resumed run cuts off what a killed one wrote after it
-    since_log: _Tally = dataclasses.field(default_factory=_Tally)
-    in_epoch: _Tally = dataclasses.field(default_factory=_Tally)
-    in_run: _Tally = dataclasses.field(default_factory=_Tally)
-
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> _State:
-        values: dict[str, Any] = {
-            # Checkpoints from before there were objectives have a prediction an image.
-            k: _Tally(**{"predictions": v["images"], **v}) if isinstance(v, dict) else v
-            for k, v in saved.items()
-        }
-        return cls(**values)
 
 
 class _Run:
@@ -306,13 +165,13 @@ class _Run:
         _check_loaders(train, val, ranks)
         self.config, self.train, self.val, self.ranks = config, train, val, ranks
         self.objective, self.layers = objective, layers
-        self.steps_per_epoch = len(train)
+        self.steps_per_epoch = self._steps_in_epoch()
         self.total_steps = config.epochs * self.steps_per_epoch
         self.warmup_steps = min(round(config.warmup_epochs * self.steps_per_epoch), self.total_steps)
         self.device = torch.device(getattr(train, "device", None) or next(model.parameters()).device)
-        on_cuda = self.device.type == "cuda"
-        self.amp = config.amp == "bf16" or (config.amp == "auto" and on_cuda)
-        channels_last = on_cuda if config.channels_last == "auto" else config.channels_last
+        if config.cuda_graphs and self.device.type != "cuda":
+            raise ValueError(f"finetune: cuda_graphs=True needs a GPU, and this runs on {self.device}; leave it out")
+        channels_last = self.device.type == "cuda" if config.channels_last == "auto" else config.channels_last
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
 
         if config.seed is not None:
@@ -321,69 +180,87 @@ class _Run:
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.learned = [parameter.requires_grad for parameter in self.model.parameters()]  # before layers say otherwise
+        if config.shard:
+            self._shard()
         self.optimizer = _optimizer(self.model, layers, config, self.device)
+        self.steps = Steps(resolved(config.amp, self.device), self.device)
+        self.average = None if config.ema is None else Average(self.model, config.ema)
         self.clock = StepClock(self.device)
         # Loss, correct, predictions: not yet in the state.
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.images = 0
+        # Of the batches of a step: what each loss is divided by, and the predictions so far.
+        self.divisor: Any = 1
+        self.counted: Any = 0
 
         Path(config.out).mkdir(parents=True, exist_ok=True)
-        if config.checkpoint.exists() and not (config.resume or config.overwrite):
+        found = config.found
+        if found is not None and not (config.resume or config.overwrite):
             raise FileExistsError(
-                f"{config.checkpoint} exists: resume=True continues that run, overwrite=True replaces it, "
+                f"{found} exists: resume=True continues that run, overwrite=True replaces it, "
                 "another out folder keeps both"
             )
-        self.state = self._load() if config.resume else _State()
-        ranks.check_equal(**self._settings(), step=self.state.step)
+        self.state = self._load() if config.resume else State()
+        ranks.check_equal(**self._settings(), shard=config.shard, step=self.state.step)
         layers.begin_epoch(self.model, self.state.epoch)
-        self.parallel = ranks.parallel(self.model)
-        if ranks.main and not config.resume:
-            config.checkpoint.unlink(missing_ok=True)
-        self.file = open(config.metrics if ranks.main else os.devnull, "ab")  # noqa: SIM115 (closed by close)
+        self._wrap()
         if ranks.main:
-            self.file.truncate(self.state.metrics_bytes)
+            remove_unfinished(config.checkpoint)
+            for path in config.checkpoints if not config.resume else ():
+                path.unlink(missing_ok=True)
+        self.journal = Journal(
+            config.metrics,
+            keep_bytes=self.state.metrics_bytes,
+            tensorboard=Path(config.out) / "tensorboard" if config.tensorboard else None,
+            step=self.state.step,
+            writes=ranks.main,
+        )
+
+    def _shard(self) -> None:
+        epochs = range(1, self.config.epochs)
+        self.layers.begin_epoch(self.model, 0)
+        if any(self.layers.begin_epoch(self.model, epoch) for epoch in epochs):
+            raise ValueError(
+                "finetune: shard=True deals out the layers that learn once and for all, and layers= wants others to "
+                "learn later; leave one of them out"
+            )
+        self.ranks.shard(self.model, self.device)
+
+    def _wrap(self) -> None:
+        """The model as it is called: with gradients of all ranks, compiled where wanted."""
+        config = self.config
+        self.exchanging = self.ranks.parallel(self.model)
+        self.parallel: Any = self.exchanging
+        if config.compile or config.cuda_graphs:
+            self.parallel = torch.compile(self.exchanging, mode="reduce-overhead" if config.cuda_graphs else None)
+
+    def _steps_in_epoch(self) -> int:
+        return -(-len(self.train) // self.config.accumulate)
 
     def train_epoch(self, progress: Progress, stop: StopSignals) -> None:
         config, state = self.config, self.state
         if state.epoch_end is None:
             if hasattr(self.train, "set_epoch"):
                 self.train.set_epoch(state.epoch)
-            state.epoch_end = state.step + len(self.train)  # of batches by a budget, epochs differ by a few
-        end, first = state.epoch_end, state.epoch_end - len(self.train)
+            state.epoch_end = state.step + self._steps_in_epoch()  # of batches by a budget, epochs differ by a few
+        end, batches = state.epoch_end, len(self.train)
+        done = (state.step - end + self._steps_in_epoch()) * config.accumulate  # of the batches
         if state.step == end:  # resumed between the last step and the evaluation
             return
 
         if self.layers.begin_epoch(self.model, state.epoch):
-            self.parallel = self.ranks.parallel(self.model)
+            self._wrap()
         self.layers.train(self.model)
         for batch in self.clock.watch(self.train):
-            fields = placed(batch, self.device, self.memory_format)
-            planned = min(state.step, self.total_steps - 1)  # as many epochs as long as the first one
-            lr = config.lr * warmup_cosine(planned, total_steps=self.total_steps, warmup_steps=self.warmup_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr * group["lr_scale"]
-
+            place = done % config.accumulate
+            of = min(config.accumulate, batches - done + place)  # an epoch's last step may have fewer
+            done += 1
             self.ranks.place = f"step {state.step + 1}"
-            with (
-                self.ranks.during("the broadcast of buffers"),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp),
-            ):
-                losses, correct, predictions, _, loss = self.objective(self.parallel, fields, config.label_smoothing)
-                if loss is None:
-                    count = len(losses) if predictions is None else self.ranks.mean(predictions.sum()).clamp(min=1)
-                    loss = losses.sum() / count
-            with self.ranks.during("the all-reduce of gradients"):
-                loss.backward()
-            if config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-
-            with torch.no_grad():  # stays on the device: nothing here waits for it
-                self.sums[0] += losses.sum()
-                self.sums[1] += correct.sum()
-                self.sums[2] += len(losses) if predictions is None else predictions.sum()
-            self.images += len(losses)
+            self._add_gradients(placed(batch, self.device, self.memory_format), place, of)
+            if place + 1 < of:
+                self.clock.step_done()
+                continue
+            lr = self._step(of)
             self.clock.step_done()
             state.step += 1
             progress.stepped(state.step, state.epoch)
@@ -396,23 +273,69 @@ class _Run:
                 raise Interrupted(signum, state.step, config.checkpoint)
             if config.save_every is not None and state.step % config.save_every == 0:
                 self.save()
-        if state.step != end:
-            raise RuntimeError(
-                f"the training loader promised {end - first} batches an epoch and ended after {state.step - first}"
-            )
+        if done != batches:
+            raise RuntimeError(f"the training loader promised {batches} batches an epoch and ended after {done}")
+
+    def _add_gradients(self, fields: list[Any], place: int, of: int) -> None:
+        """Forward and backward of batch number ``place`` of the ``of`` that make the step.
+
+        What the step minimises is the mean over the predictions of all of them, on all ranks. How many they are is only
+        known in the end: till then it is guessed from the first.
+        """
+        ranks, smoothing = self.ranks, self.config.label_smoothing
+        if self.config.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        with ranks.exchange(self.exchanging, place + 1 == of):
+            with ranks.during("the broadcast of buffers"), self.steps.autocast():
+                losses, correct, predictions, _, loss = self.objective(self.parallel, fields, smoothing)
+                count = len(losses) if predictions is None else predictions.sum()
+                if place == 0:
+                    self.divisor, self.counted = self._of_ranks(count) * of, 0
+                self.counted += count
+                loss = losses.sum() / self.divisor if loss is None else loss * (count / self.divisor)
+            with ranks.during("the all-reduce of gradients"):
+                self.steps.backward(loss)
+        with torch.no_grad():  # stays on the device: nothing here waits for it
+            self.sums[0] += losses.sum()
+            self.sums[1] += correct.sum()
+            self.sums[2] += count
+        self.images += len(losses)
+
+    def _of_ranks(self, count: Any) -> Any:
+        """The mean over the ranks of a number of predictions: of samples, all have as many."""
+        return self.ranks.mean(count).clamp(min=1) if isinstance(count, torch.Tensor) else count
+
+    def _step(self, of: int) -> float:
+        """The optimiser's step with the gradients of ``of`` batches; returns the learning rate."""
+        config, state = self.config, self.state
+        planned = min(state.step, self.total_steps - 1)  # as many epochs as long as the first one
+        lr = config.lr * warmup_cosine(planned, total_steps=self.total_steps, warmup_steps=self.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        if of > 1:
+            guess = self.divisor / self._of_ranks(self.counted)
+            if isinstance(guess, torch.Tensor) or guess != 1:
+                gradients = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
+                torch._foreach_mul_(gradients, guess)
+        self.steps.step(self.optimizer, self.model.parameters(), config.clip_norm)
+        if self.average is not None:
+            self.average.update(state.step + 1)
+        return lr
 
     def evaluate_epoch(self, progress: Progress, stop: StopSignals) -> None:
-        state, begin_s = self.state, time.perf_counter()
+        state, config, begin_s = self.state, self.config, time.perf_counter()
         self.ranks.place = f"the evaluation after step {state.step}"
+        self.ranks.share_buffers(self.model)
         try:
-            found = evaluate(
-                self.parallel, self.val, amp=self.amp, stop=stop, ranks=self.ranks, objective=self.objective
-            )
+            with contextlib.nullcontext() if self.average is None else self.average.in_model():
+                found = evaluate(
+                    self.parallel, self.val, amp=self.steps.amp, stop=stop, ranks=self.ranks, objective=self.objective
+                )
         except KeyboardInterrupt:
             if stop.agreed is None:
                 raise
             self.save()
-            raise Interrupted(stop.agreed, state.step, self.config.checkpoint) from None
+            raise Interrupted(stop.agreed, state.step, config.checkpoint) from None
         eval_s = time.perf_counter() - begin_s
         row = {
             "kind": "epoch",
@@ -424,17 +347,26 @@ class _Run:
             "val_images": found.images,
             "eval_s": eval_s,
         }
-        self._write(row)
+        if found.confusion is not None and int(found.confusion.sum()) > found.images:  # several a sample: pixels
+            row["val_mean_iou"] = found.mean_iou
+        self.journal.write(row)
+        if found.confusion is not None and self.ranks.main:
+            write_confusion(found.confusion, self._classes(), config.confusion)
         state.val_loss, state.val_accuracy, state.eval_s = (
             found.loss,
             found.accuracy,
             state.eval_s + eval_s,
         )
-        state.in_epoch = _Tally()
+        state.in_epoch = Tally()
         state.epoch += 1
         state.epoch_end = None
         self.save()
         progress.epoch_ended(row)
+
+    def leave_average(self) -> None:
+        """The model ends with the weights that were evaluated."""
+        if self.average is not None:
+            self.average.swap()
 
     def _settle(self) -> None:
         """Move the sums on the device into the state. The only place where training waits for the device."""
@@ -447,7 +379,7 @@ class _Run:
                 "a lower lr, a longer warm-up or a smaller clip_norm usually helps"
             )
         self.state.since_log.add(
-            _Tally(int(images), predictions, loss, correct, wait_s / ranks.world_size, compute_s / ranks.world_size)
+            Tally(int(images), predictions, loss, correct, wait_s / ranks.world_size, compute_s / ranks.world_size)
         )
         self.images = 0
 
@@ -463,51 +395,66 @@ class _Run:
         }
         state.in_epoch.add(state.since_log)
         state.in_run.add(state.since_log)
-        state.since_log = _Tally()
-        self._write(row)
+        state.since_log = Tally()
+        self.journal.write(row)
         return row
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self.file.write(json.dumps(row).encode() + b"\n")
-        self.file.flush()
 
     def save(self) -> None:
         """Write the checkpoint; possible after any step. No rank goes on before it is complete."""
         self._settle()
         random = self.ranks.gather(random_state())
         if self.ranks.main:
-            os.fsync(self.file.fileno())
-            self.state.metrics_bytes = os.fstat(self.file.fileno()).st_size
-            self._write_checkpoint(random)
+            self.state.metrics_bytes = self.journal.sync()
+        if self.ranks.main or self.config.shard:
+            tensors = self._tensors()
+            if self.ranks.main:
+                self._write_checkpoint(tensors, random)
         self.ranks.wait()
 
-    def _write_checkpoint(self, random: list[dict[str, Any]]) -> None:
+    def _tensors(self) -> dict[str, Any]:
+        """Whole, on the CPU of rank 0; where they are dealt out, all ranks must call it."""
+        keep = self.ranks.main
+        self.ranks.share_buffers(self.model)
+        tensors = {"model": whole(self.model.state_dict(), keep=keep)}
+        if self.average is not None:
+            with self.average.in_model():
+                tensors["ema"] = whole(self.model.state_dict(), keep=keep)
+        return {**tensors, "optimizer": whole(self.optimizer.state_dict(), keep=keep)}
+
+    def _write_checkpoint(self, tensors: dict[str, Any], random: list[dict[str, Any]]) -> None:
         save_checkpoint(
             self.config.checkpoint,
             {
+                **tensors,
                 "settings": self._settings(),
-                "classes": getattr(self.train, "classes", None),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "classes": self._classes(),
+                "scaler": self.steps.state_dict(),
                 "state": dataclasses.asdict(self.state),
                 "random": random,
                 "loader": self.train.state_dict(),
             },
         )
 
-    def _load(self) -> _State:
-        saved = load_checkpoint(self.config.checkpoint)
-        then, now = saved["settings"], self._settings()
+    def _load(self) -> State:
+        config = self.config
+        path = config.found or config.checkpoint
+        saved = load_checkpoint(path)
+        then, now = {**FineTuneConfig(out=config.out).fingerprint(), **saved["settings"]}, self._settings()
+        then["layers"] = {**dataclasses.asdict(Layers()), **then.get("layers", {})}  # of what there was not yet, then
         different = [f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]]
         if different:
             raise ValueError(
-                f"{self.config.checkpoint} belongs to a run with other settings: {'; '.join(different)}. "
+                f"{path} belongs to a run with other settings: {'; '.join(different)}. "
                 "Resume with the same ones, or start anew in another out folder"
             )
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self._load_weights(saved["ema"], path)
+            self.average.take()
+        self._load_weights(saved["model"], path)
+        self._load_optimizer(saved["optimizer"])
+        self.steps.load_state_dict(saved.get("scaler", {}))
         self.train.load_state_dict(saved["loader"])
-        state, ranks = _State.from_dict(saved["state"]), self.ranks
+        state, ranks = State.from_dict(saved["state"]), self.ranks
         if "epoch_end" not in saved["state"] and state.step > state.epoch * self.steps_per_epoch:
             state.epoch_end = (state.epoch + 1) * self.steps_per_epoch  # of before epochs could differ
         if len(saved["random"]) == ranks.world_size:
@@ -515,6 +462,37 @@ class _Run:
         else:  # as many ranks as there were have no heirs; but no two of the new ones may draw the same
             seed_random(rng.mix64(self.config.seed or 0, state.step, ranks.rank))
         return state
+
+    def _load_weights(self, saved: dict[str, Any], path: Path) -> None:
+        own = self.model.state_dict()
+        for name in {**own, **saved}:
+            if name not in saved or name not in own:
+                problem = f"it has no {name}" if name in own else f"it has {name}, which this one has not"
+            elif isinstance(own[name], torch.Tensor) and own[name].shape != saved[name].shape:
+                problem = f"{name} is {list(saved[name].shape)} there and {list(own[name].shape)} here"
+            else:
+                continue
+            raise ValueError(f"{path} is of another model: {problem}. Resume with the model that the run began with")
+        fitting = {
+            name: like(value, own[name]) if isinstance(value, torch.Tensor) else value for name, value in saved.items()
+        }
+        self.model.load_state_dict(fitting)
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        states = {
+            index: {
+                key: like(value, parameter.detach())
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape
+                else value
+                for key, value in saved["state"].get(index, {}).items()
+            }
+            for index, parameter in enumerate(parameters)
+        }
+        self.optimizer.load_state_dict({**saved, "state": {index: state for index, state in states.items() if state}})
+
+    def _classes(self) -> list[str] | None:
+        return getattr(self.train, "classes", None)
 
     def _settings(self) -> dict[str, Any]:
         layers = dataclasses.asdict(self.layers)
@@ -538,15 +516,20 @@ class _Run:
     def close(self) -> None:
         for parameter, learned in zip(self.model.parameters(), self.learned, strict=True):
             parameter.requires_grad_(learned)
-        self.file.close()
+        self.journal.close()
 
 
 def _optimizer(model: nn.Module, layers: Layers, config: FineTuneConfig, device: torch.device) -> torch.optim.Optimizer:
     """With fused kernels, which neither synchronise nor loop over tensors."""
     groups = layers.groups(model, weight_decay=config.weight_decay)
-    fused = device.type in ("cpu", "cuda")
+    fused = device.type in ("cpu", "cuda") and not (config.shard and config.optimizer == "sgd")  # DTensors have none
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=fused)
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=fused)
+        # Torch makes them in a parameter's first step: of uninitialised memory where this overflows in fp16 and is
+        # left out, and not at all where others of the group have theirs already.
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+        return optimizer
     return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
 
 

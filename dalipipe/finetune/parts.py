@@ -48,7 +48,8 @@ class Part(Source):
 def choose(whole: Source, root: Path, *, val_fraction: float | None, hold_out: str | None) -> np.ndarray:
     """bool [N]: which records are for validation, by their paths within ``root`` alone.
 
-    ``val_fraction``: in each class the share with the lowest hashes (rounded, at least one on each side).
+    ``val_fraction``: in each class, or of all pictures with label maps, the share with the lowest hashes
+    (rounded, at least one on each side).
     ``hold_out``: those whose path this pattern fits, such as ``george/*``; ``*`` stands for any characters, ``/`` too.
 
     Raises:
@@ -69,13 +70,16 @@ def choose(whole: Source, root: Path, *, val_fraction: float | None, hold_out: s
         raise ValueError(f"{root} has no train/ and val/ folders: make them, or split it with a val_fraction, 0.2 say")
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must be in (0, 1), got {val_fraction}")
-    if whole.labels is None:
+    labels, classes = whole.labels, whole.classes or []
+    if labels is None and whole.schema.of_kind("mask"):  # a picture has many classes: all are of one kind
+        labels, classes = np.zeros(len(whole), np.int64), ["pictures"]
+    if labels is None:
         raise ValueError(f"{root} has labels that are known only when it is read: it cannot be split by class")
     hashes = [hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names]
     order = np.array(sorted(range(len(whole)), key=hashes.__getitem__))
     chosen = np.zeros(len(whole), bool)
-    for label, name in enumerate(whole.classes or []):
-        members = order[whole.labels[order] == label]
+    for label, name in enumerate(classes):
+        members = order[labels[order] == label]
         if len(members) < 2:
             raise ValueError(
                 f"class {name!r} has {len(members)} sample, too few to split; add some or remove the class"

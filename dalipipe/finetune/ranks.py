@@ -1,8 +1,9 @@
 """The processes that train together: who this one is, and what all of them have to agree on.
 
-Gradients are the business of ``DistributedDataParallel`` (gloo on the CPU, nccl on GPUs). All else, such as the sums of
-metrics and whether to stop, goes through a gloo group of its own, in host memory: it never waits for a GPU, and it
-notices a process that has died at once, where nccl would wait for its time limit.
+Gradients are the business of ``DistributedDataParallel``, or of ``fully_shard`` where weights are dealt out (gloo on
+the CPU, nccl on GPUs). All else, such as the sums of metrics and whether to stop, goes through a gloo group of its own,
+in host memory: it never waits for a GPU, and it notices a process that has died at once, where nccl would wait for its
+time limit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dalipipe.finetune.interrupts import Interrupted
 from dalipipe.finetune.rendezvous import fresh_store
+from dalipipe.finetune.sharding import shard, share_weights
 
 TIMEOUT_S = 300.0
 
@@ -47,6 +49,7 @@ class Ranks:
         self.place = "the start"
         self._ballot: tuple[Any, torch.Tensor] | None = None  # the vote under way
         self._group: Any = None
+        self._sharded = False  # the model, see shard()
 
     @classmethod
     def joined(cls, *, timeout_s: float = TIMEOUT_S) -> Ranks:
@@ -82,12 +85,40 @@ class Ranks:
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """``model`` such that its backward pass averages the gradients of all ranks. Rank 0's weights go to all, and
-        so do its buffers, before each forward pass.
+        so do its buffers, before each forward pass. One that is dealt out, see :meth:`shard`, does so by itself.
         """
-        if self.world_size == 1:
+        if self.world_size == 1 or self._sharded:
             return model
         with self.during("the first exchange of weights"):
             return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    def shard(self, model: nn.Module, device: torch.device) -> None:
+        """Deals out the model's parameters, in place: each rank keeps its part, and gets the others' as it needs them.
+        The values are rank 0's.
+        """
+        if self.world_size > 1:
+            with self.during("dealing out weights"):
+                shard(model, device)
+            self._sharded = True
+
+    @contextlib.contextmanager
+    def exchange(self, parallel: nn.Module, wanted: bool) -> Iterator[None]:
+        """While entered, gradients of ``parallel`` are averaged over the ranks, or, where that is not ``wanted``, kept
+        until they are. It must be entered for forward and backward.
+        """
+        if self._sharded:
+            parallel.set_requires_gradient_sync(wanted)  # type: ignore[operator]
+        if self.world_size == 1 or wanted or self._sharded:
+            yield
+        else:
+            with parallel.no_sync():  # type: ignore[operator]
+                yield
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Rank 0's buffers for all, such as the statistics of BatchNorm, where the model does not do so by itself."""
+        if self._sharded:
+            with self.during("the broadcast of buffers"):
+                share_weights(list(model.buffers()))
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the ranks, in double precision: the same result everywhere."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,41 +12,6 @@ from dalipipe.finetune.layers import layers_of
 
 _WRAPPERS = ("model.", "target.", "model.target.", "module.", "_orig_mod.")
 _UNUSED = ("aux", "AuxLogits")  # heads of torchvision's models that are for training from scratch
-
-
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Names and tensors of a file, on the CPU: a state dict of ``torch.save`` (``.pth``, ``.pt``), also within "model"
-    or "state_dict"; ``.safetensors``; or a checkpoint of :func:`~dalipipe.finetune.finetune`, of which its model's
-    tensors are given, averaged ones where it has them. Nothing in the file is executed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: give a file with a state dict, such as a .pth of torchvision")
-    try:
-        loaded: Any
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for damaged files
-        raise ValueError(
-            f"{path} cannot be read as weights: it is damaged, or neither torch.save(model.state_dict(), path) nor "
-            "safetensors"
-        ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError(f"{path} holds no state dict (name → tensor)")
-    if any(name.startswith("optimizer.") for name in loaded):  # a run's: its own tensors, and over them their averages
-        loaded = {**_under("model.", loaded), **_under("ema.", loaded)}
-    return loaded
 
 
 def start_from(
@@ -62,7 +25,7 @@ def start_from(
 
     Args:
         model: left as it was where an error is raised.
-        weights: by name, as :func:`read_weights` gives them.
+        weights: by name, as :func:`~dalipipe.finetune.read_weights` gives them.
         name, origin: the model's name, and where the weights are from, for messages.
 
     Raises:
