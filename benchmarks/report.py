@@ -575,35 +575,6 @@ def text_accuracy(load: Load) -> str:
     return "\n".join([*lines, "", words])
 
 
-def tune_accuracy(load: Load) -> str:
-    """What cross-validation chose, and what that came to beside no augmentation, the policy as written, and
-    TrivialAugment.
-    """
-    result = load("tune_accuracy")
-    if result is None:
-        return "Not measured yet."
-    arms = ("none", "as written", "TrivialAugment", "chosen")
-    lines = ["| test accuracy in % | none | as written | TrivialAugment | chosen | what was chosen, seed by seed |"]
-    lines.append("|---|" + "---:|" * len(arms) + "---|")
-    for task in dict.fromkeys(one["task"] for one in result["runs"]):
-        own = [one for one in result["runs"] if one["task"] == task]
-        found = {arm: [one["accuracy"][arm] for one in own if arm in one["accuracy"]] for arm in arms}
-        cells = [_mean(found[arm]) if len(found[arm]) > 1 else "–" for arm in arms]
-        samples = f"{task}, {own[0]['samples']} samples"
-        lines.append(f"| {samples} | {' | '.join(cells)} | {'; '.join(one['chosen'] for one in own)} |")
-    settings, runs = result["settings"], result["runs"]
-    share, minutes = max(one["share"] for one in runs), sum(one["cpu_s"] for one in runs) / 60
-    words = (
-        f"`tune` with {settings['folds']} folds of what is trained on, {runs[0]['candidates']} candidates or fewer, "
-        f"for at most {share:.0%} of the full grid's steps; then all of it trained on, {settings['steps']} steps of "
-        f"{settings['batch_size']} pictures or {settings['series_steps']} of 16 series, AdamW; accuracy on the whole "
-        "test set, ± its standard error over seeds (samples, weights, folds, order). Small residual networks from "
-        "scratch. “digits, harmful” is mirrored and turned by up to 180 degrees. All of it took "
-        f"{minutes:.0f} processor minutes. {_measured_on(result)}."
-    )
-    return "\n".join([*lines, "", words])
-
-
 def transfer_accuracy(load: Load) -> str:
     """Ways of fine-tuning beside each other, by how many pictures there are."""
     result = load("transfer_accuracy")
@@ -634,6 +605,35 @@ def transfer_accuracy(load: Load) -> str:
         f"L2-SP {settings['l2_sp']:g}; λ {settings['target_weight']:g}; gradual: one layer more every "
         f"{settings['unfreeze_every']} epoch. Augmented: padded crops and flips. ± is the standard error over {seeds} "
         "seeds (pictures, pretrained and initial weights, order, augmentation). All of it took "
+        f"{minutes:.0f} processor minutes. {_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
+def tune_accuracy(load: Load) -> str:
+    """What cross-validation chose, and what that came to beside no augmentation, the policy as written, and
+    TrivialAugment.
+    """
+    result = load("tune_accuracy")
+    if result is None:
+        return "Not measured yet."
+    arms = ("none", "as written", "TrivialAugment", "chosen")
+    lines = ["| test accuracy in % | none | as written | TrivialAugment | chosen | what was chosen, seed by seed |"]
+    lines.append("|---|" + "---:|" * len(arms) + "---|")
+    for task in dict.fromkeys(one["task"] for one in result["runs"]):
+        own = [one for one in result["runs"] if one["task"] == task]
+        found = {arm: [one["accuracy"][arm] for one in own if arm in one["accuracy"]] for arm in arms}
+        cells = [_mean(found[arm]) if len(found[arm]) > 1 else "–" for arm in arms]
+        samples = f"{task}, {own[0]['samples']} samples"
+        lines.append(f"| {samples} | {' | '.join(cells)} | {'; '.join(one['chosen'] for one in own)} |")
+    settings, runs = result["settings"], result["runs"]
+    share, minutes = max(one["share"] for one in runs), sum(one["cpu_s"] for one in runs) / 60
+    words = (
+        f"`tune` with {settings['folds']} folds of what is trained on, {runs[0]['candidates']} candidates or fewer, "
+        f"for at most {share:.0%} of the full grid's steps; then all of it trained on, {settings['steps']} steps of "
+        f"{settings['batch_size']} pictures or {settings['series_steps']} of 16 series, AdamW; accuracy on the whole "
+        "test set, ± its standard error over seeds (samples, weights, folds, order). Small residual networks from "
+        "scratch. “digits, harmful” is mirrored and turned by up to 180 degrees. All of it took "
         f"{minutes:.0f} processor minutes. {_measured_on(result)}."
     )
     return "\n".join([*lines, "", words])

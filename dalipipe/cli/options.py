@@ -65,6 +65,13 @@ Shard = Annotated[
     bool, typer.Option("--shard", help="Deal out weights and optimiser among the processes that torchrun starts.")
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard, too.")]
+Carry = Annotated[
+    Path | None,
+    typer.Option(
+        help="Start from the checkpoint of a smaller model of this kind, trained on part of the data, say.",
+        show_default="from scratch",
+    ),
+]
 Loss = Annotated[
     str, typer.Option("--loss", help="ce: cross-entropy; bce: binary, each class a yes or no question for itself.")
 ]
