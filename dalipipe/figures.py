@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,92 @@ def draw_curves(
     return Path(path)
 
 
+def draw_tuning(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> Path:
+    """Draw accuracy over a policy's strength, a line for each number of copies or operators, as a PNG.
+
+    ``rows``: of each candidate ``name``; ``strength``, 0: none; ``line``: which line it is on, "": on all (none at
+    all); ``mean`` and ``error`` of its accuracy, [0, 1]; ``in_full``: others, which were given up early and trained
+    less, stand pale; ``chosen``. Lines of which all are without a strength of their own are drawn across.
+
+    Raises ``ValueError`` for no rows, ``ModuleNotFoundError`` where matplotlib is missing.
+    """
+    if not rows:
+        raise ValueError("draw_tuning: no candidates given")
+    figure = _figure(8.2, 4.4)
+    from matplotlib import colormaps
+    from matplotlib.ticker import PercentFormatter
+
+    full, early = [row for row in rows if row["in_full"]], [row for row in rows if not row["in_full"]]
+    both = figure.subplots(1, 2 if early else 1, squeeze=False)[0]
+    lines = list(dict.fromkeys(row["line"] for row in rows if row["line"]))
+    colours = dict(zip(lines, colormaps["viridis"](np.linspace(0, 0.85, max(len(lines), 1))), strict=False))
+    parts = ([(early, "first round, all candidates")] if early else []) + [(full, "trained in full")]
+    for axes, (shown, name) in zip(both, parts, strict=True):
+        # Those that were trained in full are in the first round's picture only as far as they were shown there.
+        for line in lines:
+            own = sorted((row for row in shown if row["line"] in (line, "")), key=lambda row: row["strength"])
+            if not any(row["line"] for row in own):
+                continue
+            x, y = [row["strength"] for row in own], [row["mean"] for row in own]
+            error = [0.0 if np.isnan(row["error"]) else row["error"] for row in own]
+            axes.errorbar(
+                x, y, error, color=colours[line], label=line, marker="o", markersize=4, linewidth=1.6, capsize=2
+            )
+        for row in shown:
+            if (row["line"] == "" and len(shown) == 1) or row["chosen"]:
+                axes.plot(row["strength"], row["mean"], "o", markersize=11, markerfacecolor="none", color=RED, zorder=4)
+        axes.set_title(name, loc="left", fontsize=11, fontweight="bold", color=INK)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+        axes.grid(True, color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("strength of the policy", color=SOFT)
+        _without_frame(axes)
+    both[0].set_ylabel("validation accuracy", color=SOFT)
+    both[0].legend(frameon=False, labelcolor=INK, fontsize=8)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
+def draw_lr_range(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    path: str | os.PathLike[str],
+    *,
+    smoothed: Sequence[float] = (),
+    suggested: float | None = None,
+    title: str = "",
+) -> Path:
+    """Draw a learning rate range test as a PNG: loss over learning rate, which is on a logarithmic scale, and a line at
+    the ``suggested`` one.
+
+    Raises ``ValueError`` for no losses or another number of rates, ``ModuleNotFoundError`` where matplotlib is missing.
+    """
+    if not len(losses) or len(losses) != len(rates):
+        raise ValueError(f"draw_lr_range: expected a loss for each rate, got {len(losses)} and {len(rates)}")
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=BLUE, alpha=0.3, linewidth=1, label="loss of each batch")
+    if len(smoothed):
+        axes.plot(rates[: len(smoothed)], smoothed, color=BLUE, linewidth=1.8, label="smoothed")
+    if suggested is not None:
+        axes.axvline(suggested, color=ORANGE, linewidth=1.5, label=f"suggested, {suggested:.2g}")
+    axes.set_xscale("log")
+    low, first = min(smoothed if len(smoothed) else losses), losses[0]
+    axes.set_ylim(max(0.0, low - 0.2 * abs(first - low) - 0.05), 1.5 * first)
+    axes.grid(True, color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("learning rate", color=SOFT)
+    axes.set_ylabel("training loss", color=SOFT)
+    axes.legend(frameon=False, labelcolor=INK)
+    _without_frame(axes)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
 def draw_confusion(
     confusion: str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = "", most: int = 40
 ) -> Path:
@@ -150,7 +236,8 @@ def draw_confusion(
     if len(names) <= 20:
         for row, column in np.argwhere(counts):
             ink = "white" if shares[row, column] > 0.5 else INK
-            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=ink)
+            count = str(counts[row, column]) if counts.max() < 100_000 else f"{shares[row, column]:.1%}"  # of pixels
+            axes.text(column, row, count, ha="center", va="center", fontsize=8, color=ink)
     _without_frame(axes)
     axes.tick_params(labelsize=size)
     bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=30, format=PercentFormatter(1.0, decimals=0))
@@ -298,6 +385,7 @@ def draw_grid(
     column_labels: Sequence[str] = (),
     title: str = "",
     cell_px: int = 112,
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
 ) -> Path:
     """Draw images as a labelled grid, a PNG.
 
@@ -308,7 +396,8 @@ def draw_grid(
         row_labels: a text left of each row, its further lines smaller; may be left out.
         column_labels: a text above each column; may be left out.
         title: a heading; may be left out.
-        cell_px: edge of a cell, in pixels.
+        cell_px: edge of a cell, in pixels; cells are lower where all images are wider than high.
+        legend: names, and what colour stands for each, below; may be left out.
 
     Raises:
         ValueError: there is nothing to draw, or an image has another dtype or shape.
@@ -319,6 +408,8 @@ def draw_grid(
         raise ValueError("draw_grid: no images given")
     heading, plain, small = (ImageFont.load_default(size=size) for size in (22, 15, 14))
     gap, margin, line_px = 8, 20, 18
+    fitted = [[_fit(image, cell_px) for image in row] for row in rows]
+    cell_height = max(image.height for row in fitted for image in row)
     lines = [[(text, small if n else plain) for n, text in enumerate(label.split("\n"))] for label in row_labels]
     widest = max((font.getlength(text) for label in lines for text, font in label), default=0)
     left = margin + (round(widest) + 14 if row_labels else 0)
@@ -327,7 +418,15 @@ def draw_grid(
     width = left + columns * (cell_px + gap) - gap + margin
     if title:
         width = max(width, round(heading.getlength(title)) + 2 * margin)
-    height = top + len(rows) * (cell_px + gap) - gap + margin
+    bottom = top + len(rows) * (cell_height + gap) - gap
+    entries: list[tuple[int, int, str, tuple[int, int, int]]] = []  # left, line, name, colour
+    x = line = 0
+    for name, colour in legend:
+        wide = round(small.getlength(name)) + 40
+        x, line = (0, line + 1) if x and left + x + wide > width else (x, line)
+        entries.append((left + x, line, name, colour))
+        x += wide
+    height = bottom + ((line + 1) * 22 + gap if entries else 0) + margin
 
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
@@ -335,16 +434,19 @@ def draw_grid(
         draw.text((margin, margin - 4), title, fill=INK, font=heading)
     for column, label in enumerate(column_labels):
         draw.text((left + column * (cell_px + gap), top - 8), label, fill=SOFT, font=small, anchor="ls")
-    for r, row in enumerate(rows):
-        y = top + r * (cell_px + gap)
+    for r in range(len(rows)):
+        y = top + r * (cell_height + gap)
         for n, (text, font) in enumerate(lines[r] if r < len(lines) else ()):
-            middle = y + cell_px / 2 + (n - (len(lines[r]) - 1) / 2) * line_px
+            middle = y + cell_height / 2 + (n - (len(lines[r]) - 1) / 2) * line_px
             draw.text((left - 14, middle), text, fill=SOFT if n else INK, font=font, anchor="rm")
-        for c, image in enumerate(row):
+        for c, image in enumerate(fitted[r]):
             x = left + c * (cell_px + gap)
-            draw.rectangle((x - 1, y - 1, x + cell_px, y + cell_px), fill=FAINT)  # a frame: pictures may be white
-            fitted = _fit(image, cell_px)
-            canvas.paste(fitted, (x + (cell_px - fitted.width) // 2, y + (cell_px - fitted.height) // 2))
+            draw.rectangle((x - 1, y - 1, x + cell_px, y + cell_height), fill=FAINT)  # a frame: pictures may be white
+            canvas.paste(image, (x + (cell_px - image.width) // 2, y + (cell_height - image.height) // 2))
+    for x, line, name, colour in entries:
+        y = bottom + gap + line * 22
+        draw.rectangle((x, y + 4, x + 13, y + 17), fill=colour, outline=FAINT)
+        draw.text((x + 20, y + 11), name, fill=INK, font=small, anchor="lm")
     canvas.save(path, format="PNG", optimize=True)
     return Path(path)
 
@@ -481,18 +583,22 @@ def tinted(image: np.ndarray, mask: np.ndarray, *, ignore: int) -> np.ndarray:
     """``image`` uint8 [H, W, 1 or 3] under the classes of ``mask`` int [H, W]: a colour each, none for class 0; what is
     to be ignored, dark. uint8 [H, W, 3].
     """
-    import colorsys
-
     shown = np.broadcast_to(image, (*image.shape[:2], 3)).copy()
     for index in np.unique(mask):
         at = mask == index
         if index == ignore:
             shown[at] //= 4
         elif index:
-            hue = int(index) * 0.618034 % 1  # the golden section: neighbours in number are far apart in colour
-            colour = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.9, 0.95))
-            shown[at] = (0.5 * shown[at] + 0.5 * colour).astype(np.uint8)
+            shown[at] = (0.5 * shown[at] + 0.5 * class_colour(int(index))).astype(np.uint8)
     return shown
+
+
+def class_colour(index: int) -> np.ndarray:
+    """float64 [3], 0..255: what `tinted` lays over the pixels of a class from 1."""
+    import colorsys
+
+    hue = index * 0.618034 % 1  # the golden section: neighbours in number are far apart in colour
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, 0.9, 0.95))
 
 
 def _fit(image: np.ndarray, cell_px: int) -> Image:

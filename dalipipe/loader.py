@@ -88,6 +88,10 @@ class DataLoader(TorchDataLoader):
         ``torch.manual_seed`` works. prefetch_factor: finished batches kept waiting.
         rank, world_size: this process among those that share the data set; from ``torch.distributed`` by default,
         which may begin after the loader is made.
+        draw_epochs: how many epochs are augmented differently: epoch e takes the draws of epoch e mod draw_epochs
+        again, in an order of its own; ``None``: each draws anew. What was worked out for a picture as it was augmented,
+        by a teacher say, can then be kept: ``batch.indices`` and ``batch.draws`` [N] name it. Not with operators that
+        mix.
         shards: how the last global batch is shared. ``"equal"`` fills it up from the epoch's beginning, so that all
         ranks take equal steps (a single rank gets it short); ``"exact"`` fills it up too, and adds a field ``valid``
         bool [N] to batches that says which rows count, so that metrics count every sample once.
@@ -161,6 +165,7 @@ class DataLoader(TorchDataLoader):
         engine: str = "auto",
         cache: Place | None = None,
         cache_bytes: int | str | None = None,
+        draw_epochs: int | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _NOT_KEPT}
         if isinstance(dataset, DatasetView):
@@ -178,6 +183,7 @@ class DataLoader(TorchDataLoader):
         threads = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
         _check_count("num_workers", threads, 0)
         _check_count("prefetch_factor", 2 if prefetch_factor is None else prefetch_factor, 1)
+        _check_count("draw_epochs", 1 if draw_epochs is None else draw_epochs, 1)
         if not isinstance(timeout, (int, float)) or not timeout >= 0:
             raise ValueError(f"DataLoader: timeout must be seconds, at least 0, got {timeout!r}")
         for name, value, names in (
@@ -194,11 +200,14 @@ class DataLoader(TorchDataLoader):
                 "dalipipe.convert, which makes one of a transform, and dalipipe.Phases, of several"
             )
 
+        self._draw_epochs = draw_epochs
         cache_settings = make_settings(cache, cache_bytes)
         self._source = as_source(dataset)
         self._phases, self._conversion = _phases(policy, self._source, on_unsupported)
         self._plans = {first: lower(one, self._source.schema) for first, one in self._phases.policies.items()}
         check_forms(self._plans)
+        if draw_epochs is not None:
+            _check_draws(draw_epochs, self._plans)
         field = self._plans[0].field
         if cache_settings is not None and field is not None and field.kind != "image":
             raise ValueError(f"DataLoader: cache keeps pictures, and {field.name!r} is {field.kind}: leave it out")
@@ -285,6 +294,10 @@ class DataLoader(TorchDataLoader):
         """torch sets it. Lightning looks among the attributes for what it needs to make a loader again."""
         vars(self)["dataset"] = DatasetView(dataset, settings=self._given)
 
+    def again(self, **changes: Any) -> DataLoader:
+        """Another loader of this data set, policy and seed, made with the same arguments but for ``changes``."""
+        return DataLoader(**{**self._given, "seed": self.seed, **changes})
+
     @property
     def threads(self) -> int:
         """Threads that read, decode and augment. ``num_workers``, which counts worker processes, is 0."""
@@ -345,6 +358,10 @@ class DataLoader(TorchDataLoader):
         if self._resume is not None and self._resume[0] != epoch:
             self._resume = None
         self._steps.set_epoch(epoch)
+
+    def _draws_of(self, epoch: int) -> int:
+        """The epoch whose draws this one takes."""
+        return epoch if self._draw_epochs is None else epoch % self._draw_epochs
 
     def _settle(self, epoch: int) -> None:
         self._steps.order.settle(epoch)
@@ -422,7 +439,7 @@ class DataLoader(TorchDataLoader):
         count = min(samples, len(self._source))
         indices = np.unique(np.linspace(0, len(self._source) - 1, count).astype(np.int64))
         epoch = self._steps.next_epoch
-        lines = [explain(self._config(epoch), rng.make_key(self.seed, epoch), indices)]
+        lines = [explain(self._config(epoch), rng.make_key(self.seed, self._draws_of(epoch)), indices)]
         if self._cache_settings is not None:
             cache = self._opened_cache()
             lines.append("cache: nothing to decode, so nothing to keep" if cache is None else cache.describe())
@@ -568,6 +585,7 @@ class DataLoader(TorchDataLoader):
             "dataset": dataset,
             "phases": list(self._phases.starts),
             "policy": policy_digest,
+            "draw_epochs": self._draw_epochs,
         }
 
     # Looking in and cleaning up ---------------------------------------------------------------------------------------
@@ -632,7 +650,8 @@ class _Epoch:
         self._count = self._steps.steps_in(self.epoch)
         lane, config = loader._take_lane(self._steps, self.epoch)
         self._cuda = config.output.device if config.output.device.type == "cuda" else None
-        course = Epoch(self.epoch, rng.make_key(loader.seed, self.epoch), self._steps)
+        draws = loader._draws_of(self.epoch)
+        course = Epoch(self.epoch, rng.make_key(loader.seed, draws), self._steps, draws)
         self._batches: Prefetcher | None = Prefetcher(
             lane, course, self.step, config, loader._ahead, loader._lanes.append
         )
@@ -735,6 +754,20 @@ def _phases(
     channels = next((field.channels for field in source.schema.of_kind("image")), None)
     converted, report = convert(source.transform, on_unsupported=on_unsupported, channels=channels or 3)
     return Phases({0: converted}), report
+
+
+def _check_draws(draw_epochs: int, plans: dict[int, Plan | StagedPlan]) -> None:
+    """Whether the same pictures can come again."""
+    again = f"DataLoader: draw_epochs={draw_epochs} has the same pictures come again"
+    if len(plans) > 1:
+        raise ValueError(f"{again}, but the policy changes with the epochs {list(plans)}: leave one of them out")
+    for plan in plans.values():
+        if plan.mix is not None:
+            mixing = " and ".join(type(op).__name__ for op in plan.mix.ops)
+            raise ValueError(
+                f"{again}, but {mixing} mixes each with others of its batch, which are others in each epoch: leave one "
+                "of them out"
+            )
 
 
 def _in_words(step: Any) -> str:

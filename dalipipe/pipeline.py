@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dalipipe import rng
 from dalipipe.buffers import BufferPool
 from dalipipe.cache import Reading, SampleCache
 from dalipipe.faults import Quarantine
@@ -46,8 +47,10 @@ class Epoch:
 
     number: int
     key: np.ndarray
-    """`rng.make_key`."""
+    """`rng.make_key` of ``draws``."""
     sampler: Sampler
+    draws: int
+    """The epoch whose draws its samples take: this one, or an earlier one's again."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ class Lane:
         config, source, indices = self._config, self._config.source, step.indices
         if source.copies > 1:  # an epoch takes one, repeated records several in turn
             variants = 0 if step.variants is None else step.variants
-            indices = indices + (epoch.number + variants) % source.copies * len(source)
+            indices = indices + (epoch.draws + variants) % source.copies * len(source)
         records: Records | Reading
         self.reading = True
         try:
@@ -365,7 +368,7 @@ class _Walk(threading.Thread):
 
     def _run(self) -> None:
         config, lane, epoch = self._config, self._lane, self._epoch
-        deliver = _deliver_cuda(config) if config.output.device.type == "cuda" else _deliver_host(config)
+        deliver = (_deliver_cuda if config.output.device.type == "cuda" else _deliver_host)(config, epoch.draws)
         steps = epoch.sampler.batches(epoch.number, self._first)
         in_flight, upcoming = 0, self._next(steps)
         while not self._stopped.is_set():
@@ -411,15 +414,15 @@ class _Walk(threading.Thread):
                 self.join(timeout=0.01)
 
 
-def _deliver_host(config: LaneConfig) -> Callable[[Lane], Any]:
+def _deliver_host(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:
     def deliver(lane: Lane) -> Any:
         columns, step = lane.collect()
-        return make_batch(config.names, _values(config, columns, step), step.indices)
+        return make_batch(config.names, _values(config, columns, step), step.indices, _draws(draws, step))
 
     return deliver
 
 
-def _deliver_cuda(config: LaneConfig) -> Callable[[Lane], Any]:
+def _deliver_cuda(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:
     """Works on a stream of its own, and waits for it: what comes out is whole, and what it was made from can be freed.
 
     The wait costs nothing: the batches behind it are being decoded meanwhile.
@@ -438,9 +441,14 @@ def _deliver_cuda(config: LaneConfig) -> Callable[[Lane], Any]:
             columns, step = lane.collect()
             values = [upload(value) for value in _values(config, columns, step)]
             stream.synchronize()
-            return make_batch(config.names, values, step.indices)
+            return make_batch(config.names, values, step.indices, _draws(draws, step))
 
     return deliver
+
+
+def _draws(epoch: int, step: Step) -> np.ndarray:
+    variants = np.zeros(len(step), np.int64) if step.variants is None else step.variants
+    return epoch * rng.MAX_VARIANTS + variants
 
 
 def _values(config: LaneConfig, columns: dict[str, Any], step: Step) -> list[Any]:

@@ -9,14 +9,19 @@ from typing import Any
 from dalipipe.ops.image import (
     Brightness,
     CenterCrop,
+    ColorJitter,
     Contrast,
     HorizontalFlip,
     Normalize,
+    PadTo,
     RandomCrop,
     RandomErasing,
+    RandomResize,
     RandomResizedCrop,
     Resize,
+    ResizeKeepRatio,
     Rotate,
+    ScaleJitter,
     Translate,
     timm_rand_augment,
 )
@@ -101,6 +106,54 @@ def digits_train(size: int = 32) -> Policy:
 def digits_eval(size: int = 32) -> Policy:
     """Resized to ``size`` px, normalised as `digits_train` does."""
     return Policy([Resize((size, size)), Normalize(0.5, 0.25)])
+
+
+_MEAN_COLOUR = (124, 116, 104)  # of ImageNet
+
+
+def segmentation_train(size: int = 480) -> Policy:
+    """Pictures with label maps, which move along: the shorter side to half to twice 520/480 of ``size``, ``size`` px
+    anywhere in it, mirrored half the time, ImageNet's normalisation. torchvision's reference for segmentation; what is
+    padded is ignored.
+    """
+    base = round(size * 520 / 480)
+    return Policy(
+        [
+            RandomResize(base // 2, 2 * base + 1),
+            RandomCrop(size, pad_if_needed=True, fill=_MEAN_COLOUR),
+            HorizontalFlip(),
+            Normalize(),
+        ]
+    )
+
+
+def segmentation_eval(size: int = 480) -> Policy:
+    """Whole pictures with label maps: the longer side to ``size`` px, padded to a square; what is padded is ignored."""
+    return Policy([ResizeKeepRatio((size, size), longest=1.0), PadTo(size, fill=_MEAN_COLOUR), Normalize()])
+
+
+def cityscapes_train(size: int = 1024) -> Policy:
+    """Street scenes of twice the width, ``size`` px high: half to twice as large, three quarters of ``size`` anywhere
+    in it, mirrored half the time, colours a little others, ImageNet's normalisation. The scales, crops and mirroring
+    that DeepLab and most since train Cityscapes with, at 1024 (Chen et al., "Encoder-decoder with atrous separable
+    convolution for semantic image segmentation", ECCV 2018).
+    """
+    return Policy(
+        [
+            ScaleJitter((size, 2 * size), (0.5, 2.0)),
+            RandomCrop(3 * size // 4, pad_if_needed=True, fill=_MEAN_COLOUR),
+            HorizontalFlip(),
+            ColorJitter(0.25, 0.25, 0.25),
+            Normalize(),
+        ]
+    )
+
+
+def cityscapes_eval(size: int = 1024) -> Policy:
+    """Whole street scenes, ``size`` px high and twice as wide; at 1024 as they are published, at which results are
+    compared.
+    """
+    return Policy([Resize((size, 2 * size)), Normalize()])
 
 
 def speech(rate_hz: int = 16000, duration_s: float = 1.0, n_mels: int = 64) -> Policy:

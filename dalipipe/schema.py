@@ -79,9 +79,10 @@ class Schema:
 
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
-        if len(set(names)) < len(names) or "indices" in names:
+        if len(set(names)) < len(names) or {"indices", "draws"} & set(names):
             raise ValueError(
-                f'the fields {", ".join(names)}: each needs a name of its own, and "indices" is a batch\'s; rename one'
+                f'the fields {", ".join(names)}: each needs a name of its own, and "indices" and "draws" are a '
+                "batch's; rename one"
             )
         kinds: dict[str, Kind] = {field.name: field.kind for field in self.fields}
         for field in self.of_kind("boxes"):
@@ -107,9 +108,13 @@ class _Batch:
     """int64 [N]: which samples of the data set these are; ``None`` on a batch that was rebuilt by
     ``type(batch)(...)``.
     """
+    draws: np.ndarray | None = None
+    """int64 [N]: as which augmentation of its sample each row came, the epoch drawn for × 65,536 + the copy within that
+    epoch: rows with the same index and draw show the same. ``None`` as above.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._fields, tuple(self), self.indices)  # type: ignore[attr-defined,arg-type]
+        return make_batch, (self._fields, tuple(self), self.indices, self.draws)  # type: ignore[attr-defined,arg-type]
 
 
 @cache
@@ -121,11 +126,7 @@ def batch_type(names: tuple[str, ...]) -> type:
     return type("Batch", (_Batch, namedtuple("Batch", names)), {"__module__": __name__})
 
 
-def make_batch(names: tuple[str, ...], values: Any, indices: np.ndarray | None) -> Any:
+def make_batch(names: tuple[str, ...], values: Any, indices: np.ndarray | None, draws: np.ndarray | None = None) -> Any:
     batch = batch_type(names)(*values)
-    batch.indices = indices
+    batch.indices, batch.draws = indices, draws
     return batch
-
-
-def _rebuild(names: tuple[str, ...], values: tuple[Any, ...], indices: np.ndarray | None) -> Any:
-    return make_batch(names, values, indices)

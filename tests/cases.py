@@ -37,6 +37,7 @@ CASES = [
     Case(ops.RandomCrop(16, padding=5, fill=(200, 100, 0)), always=True),
     Case(ops.RandomCrop(57, pad_if_needed=True), always=True),
     Case(ops.RandomCrop(17, padding=(1, 2, 3, 9), pad_if_needed=True), always=True),
+    Case(ops.RandomCrop(17, padding=2, pad_if_needed=True, spread=0.4), always=True),
     Case(ops.Pad((3, 1, 0, 2), fill=(9, 8, 7)), always=True),
     Case(ops.RandomResizedCrop(24), always=True),
     Case(ops.RandomResizedCrop((7, 40), scale=(0.5, 0.9)), always=True),

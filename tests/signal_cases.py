@@ -40,6 +40,7 @@ CASES = [
     Case(ops.AdjustDuration(duration_s=0.02, padding="mirror", position="start"), rate=True),
     Case(ops.AdjustDuration(33, padding="hold", position="both")),
     Case(ops.AdjustDuration(45, position="center")),
+    Case(ops.AdjustDuration(60, position="both", spread=0.5)),
     Case(ops.RandomTimeCrop((0.4, 0.7)), idle=True),
     Case(ops.WindowSlice(0.7), idle=True),
     Case(ops.TimeResize(77)),

@@ -387,8 +387,14 @@ def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:
             "no checkpoint at {}/run/checkpoint.safetensors; name its folder",
         ),
         (["train", "{}/one", "--resume", "--overwrite"], "give one of them"),
-        (["train", "{}/one", "--task", "video"], "--task must be one of image, audio, series, text, got video"),
-        (["train", "{}/one", "--task", "series", "--size", "32"], "--size is for --task image, not for series"),
+        (
+            ["train", "{}/one", "--task", "video"],
+            "--task must be one of image, segmentation, audio, series, text, got video",
+        ),
+        (
+            ["train", "{}/one", "--task", "series", "--size", "32"],
+            "--size is for --task image or segmentation, not for series",
+        ),
         (["train", "{}/one", "--rate-hz", "8000"], "--rate-hz is for --task audio, not for image"),
         (["train", "{}/one", "--task", "series"], "no series at {}/one/one_TRAIN.ts"),
         (["train", "{}/one", "--task", "series", "--hold-out", "a*"], "leave val_fraction and hold_out out"),

@@ -25,6 +25,7 @@ class Task:
 
 TASKS = {
     "image": Task("resnet18", "imagenet_train", "pictures"),
+    "segmentation": Task("small-unet", "segmentation_train", "pictures"),
     "audio": Task("logmel-cnn", "speech", "sounds"),
     "series": Task("inceptiontime", "series", "series"),
     "text": Task("word-cnn", "eda", "texts"),
@@ -37,12 +38,26 @@ def task_of(name: str, **options: Any) -> Task:
     if name not in TASKS:
         raise ValueError(f"--task must be one of {', '.join(TASKS)}, got {name}")
     for option, value in options.items():
-        if value is not None and name != _TASK_OF_OPTION[option]:
-            raise ValueError(f"--{option.replace('_', '-')} is for --task {_TASK_OF_OPTION[option]}, not for {name}")
+        if value is not None and name not in _TASKS_OF_OPTION[option]:
+            tasks = " or ".join(_TASKS_OF_OPTION[option])
+            raise ValueError(f"--{option.replace('_', '-')} is for --task {tasks}, not for {name}")
     return TASKS[name]
 
 
-_TASK_OF_OPTION = {"size": "image", "masks": "image", "rate_hz": "audio", "channels": "audio", "max_length": "text"}
+_TASKS_OF_OPTION = {
+    "size": ("image", "segmentation"),
+    "masks": ("image",),
+    "rate_hz": ("audio",),
+    "channels": ("audio",),
+    "max_length": ("text",),
+}
+
+
+def default_policy(task: str, data: Path | None) -> str:
+    """The recipe for what is trained on, where none is named."""
+    if task == "segmentation" and data is not None and (data / "leftImg8bit").is_dir():
+        return "cityscapes_train"
+    return TASKS[task].policy
 
 
 def open_one(data: Path, task: str = "image", *, rate_hz: int = RATE_HZ, channels: int = CHANNELS) -> Source:
@@ -58,6 +73,10 @@ def open_one(data: Path, task: str = "image", *, rate_hz: int = RATE_HZ, channel
         from dalipipe.sources import Series
 
         return Series.open(data if data.is_file() else series_file(data))
+    if task == "segmentation":
+        from dalipipe.finetune.segmentation import open_label_maps
+
+        return open_label_maps(data)[0]
     part = data / "train" if (data / "train").is_dir() else data
     if task == "audio":
         return open_audio(part, rate_hz=rate_hz, channels=channels)
@@ -96,7 +115,7 @@ def policy_of(wanted: str, *, size: int | None = None, rate_hz: int = RATE_HZ) -
     }
     if wanted in makers:
         takes = inspect.signature(makers[wanted]).parameters
-        settings = {"size": size or 224, "rate_hz": rate_hz}
+        settings = {"rate_hz": rate_hz, **({} if size is None else {"size": size})}
         made = makers[wanted](**{name: value for name, value in settings.items() if name in takes})
         assert isinstance(made, Policy)
         return made
@@ -133,3 +152,10 @@ def device_of(wanted: str) -> Any:
         return local_device(wanted)
     except ValueError as error:
         raise ValueError(f"--{error}") from error
+
+
+def made_data(folder: Path) -> Path:
+    """Of a folder that `dalipipe generate` wrote, the data in it; else the path as it is."""
+    if (folder / "manifest.json").is_file():
+        return next((part for part in (folder / "data", folder / "data.ts") if part.exists()), folder)
+    return folder

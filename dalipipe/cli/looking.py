@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dalipipe.cli.app import Failure, app, escaped, new_console, plain_errors
-from dalipipe.cli.inputs import CHANNELS, RATE_HZ, device_of, is_policy_file, open_one, policy_of, task_of
+from dalipipe.cli.inputs import (
+    CHANNELS,
+    RATE_HZ,
+    default_policy,
+    device_of,
+    is_policy_file,
+    open_one,
+    policy_of,
+    task_of,
+)
 from dalipipe.cli.options import (
     BatchSize,
     Channels,
@@ -74,7 +83,7 @@ def preview(
         from dalipipe.sources import ImageMasks
 
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, masks=masks)
-        policy = policy or defaults.policy
+        policy = policy or default_policy(task, data)
         if size is not None and is_policy_file(policy):
             raise ValueError(f"--size is for recipes; {policy} says itself what size it makes")
         if data is None and task != "image":

@@ -12,7 +12,8 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over what is trained on
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples a step; of all processes together.")]
 Size = Annotated[int, typer.Option("--size", min=1, help="Edge of the pictures the model sees, in pixels.")]
 SizeOfRecipe = Annotated[
-    int | None, typer.Option("--size", min=1, help="Edge of what a recipe makes, in pixels.", show_default="224")
+    int | None,
+    typer.Option("--size", min=1, help="Edge of what a recipe makes, in pixels.", show_default="the recipe's own"),
 ]
 Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Loader threads a process.", show_default="the cores")]
@@ -21,7 +22,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and augmentati
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already in --out.")]
 Model = Annotated[str, typer.Option(help="Any torchvision classification model.")]
-TaskOption = Annotated[str, typer.Option("--task", help="What the data are: image, audio, series or text.")]
+TaskOption = Annotated[
+    str, typer.Option("--task", help="What the data are: image, segmentation, audio, series or text.")
+]
 FrameRate = Annotated[
     int | None, typer.Option("--rate-hz", min=1, help="Frames a second, of sounds.", show_default="16000")
 ]
@@ -62,6 +65,13 @@ Shard = Annotated[
     bool, typer.Option("--shard", help="Deal out weights and optimiser among the processes that torchrun starts.")
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard, too.")]
+Carry = Annotated[
+    Path | None,
+    typer.Option(
+        help="Start from the checkpoint of a smaller model of this kind, trained on part of the data, say.",
+        show_default="from scratch",
+    ),
+]
 Loss = Annotated[
     str, typer.Option("--loss", help="ce: cross-entropy; bce: binary, each class a yes or no question for itself.")
 ]
@@ -69,4 +79,82 @@ BceTargetThreshold = Annotated[
     float | None,
     typer.Option(help="Of bce: mixed labels above it count as 1, others as 0.", show_default="shares stay"),
 ]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        help="Learn from this trained model, too: its checkpoint, or a file of weights.", show_default="no teacher"
+    ),
+]
+TeacherModel = Annotated[str | None, typer.Option(help="The teacher's model.", show_default="that of --model")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(help="What teacher's and student's logits are divided by; inf: they are matched.", show_default="4"),
+]
+HardWeight = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of the labels in the loss; the teacher has the rest.", show_default="0.1"),
+]
+TeacherCacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher-cache",
+        help="Ask the teacher once about each augmented picture, and keep its answers in this folder.",
+        show_default="ask it at every step",
+    ),
+]
+CacheEpochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="With --teacher-cache: how many epochs are augmented differently; then their pictures come again.",
+        show_default="10, at most --epochs",
+    ),
+]
+More = Annotated[
+    Path | None,
+    typer.Option(
+        "--add",
+        help="More to train on, of the same classes: DIR/data or DIR/data.ts of dalipipe generate, or other data.",
+        show_default=False,
+    ),
+]
 BceSum = Annotated[bool, typer.Option("--bce-sum", help="Of bce: the sum over classes, not their mean.")]
+Freeze = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers that keep their weights: the first so many, all but the last so many (-1: but the head), or "
+        "names, by commas: 'conv1,bn1,layer1'.",
+        show_default="none",
+    ),
+]
+UnfreezeEvery = Annotated[
+    float | None,
+    typer.Option(
+        help="Epochs after which one layer more learns, from the head down.", show_default="all from the start"
+    ),
+]
+LayerDecay = Annotated[
+    float, typer.Option(help="Each layer's learning rate, of that of the layer above it: 0.65 to 0.9 for transformers.")
+]
+L2SPWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--l2-sp",
+        help="Pull towards the weights it starts from, instead of weight decay: 0.01, say.",
+        show_default="none",
+    ),
+]
+JointSource = Annotated[
+    Path | None,
+    typer.Option(
+        "--source", help="Learn these data beside, by a head of their own on a shared trunk.", show_default="none"
+    ),
+]
+TargetWeight = Annotated[
+    float | None,
+    typer.Option(help="How much the data's loss counts beside that of --source.", show_default="1"),
+]
+Subset = Annotated[
+    str | None,
+    typer.Option(help="Train on a part, drawn by --seed: 20 a class, or 0.1 of each.", show_default="all"),
+]

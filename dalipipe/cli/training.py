@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
-from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, hint_at_texts, policy_of, task_of
+from dalipipe.cli.inputs import (
+    CHANNELS,
+    RATE_HZ,
+    TASKS,
+    default_policy,
+    device_of,
+    eval_twin,
+    hint_at_texts,
+    made_data,
+    open_one,
+    policy_of,
+    task_of,
+)
 from dalipipe.cli.options import (
     Accumulate,
     Amp,
     BatchSize,
     BceSum,
     BceTargetThreshold,
+    CacheEpochs,
+    Carry,
     Channels,
     Compile,
     CudaGraphs,
@@ -27,11 +42,17 @@ from dalipipe.cli.options import (
     Ema,
     Epochs,
     FrameRate,
+    Freeze,
+    HardWeight,
+    JointSource,
+    L2SPWeight,
+    LayerDecay,
     Loss,
     MaxLength,
     MixOff,
     MixUpAlpha,
     Model,
+    More,
     Overwrite,
     Rate,
     RateOfModel,
@@ -40,11 +61,20 @@ from dalipipe.cli.options import (
     Shard,
     Size,
     SizeOfRecipe,
+    Subset,
+    TargetWeight,
     TaskOption,
+    Teacher,
+    TeacherCacheFolder,
+    TeacherModel,
+    Temperature,
     TensorBoard,
+    UnfreezeEvery,
     Weights,
     Workers,
 )
+from dalipipe.cli.teaching import Teaching, teaching_of
+from dalipipe.cli.transferring import Transfer
 
 if TYPE_CHECKING:
     from dalipipe.finetune import FineTuneConfig, Objective, Ranks, Result
@@ -104,7 +134,8 @@ def train(
         typer.Argument(
             help="Folder with train/ and val/, or one to split by --val-fraction or --hold-out; of series, NAME for "
             "NAME_TRAIN.ts and NAME_TEST.ts; of texts, NAME for NAME_train.tsv and NAME_test.tsv, a folder with "
-            "train.tsv and val.tsv, or a file to split; or .csv, .jsonl, .parquet."
+            "train.tsv and val.tsv, or a file to split; or .csv, .jsonl, .parquet. With label maps: Cityscapes as it "
+            "is published, or images/ and masks/ in each part."
         ),
     ],
     task: TaskOption = "image",
@@ -122,12 +153,14 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Any torchvision classification model; for audio logmel-cnn; for series resnet1d or inceptiontime; "
-            "for texts word-cnn, or the folder of a Hugging Face model and its tokenizer.",
-            show_default="resnet18, logmel-cnn, inceptiontime, word-cnn",
+            help="Any torchvision classification model, or timm/NAME; for segmentation any of torchvision's, or "
+            "small-unet; for audio logmel-cnn; for series resnet1d or inceptiontime; for texts word-cnn, or the folder "
+            "of a Hugging Face model and its tokenizer.",
+            show_default="resnet18, small-unet, logmel-cnn, inceptiontime, word-cnn",
         ),
     ] = None,
     weights: Weights = None,
+    carry: Carry = None,
     epochs: Epochs = 10,
     batch_size: BatchSize = 64,
     size: SizeOfRecipe = None,
@@ -139,7 +172,7 @@ def train(
         str | None,
         typer.Option(
             help="For training: a recipe, or a policy's .yaml or .json file.",
-            show_default="imagenet_train, speech, series, eda",
+            show_default="imagenet_train, segmentation_train or cityscapes_train, speech, series, eda",
         ),
     ] = None,
     eval_policy: Annotated[
@@ -167,6 +200,7 @@ def train(
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
+    add: More = None,
     amp: Amp = "auto",
     accumulate: Accumulate = 1,
     ema: Ema = None,
@@ -177,6 +211,19 @@ def train(
     loss: Loss = "ce",
     bce_target_threshold: BceTargetThreshold = None,
     bce_sum: BceSum = False,
+    freeze: Freeze = None,
+    unfreeze_every: UnfreezeEvery = None,
+    layer_decay: LayerDecay = 1.0,
+    l2_sp: L2SPWeight = None,
+    source: JointSource = None,
+    target_weight: TargetWeight = None,
+    subset: Subset = None,
+    teacher: Teacher = None,
+    teacher_model: TeacherModel = None,
+    temperature: Temperature = None,
+    hard_weight: HardWeight = None,
+    teacher_cache: TeacherCacheFolder = None,
+    cache_epochs: CacheEpochs = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -187,12 +234,26 @@ def train(
     (--max-restarts), they continue from the last checkpoint without being told.
     """
     with plain_errors():
-        from dalipipe.finetune import FineTuneConfig, classification
+        from dalipipe.finetune import FineTuneConfig, classification, segment
         from dalipipe.finetune.classifier import is_folder_of_model, longest_text, open_data
 
         objective = classification(loss, target_threshold=bce_target_threshold, sum_classes=bce_sum)
+        if task == "segmentation":
+            if loss != "ce":
+                raise ValueError(
+                    "--loss bce is for classes of whole samples; --task segmentation has ce, pixel by pixel"
+                )
+            objective = segment
+        transfer = Transfer(freeze, unfreeze_every, layer_decay, l2_sp, source, target_weight, subset)
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
-        model, policy = model or defaults.model, policy or defaults.policy
+        model, policy = model or defaults.model, policy or default_policy(task, data)
+        teaching = teaching_of(teacher, teacher_model, model, temperature, hard_weight, teacher_cache, cache_epochs)
+        if teaching is not None and source is not None:
+            raise ValueError("--teacher and --source are two ways to learn from other data: give one of them")
+        if teaching is not None and task == "segmentation":
+            raise ValueError("--teacher is for classes of whole samples: leave it out for --task segmentation")
+        if carry is not None and weights is not None:
+            raise ValueError("--weights and --carry both say what to start from: give one of them")
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
@@ -203,6 +264,7 @@ def train(
             title=f"{model} on {data}",
             model=model,
             weights=weights,
+            carry=carry,
             epochs=epochs,
             batch_size=batch_size,
             size=size,
@@ -232,7 +294,10 @@ def train(
                 "shard": shard,
                 "tensorboard": tensorboard,
             },
+            channels=channels or CHANNELS,
             objective=objective,
+            transfer=transfer,
+            teaching=teaching,
         )
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
             sources = open_data(
@@ -241,10 +306,15 @@ def train(
                 val_fraction=val_fraction,
                 hold_out=hold_out,
                 rate_hz=job.rate_hz,
-                channels=channels or CHANNELS,
+                channels=job.channels,
                 tokenizer=folder,
                 max_length=max_length or (None if folder is None else longest_text(folder)),
             )
+        if add is not None:
+            from dalipipe.finetune.parts import joined
+
+            more = open_one(made_data(add), task, rate_hz=job.rate_hz, channels=channels or CHANNELS)
+            sources = joined(sources[0], more), sources[1]
         _fit(*sources, job)
 
 
@@ -276,7 +346,11 @@ class _Job:
     task: str = "image"
     rate_hz: int = RATE_HZ
     loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
+    channels: int = CHANNELS
     objective: Objective | None = None
+    transfer: Transfer = dataclasses.field(default_factory=Transfer)
+    teaching: Teaching | None = None
+    carry: Path | None = None
 
     @property
     def bad_samples(self) -> Path:
@@ -292,12 +366,14 @@ def _fit(train: Source, val: Source, job: _Job) -> Result:
         out=job.out,
         epochs=job.epochs,
         lr=job.lr,
+        weight_decay=0.05 if job.transfer.l2_sp is None else 0.0,
         warmup_epochs=min(1.0, job.epochs / 2),
         seed=job.seed,
         resume=job.resume,
         overwrite=job.overwrite,
         save_every=job.save_every,
         **job.loop,
+        label_smoothing=0.0 if job.task == "segmentation" else 0.1,
     )
     _check_run(config)
     device = device_of(job.device)
@@ -312,13 +388,17 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     from dalipipe.figures import draw_confusion, draw_curves
     from dalipipe.finetune import classify, finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
+    from dalipipe.finetune.distillation import carry_checkpoint
     from dalipipe.finetune.mixing import mixing
     from dalipipe.finetune.precision import resolved
+    from dalipipe.finetune.segmentation import draw_predictions
     from dalipipe.loader import DataLoader
     from dalipipe.policy import Policy
     from dalipipe.preview import preview as draw_samples
     from dalipipe.sources import Text
 
+    train = job.transfer.drawn(train, job.seed)
+    source = job.transfer.open_source(job.task, train, rate_hz=job.rate_hz, channels=job.channels)
     classes = train.classes or []
     batch_size = min(job.batch_size, len(train))
     policy = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
@@ -330,7 +410,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         "device": device,
         "seed": job.seed,
         "memory_format": torch.channels_last
-        if device.type == "cuda" and job.task == "image"
+        if device.type == "cuda" and job.task in ("image", "segmentation")
         else torch.contiguous_format,
     }
     if job.on_error != "raise":
@@ -344,6 +424,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         on_error=job.on_error,
         cache=job.cache,
         cache_bytes=job.cache_bytes,
+        draw_epochs=None if job.teaching is None else job.teaching.draw_epochs(job.epochs),
         **options,
     )
     vocabulary = train_loader.vocabulary
@@ -357,15 +438,15 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
             chatter.disable_progress_bar()
     torch.manual_seed(job.seed)
     channels = next((field.channels for field in train.schema.fields if field.kind == job.task), None) or 1
-    model, fresh = make_model(
-        job.model,
-        len(classes),
-        task=job.task,
-        channels=channels,
-        vocabulary_size=0 if vocabulary is None else len(vocabulary),
-        pad=train.encoding.pad if isinstance(train, Text) else None,
-        weights=job.weights,
-    )
+    of_data: dict[str, Any] = {
+        "task": job.task,
+        "channels": channels,
+        "vocabulary_size": 0 if vocabulary is None else len(vocabulary),
+        "pad": train.encoding.pad if isinstance(train, Text) else None,
+    }
+    model, fresh = make_model(job.model, len(classes), weights=job.weights, **of_data)
+    if job.task == "segmentation":  # whole pictures, of which training sees crops
+        options["batch_size"] = max(1, options["batch_size"] // 4)
     val_loader = DataLoader(
         val,
         shards="exact",
@@ -374,22 +455,39 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         **options,
     )
 
+    source_loader = None
+    if source is not None:
+        options["batch_size"] = ranks.share(min(job.batch_size, len(source)))
+        options.pop("quarantine", None)
+        source_loader = DataLoader(
+            source, shuffle=True, drop_last=True, policy=policy, on_error=job.on_error, **options
+        )
+    console = new_console(quiet=not ranks.main)
+    say = functools.partial(console.print, highlight=False, markup=False)
+    say(job.title, style="bold")
+    batches, objective = train_loader, job.objective or classify
+    if job.teaching is not None:
+        batches, objective = job.teaching.begin(train_loader, objective, ranks, console, of_data, job.timeout_s)
+    model, batches, objective = job.transfer.prepare(model, fresh, batches, source_loader, objective)
+
     parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     start = job.model if job.weights is None and is_folder_of_model(job.model, job.task) else job.weights
     origin = "from scratch" if start is None else f"from {start}"
     if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
+    if job.carry is not None:
+        carried = carry_checkpoint(job.carry, model, classes)
+        origin = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"
     amp = resolved(config.amp, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     place = f"{name}, {'float32' if amp == 'off' else amp}"
     if ranks.world_size > 1:
         place = f"{ranks.world_size} processes, each on {place}"
-    console = new_console(quiet=not ranks.main)
-    say = functools.partial(console.print, highlight=False, markup=False)
-    say(job.title, style="bold")
     noun = TASKS[job.task].noun
     say(f"  {noun:8}  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
     say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
+    if told := job.transfer.describe(model, source):
+        say(f"  transfer  {'; '.join(told)}")
     say(f"  device    {place}, {train_loader.threads} loader threads")
 
     figures: dict[str, Path] = {}
@@ -404,8 +502,10 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
             title=title,
             pass_over_bad=job.on_error != "raise",
         )
-    with contextlib.closing(train_loader), contextlib.closing(val_loader):
-        result = finetune(model, train_loader, val_loader, config, ranks=ranks, objective=job.objective or classify)
+    with contextlib.closing(batches), contextlib.closing(val_loader):
+        result = finetune(
+            model, batches, val_loader, config, ranks=ranks, objective=objective, layers=job.transfer.layers
+        )
     if train_loader.bad_samples or val_loader.bad_samples:
         figures[f"bad {noun}"] = job.bad_samples
     if ranks.main:
@@ -414,6 +514,9 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         figures["curves"] = draw_curves(result.metrics, curves, title=job.title, smoothed_labels=smoothed)
         if config.confusion.is_file():
             figures["confusion"] = draw_confusion(config.confusion, job.out / "confusion.png", title=job.title)
+        if job.task == "segmentation":
+            title = f"{job.title}: validation, {_last(result, 'val_mean_iou'):.1%} mean IoU"
+            figures["predictions"] = draw_predictions(model, val, eval_recipe, job.out / "predictions.png", title=title)
     console.print(_summary(job.title, result, figures))
     return result
 
@@ -430,6 +533,12 @@ def _check_run(config: FineTuneConfig) -> None:
         )
 
 
+def _last(result: Result, name: str) -> Any:
+    """What the last epoch's row of metrics says; ``None``: nothing."""
+    rows = [json.loads(line) for line in result.metrics.read_text().splitlines()]
+    return next((row.get(name) for row in reversed(rows) if row["kind"] == "epoch"), None)
+
+
 def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
     from rich.panel import Panel
     from rich.table import Table
@@ -442,6 +551,8 @@ def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     table.add_row("validation accuracy", Text(f"{result.val_accuracy:.2%}", "bold green"))
+    if (mean_iou := _last(result, "val_mean_iou")) is not None:
+        table.add_row("mean IoU", Text(f"{mean_iou:.2%}", "bold green"))
     table.add_row("training speed", f"{result.images_per_s:,.0f} samples/s over {result.steps} steps")
     table.add_row("step time", split)
     table.add_row(

@@ -17,9 +17,11 @@ from dalipipe.finetune.objectives import (
     classify,
     classify_labels,
     classify_one_vs_rest,
+    ious,
     predict_next,
 )
 from dalipipe.finetune.ranks import PeerLostError, Ranks, local_device, process_group
+from dalipipe.finetune.segmentation import segment
 
 __all__ = [
     "Answers",
@@ -41,6 +43,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "head_of",
+    "ious",
     "layers_of",
     "load_checkpoint",
     "local_device",
@@ -49,6 +52,7 @@ __all__ = [
     "predict_next",
     "process_group",
     "read_weights",
+    "segment",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
 ]

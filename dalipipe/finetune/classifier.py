@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dalipipe.finetune.checkpoint import read_weights
+from dalipipe.finetune.checkpoint import load_checkpoint, read_weights
 from dalipipe.finetune.models import MODELS
 from dalipipe.finetune.parts import Part, choose
+from dalipipe.finetune.segmentation import backbone_weights, open_segmentation, segmentation_model
 from dalipipe.finetune.text_models import HFClassifier
 from dalipipe.finetune.transfer.weights import start_from
 from dalipipe.sources import ImageFolder, Packed, Source, Text, open_source
@@ -37,12 +38,15 @@ def open_data(
 ) -> tuple[Source, Source]:
     """What to train on and what to validate with.
 
-    ``task``: ``"image"``, see :func:`open_folders`; ``"audio"``, folders of sounds or manifests likewise, which come
-    with ``rate_hz`` frames a second and ``channels``; ``"series"``, see :func:`open_series`; ``"text"``, see
+    ``task``: ``"image"``, see :func:`open_folders`; ``"segmentation"``, see
+    :func:`~dalipipe.finetune.segmentation.open_segmentation`; ``"audio"``, folders of sounds or manifests likewise,
+    which come with ``rate_hz`` frames a second and ``channels``; ``"series"``, see :func:`open_series`; ``"text"``, see
     :func:`open_texts`.
 
     Raises ``FileNotFoundError``, ``ValueError`` as these do.
     """
+    if task == "segmentation":
+        return open_segmentation(data, val_fraction=val_fraction, hold_out=hold_out)
     if task == "text":
         if hold_out is not None:
             raise ValueError("texts of a file have no paths of their own to hold out: give val_fraction")
@@ -240,11 +244,12 @@ def make_model(
 ) -> tuple[nn.Module, list[str]]:
     """A model with ``classes`` outputs, and the names of the tensors that start at random.
 
-    ``task``: ``"image"``, for torchvision's classification models, or ``timm/NAME`` for timm's; ``"audio"`` or
-    ``"series"``, for those of `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on words of a
-    vocabulary, ``vocabulary_size`` of them, or the model of Hugging Face in the folder ``name``, with its weights,
-    which learns from ``pad`` what stands behind texts if it does not say so itself. ``weights``: a file with a state
-    dict, such as torchvision, timm and Hugging Face distribute, or a checkpoint of :func:`finetune`, see
+    ``task``: ``"image"``, for torchvision's classification models, or ``timm/NAME`` for timm's; ``"segmentation"``, see
+    :func:`~dalipipe.finetune.segmentation.segmentation_model`, which also start from a classifier's weights;
+    ``"audio"`` or ``"series"``, for those of `dalipipe.finetune.models`, on ``channels``; ``"text"``, for those on
+    words of a vocabulary, ``vocabulary_size`` of them, or the model of Hugging Face in the folder ``name``, with its
+    weights, which learns from ``pad`` what stands behind texts if it does not say so itself. ``weights``: a file with
+    a state dict, such as torchvision, timm and Hugging Face distribute, or a checkpoint of :func:`finetune`, see
     :func:`~dalipipe.finetune.read_weights`. A head of other classes, or none, is left at random; nothing is
     downloaded.
 
@@ -254,7 +259,9 @@ def make_model(
         ModuleNotFoundError: timm or transformers is missing.
     """
     model: nn.Module
-    if task == "image":
+    if task == "segmentation":
+        model = segmentation_model(name, classes)
+    elif task == "image":
         timm_name = name.removeprefix("timm/")
         model = _torchvision_model(name, classes) if timm_name == name else _timm_model(timm_name, classes)
     elif is_folder_of_model(name, task):
@@ -265,7 +272,11 @@ def make_model(
         model = _own_model(name, classes, task, vocabulary_size if task == "text" else channels)
     if weights is None:
         return model, list(model.state_dict())
-    return model, start_from(model, read_weights(weights), name=name, origin=weights)
+    loaded = read_weights(weights)
+    if task == "segmentation" and (backbone := backbone_weights(loaded, model.state_dict())) is not None:
+        model.load_state_dict(backbone, strict=False)
+        return model, [key for key in model.state_dict() if key not in backbone]
+    return model, start_from(model, loaded, name=name, origin=weights)
 
 
 def _timm_model(name: str, classes: int) -> nn.Module:
@@ -320,3 +331,15 @@ def longest_text(folder: str | os.PathLike[str]) -> int | None:
 
 
 _LENGTHS = ("model_max_length", "max_position_embeddings", "n_positions")
+
+
+def read_classes(path: str | os.PathLike[str]) -> list[str] | None:
+    """The classes that a checkpoint of :func:`finetune` was trained on; ``None`` where a file of weights does not say.
+
+    Raises ``FileNotFoundError`` where there is no such file.
+    """
+    try:
+        classes: list[str] | None = load_checkpoint(path).get("classes")
+    except ValueError:
+        return None
+    return classes

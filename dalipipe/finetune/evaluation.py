@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dalipipe.finetune.interrupts import StopSignals
-from dalipipe.finetune.objectives import Answers, Objective, classify
+from dalipipe.finetune.objectives import Answers, Objective, classify, ious
 from dalipipe.finetune.precision import autocast
 from dalipipe.finetune.ranks import Ranks
 
@@ -28,6 +28,16 @@ class Evaluation(NamedTuple):
     accuracy: float
     images: int
     confusion: torch.Tensor | None = None
+
+    @property
+    def ious(self) -> torch.Tensor | None:
+        """Intersection over union of each class, float64 [classes]; see :func:`~dalipipe.finetune.ious`."""
+        return None if self.confusion is None else ious(self.confusion)
+
+    @property
+    def mean_iou(self) -> float | None:
+        """The mean of ``ious`` over the classes that occur or are predicted: what segmentation is judged by."""
+        return None if self.ious is None else float(self.ious.nanmean())
 
     @property
     def perplexity(self) -> float:

@@ -348,6 +348,8 @@ class _Run:
             "val_images": found.images,
             "eval_s": eval_s,
         }
+        if found.confusion is not None and int(found.confusion.sum()) > found.images:  # several a sample: pixels
+            row["val_mean_iou"] = found.mean_iou
         self.journal.write(row)
         if found.confusion is not None and self.ranks.main:
             write_confusion(found.confusion, self._classes(), config.confusion)

@@ -140,3 +140,15 @@ def classification(loss: str = "ce", *, target_threshold: float | None = None, s
     if target_threshold is not None or sum_classes:
         raise ValueError("target_threshold and sum_classes are of binary cross-entropy: give loss bce, or leave them")
     return classify
+
+
+def ious(confusion: Tensor) -> Tensor:
+    """Intersection over union of each class, float64 [classes]: pixels that are it and are taken for it, over those
+    that are either; NaN for classes that neither occur nor are predicted (the Jaccard index; as cityscapesScripts).
+
+    ``confusion``: integers [classes, classes], rows what was right, columns what was predicted.
+    """
+    counts = confusion.double()
+    both = counts.diagonal()
+    either = counts.sum(0) + counts.sum(1) - both
+    return both / either  # 0 / 0 is NaN

@@ -1,4 +1,4 @@
-"""A data set parted in two: what is trained on, and what is kept for validation."""
+"""A data set parted in two: what is trained on, and what is kept for validation; and two data sets as one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dalipipe.records import Records
-from dalipipe.sources import Source
+from dalipipe.sources import Arrays, ImageFolder, Series, Source
 from dalipipe.sources.base import digest
 
 
@@ -48,7 +48,8 @@ class Part(Source):
 def choose(whole: Source, root: Path, *, val_fraction: float | None, hold_out: str | None) -> np.ndarray:
     """bool [N]: which records are for validation, by their paths within ``root`` alone.
 
-    ``val_fraction``: in each class the share with the lowest hashes (rounded, at least one on each side).
+    ``val_fraction``: in each class, or of all pictures with label maps, the share with the lowest hashes
+    (rounded, at least one on each side).
     ``hold_out``: those whose path this pattern fits, such as ``george/*``; ``*`` stands for any characters, ``/`` too.
 
     Raises:
@@ -69,16 +70,49 @@ def choose(whole: Source, root: Path, *, val_fraction: float | None, hold_out: s
         raise ValueError(f"{root} has no train/ and val/ folders: make them, or split it with a val_fraction, 0.2 say")
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction must be in (0, 1), got {val_fraction}")
-    if whole.labels is None:
+    labels, classes = whole.labels, whole.classes or []
+    if labels is None and whole.schema.of_kind("mask"):  # a picture has many classes: all are of one kind
+        labels, classes = np.zeros(len(whole), np.int64), ["pictures"]
+    if labels is None:
         raise ValueError(f"{root} has labels that are known only when it is read: it cannot be split by class")
     hashes = [hashlib.blake2b(os.fsencode(name), digest_size=8).digest() for name in names]
     order = np.array(sorted(range(len(whole)), key=hashes.__getitem__))
     chosen = np.zeros(len(whole), bool)
-    for label, name in enumerate(whole.classes or []):
-        members = order[whole.labels[order] == label]
+    for label, name in enumerate(classes):
+        members = order[labels[order] == label]
         if len(members) < 2:
             raise ValueError(
                 f"class {name!r} has {len(members)} sample, too few to split; add some or remove the class"
             )
         chosen[members[: min(max(1, round(val_fraction * len(members))), len(members) - 1)]] = True
     return chosen
+
+
+def joined(one: Source, other: Source) -> Source:
+    """Two data sets of the same classes as one, ``one``'s records first: two folders of pictures, arrays of pictures of
+    one size, or series.
+
+    Raises ``ValueError`` where they do not fit together.
+    """
+    if one.classes != other.classes:
+        odd = sorted(set(one.classes or []) ^ set(other.classes or []))
+        where = f"only one of them has {odd[0]!r}" if odd else "their order differs"
+        raise ValueError(f"data sets to be joined must have the same classes; {where}")
+    if isinstance(one, ImageFolder) and isinstance(other, ImageFolder):
+        samples = [pair for part in (one, other) for pair in zip(part.paths, part.labels.tolist(), strict=True)]
+        return ImageFolder.from_samples(samples, one.classes)
+    if one.labels is None or other.labels is None or type(one) is not type(other):
+        raise ValueError(
+            f"{one!r} and {other!r} cannot be joined: give two folders of pictures, or two files of series, with labels"
+        )
+    labels = np.concatenate([one.labels, other.labels])
+    if isinstance(one, Arrays) and isinstance(other, Arrays) and one.images is not None and other.images is not None:
+        if one.images.shape[1:] != other.images.shape[1:]:
+            sizes = ("×".join(map(str, images.shape[1:])) for images in (one.images, other.images))
+            raise ValueError(f"pictures of {' and '.join(sizes)} cannot be joined: bring them to one size")
+        return Arrays(np.concatenate([one.images, other.images]), labels, classes=one.classes)
+    if isinstance(one, Series):
+        signals = [(part.read(np.arange(len(part))).columns["series"], len(part)) for part in (one, other)]
+        values = [np.array(column[row]) for column, count in signals for row in range(count)]
+        return Series(values, labels, classes=one.classes, rate_hz=one.rate_hz)
+    raise ValueError(f"{one!r} cannot be joined with others: write it as a folder of class folders, or a .ts file")

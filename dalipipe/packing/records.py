@@ -55,7 +55,7 @@ def _prepared(
     order = Subset(records, Sequential()).bound(len(source), settings.seed)
     # Exact: a bad record's row is filled up and marked, so that no other is in its place for good.
     sampler = Sampler(order, BATCH, exact=True, seed=settings.seed)
-    epoch = Epoch(copy, rng.make_key(settings.seed, copy), sampler)
+    epoch = Epoch(copy, rng.make_key(settings.seed, copy), sampler, copy)
     lane = Lane(config, quarantine, StageClock())
     try:
         for columns, step in _walk(lane, epoch, sampler, config.depth):
