@@ -34,6 +34,7 @@ from dalipipe.finetune.distillation import (
     hint_loss,
     load_teacher,
     sparse_logits,
+    subset_then_transfer,
 )
 from dalipipe.loader import StateMismatchError
 from dalipipe.ops import image as ops
@@ -520,6 +521,50 @@ def test_hints_of_other_sizes_and_none():
         Hinted(net(1), net(2), {}, [torch.zeros(2, 3, 10, 10)])
 
 
+# A small model on a subset, then a larger one -------------------------------------------------------------------------
+
+
+def test_subset_then_transfer(tmp_path: Path):
+    from dalipipe.finetune.transfer import carry_weights, draw_rows
+
+    def run(small: nn.Module, target: nn.Module, **changes: Any) -> Any:
+        train, val = loader(draw_epochs=None), loader(shuffle=False, drop_last=False)
+        return subset_then_transfer(small, target, train, val, config(tmp_path, **changes), count=0.5, subset_epochs=2)
+
+    small, target = net(1, 4), net(2, 8)
+    found = run(small, target)
+    rows = draw_rows(pictures().labels, 0.5, seed=3)
+    assert found.drawn == len(rows) and found.subset.epochs == 2 and found.whole.epochs == 3
+    assert "0.weight" in found.carried.part
+
+    # By hand: a loader of these rows, the weights carried, a loader of all.
+    subset = loader(draw_epochs=None, shuffle=False, sampler=orders.Subset(rows))
+    mine, its = net(1, 4), net(2, 8)
+    finetune(mine, subset, loader(shuffle=False, drop_last=False), config(tmp_path / "a", epochs=2))
+    equal_weights(mine, small)
+    carry_weights(net(1, 4), its)
+    carry_weights(mine, its)
+    finetune(its, loader(draw_epochs=None), loader(shuffle=False, drop_last=False), config(tmp_path / "b"))
+    equal_weights(its, target)
+
+    # Stopped between the two runs, and after both.
+    for path in tmp_path.glob("checkpoint*"):
+        path.unlink()
+    for _ in range(2):
+        again = net(2, 8)
+        run(net(1, 4), again, resume=True)
+        equal_weights(again, target)
+
+
+def test_subsets_that_cannot_be(tmp_path: Path):
+    batches = loader(), loader(shuffle=False, drop_last=False)
+    with pytest.raises(ValueError, match="fewer than the 99 wanted"):
+        subset_then_transfer(net(1), net(2), *batches, config(tmp_path), count=99)
+    with pytest.raises(ValueError, match="no tensor of the smaller model fits"):
+        subset_then_transfer(nn.Linear(2, 3), net(2), *batches, config(tmp_path), count=2)
+    assert not list(tmp_path.iterdir())
+
+
 # The command --------------------------------------------------------------------------------------------------------
 
 
@@ -550,11 +595,19 @@ def test_train_with_a_teacher(jpeg_folder: Any, tmp_path: Path):
     assert seed.exit_code == 2 and "seed: kept 0, here 5" in seed.output
     alone = call("train", data, *student, "--out", tmp_path / "live", "--resume")
     assert alone.exit_code == 2 and "version: saved 'with a teacher'" in alone.output
+    wide = ["--model", "shufflenet_v2_x1_0", *student[2:], "--epochs", "1", "--out", tmp_path / "wide"]
+    carried = call("train", data, *wide, "--carry", checkpoint)
+    assert carried.exit_code == 0, carried.output
+    assert "in part, carried from" in " ".join(carried.output.split())
+    both = call("train", data, *wide, "--overwrite", "--carry", checkpoint, "--weights", checkpoint)
+    assert both.exit_code == 2 and "give one of them" in both.output
     for folder in (data / "train", data / "val"):
         (folder / "class_1").rename(folder / "zebra")
     other = call("train", data, *student, "--teacher", checkpoint, "--out", tmp_path / "d")
     assert other.exit_code == 2 and "different classes" in other.output and "'class_1'" in other.output
     assert not (tmp_path / "d" / "metrics.jsonl").exists()
+    other = call("train", data, *wide, "--overwrite", "--carry", checkpoint)
+    assert other.exit_code == 2 and "was trained on other classes" in " ".join(other.output.split())
 
 
 @pytest.mark.parametrize(

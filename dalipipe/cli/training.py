@@ -21,6 +21,8 @@ from dalipipe.cli.inputs import (
     device_of,
     eval_twin,
     hint_at_texts,
+    made_data,
+    open_one,
     policy_of,
     task_of,
 )
@@ -31,6 +33,7 @@ from dalipipe.cli.options import (
     BceSum,
     BceTargetThreshold,
     CacheEpochs,
+    Carry,
     Channels,
     Compile,
     CudaGraphs,
@@ -49,6 +52,7 @@ from dalipipe.cli.options import (
     MixOff,
     MixUpAlpha,
     Model,
+    More,
     Overwrite,
     Rate,
     RateOfModel,
@@ -156,6 +160,7 @@ def train(
         ),
     ] = None,
     weights: Weights = None,
+    carry: Carry = None,
     epochs: Epochs = 10,
     batch_size: BatchSize = 64,
     size: SizeOfRecipe = None,
@@ -195,6 +200,7 @@ def train(
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
+    add: More = None,
     amp: Amp = "auto",
     accumulate: Accumulate = 1,
     ema: Ema = None,
@@ -244,6 +250,10 @@ def train(
         teaching = teaching_of(teacher, teacher_model, model, temperature, hard_weight, teacher_cache, cache_epochs)
         if teaching is not None and source is not None:
             raise ValueError("--teacher and --source are two ways to learn from other data: give one of them")
+        if teaching is not None and task == "segmentation":
+            raise ValueError("--teacher is for classes of whole samples: leave it out for --task segmentation")
+        if carry is not None and weights is not None:
+            raise ValueError("--weights and --carry both say what to start from: give one of them")
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
@@ -254,6 +264,7 @@ def train(
             title=f"{model} on {data}",
             model=model,
             weights=weights,
+            carry=carry,
             epochs=epochs,
             batch_size=batch_size,
             size=size,
@@ -299,6 +310,11 @@ def train(
                 tokenizer=folder,
                 max_length=max_length or (None if folder is None else longest_text(folder)),
             )
+        if add is not None:
+            from dalipipe.finetune.parts import joined
+
+            more = open_one(made_data(add), task, rate_hz=job.rate_hz, channels=channels or CHANNELS)
+            sources = joined(sources[0], more), sources[1]
         _fit(*sources, job)
 
 
@@ -334,6 +350,7 @@ class _Job:
     objective: Objective | None = None
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
     teaching: Teaching | None = None
+    carry: Path | None = None
 
     @property
     def bad_samples(self) -> Path:
@@ -371,6 +388,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     from dalipipe.figures import draw_confusion, draw_curves
     from dalipipe.finetune import classify, finetune
     from dalipipe.finetune.classifier import is_folder_of_model, make_model
+    from dalipipe.finetune.distillation import carry_checkpoint
     from dalipipe.finetune.mixing import mixing
     from dalipipe.finetune.precision import resolved
     from dalipipe.finetune.segmentation import draw_predictions
@@ -457,6 +475,9 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     origin = "from scratch" if start is None else f"from {start}"
     if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
+    if job.carry is not None:
+        carried = carry_checkpoint(job.carry, model, classes)
+        origin = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"
     amp = resolved(config.amp, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     place = f"{name}, {'float32' if amp == 'off' else amp}"

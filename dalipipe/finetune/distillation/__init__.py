@@ -3,19 +3,23 @@
 from dalipipe.finetune.distillation.cache import TeacherCache
 from dalipipe.finetune.distillation.hints import Hinted, hint_loss
 from dalipipe.finetune.distillation.loss import Distill, dense_logits, distillation_losses, sparse_logits
+from dalipipe.finetune.distillation.staged import Staged, carry_checkpoint, subset_then_transfer
 from dalipipe.finetune.distillation.teacher import Lesson, Taught, Teacher, check_classes, load_teacher
 
 __all__ = [
     "Distill",
     "Hinted",
     "Lesson",
+    "Staged",
     "Taught",
     "Teacher",
     "TeacherCache",
+    "carry_checkpoint",
     "check_classes",
     "dense_logits",
     "distillation_losses",
     "hint_loss",
     "load_teacher",
     "sparse_logits",
+    "subset_then_transfer",
 ]
