@@ -575,6 +575,83 @@ def text_accuracy(load: Load) -> str:
     return "\n".join([*lines, "", words])
 
 
+def transfer_accuracy(load: Load) -> str:
+    """Ways of fine-tuning beside each other, by how many pictures there are."""
+    result = load("transfer_accuracy")
+    if result is None:
+        return "Not measured yet."
+    settings, runs = result["settings"], result["runs"]
+    columns = [(count, augmented) for augmented in (False, True) for count in settings["counts"]]
+    heads = [f"{count} a class{', augmented' if augmented else ''}" for count, augmented in columns]
+    lines = [f"| test accuracy in % | {' | '.join(heads)} |", "|---|" + "---:|" * len(columns)]
+    for arm in settings["lr"]:
+        cells = []
+        for count, augmented in columns:
+            chosen = (one for one in runs if (one["arm"], one["count"], one["augmented"]) == (arm, count, augmented))
+            values = [one["accuracy"] for one in chosen]
+            cells.append(_mean(values) if len(values) > 1 else "–")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    seeds = len({one["seed"] for one in runs})
+    before = [one["accuracy"] for one in result["pretrained"]]
+    minutes = sum(one["cpu_s"] for one in [*runs, *result["pretrained"]]) / 60
+    rates = ", ".join(f"{arm} {rate:g}" for arm, rate in settings["lr"].items())
+    widths = ", ".join(map(str, settings["widths"]))
+    words = (
+        f"Five classes of CIFAR-10 after the other five, on which the network had come to {_mean(before)} %: a "
+        f"residual network of widths {widths}, pretrained for {settings['pretraining_epochs']} epochs of 2,500 "
+        f"pictures. Each run as many steps: {settings['epochs']} epochs of {2500 // settings['batch_size']} steps of "
+        f"{settings['batch_size']} pictures (joint: of as many of the source beside), AdamW, warm-up and half a "
+        f"cosine, peak learning rates by a pilot: {rates}; weight decay {settings['weight_decay']:g}, in its place "
+        f"L2-SP {settings['l2_sp']:g}; λ {settings['target_weight']:g}; gradual: one layer more every "
+        f"{settings['unfreeze_every']} epoch. Augmented: padded crops and flips. ± is the standard error over {seeds} "
+        "seeds (pictures, pretrained and initial weights, order, augmentation). All of it took "
+        f"{minutes:.0f} processor minutes. {_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
+def distillation_accuracy(load: Load) -> str:
+    """Students without and with a teacher and augmentation; differences are of the same seed."""
+    result = load("distillation_accuracy")
+    if result is None:
+        return "Not measured yet."
+    settings, runs = result["settings"], result["runs"]
+    titles = {"digits": "digits", "cifar10": "CIFAR-10 subset"}
+    teachers = {one["task"]: one for one in result["teachers"]}
+    tasks = [task for task in titles if task in teachers and any(one["task"] == task for one in runs)]
+    rows = {task: next(one["rows"] for one in runs if one["task"] == task) for task in tasks}
+    lines = [
+        f"| | {' | '.join(f'{titles[task]}, {rows[task]} pictures' for task in tasks)} |",
+        "|---|" + "---:|" * len(tasks),
+    ]
+    plain = {task: _by_seed(result, [task], "plain", "accuracy") for task in tasks}
+    cells = [_mean(list(plain[task].values())) if len(plain[task]) > 1 else "–" for task in tasks]
+    lines.append(f"| neither, test accuracy in % | {' | '.join(cells)} |")
+    names = {"augmented": "augmentation", "taught": "teacher", "augmented, taught": "teacher and augmentation"}
+    for arm, name in names.items():
+        cells = []
+        for task in tasks:
+            theirs = _by_seed(result, [task], arm, "accuracy")
+            gains = [theirs[seed] - plain[task][seed] for seed in sorted(set(theirs) & set(plain[task]))]
+            cells.append(_mean(gains, "+") if len(gains) > 1 else "–")
+        lines.append(f"| {name}, points more or less | {' | '.join(cells)} |")
+    cells = [f"{teachers[task]['accuracy']:.1f} ({teachers[task]['pictures']:,} pictures)" for task in tasks]
+    lines.append(f"| the teacher itself, % | {' | '.join(cells)} |")
+    cells = [f"{100 * teachers[task]['kept_us'] / teachers[task]['live_us']:.1f} %" for task in tasks]
+    lines.append(f"| looking its answers up, of the time it takes to ask it | {' | '.join(cells)} |")
+    small = max(one["parameters"] for one in runs)
+    large = max(teacher["parameters"] for teacher in teachers.values())
+    seeds = min(len(found) for found in plain.values())
+    words = (
+        f"Students of {small:,} parameters, teachers of {large:,}; {settings['steps']} steps of "
+        f"{settings['batch_size']} at most, AdamW; T {settings['temperature']:g}, labels' share "
+        f"{settings['hard_weight']:g}; {settings['draw_epochs']} epochs' augmentation, again and again, with and "
+        f"without a teacher; {seeds} seeds at least. ± is the standard error over seeds (pictures, initial weights, "
+        f"order, augmentation), of differences over their own. {_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
 def _by_seed(result: dict[str, Any], tasks: list[str], arm: str, field: str) -> dict[int, float]:
     """The mean over tasks, of seeds that all of them have."""
     found: dict[int, list[float]] = {}
@@ -680,6 +757,8 @@ _FUNCTIONS = (
     signal_accuracy,
     text_cpu,
     text_accuracy,
+    transfer_accuracy,
+    distillation_accuracy,
     gpu,
     decode_gpu,
 )

@@ -236,7 +236,8 @@ def draw_confusion(
     if len(names) <= 20:
         for row, column in np.argwhere(counts):
             ink = "white" if shares[row, column] > 0.5 else INK
-            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=8, color=ink)
+            count = str(counts[row, column]) if counts.max() < 100_000 else f"{shares[row, column]:.1%}"  # of pixels
+            axes.text(column, row, count, ha="center", va="center", fontsize=8, color=ink)
     _without_frame(axes)
     axes.tick_params(labelsize=size)
     bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=30, format=PercentFormatter(1.0, decimals=0))

@@ -277,3 +277,11 @@ def test_a_packs_front_is_taken_off_every_phase(tmp_path: Any) -> None:
 def test_what_is_no_policy() -> None:
     with pytest.raises(TypeError, match=r"must be a dalipipe.Policy, got dict; see .* dalipipe.Phases"):
         make({0: MIXED})
+
+
+def test_strength_grows_from_epoch_to_epoch() -> None:
+    """From pictures as they are to the policy as it is written, in batches of one form."""
+    phases = Phases.by_epoch(lambda epoch: MIXED.at_strength(epoch / 2), 3)
+    none, half, whole = epochs(make(phases), 3)
+    assert len(phases) == 3 and same(whole, epochs(make(MIXED), 3)[2]) and not same(half, epochs(make(MIXED), 2)[1])
+    assert all(label.dtype == torch.float32 and (label.amax(1) > 0.9).all() for _, label in none)

@@ -181,6 +181,23 @@ def test_what_edits_bring_is_of_the_same_seeds(report: Any) -> None:
     assert report.text_accuracy({}.get) == "Not measured yet."
 
 
+def test_what_a_teacher_brings_is_of_the_same_seeds(report: Any) -> None:
+    accuracies = {"plain": (70.0, 72.0, 90.0), "augmented": (75.0, 78.0), "augmented, taught": (80.0, 82.0)}
+    runs = [
+        {"task": "digits", "arm": arm, "seed": seed, "accuracy": accuracy, "rows": 50, "parameters": 1000}
+        for arm, by_seed in accuracies.items()
+        for seed, accuracy in enumerate(by_seed)
+    ]
+    settings = {"steps": 800, "batch_size": 50, "temperature": 4.0, "hard_weight": 0.1, "draw_epochs": 20}
+    teacher = {"task": "digits", "accuracy": 98.9, "pictures": 1442, "parameters": 9000, "live_us": 800, "kept_us": 4}
+    result = {"settings": settings, "teachers": [teacher], "runs": runs, "machine": MACHINE}
+    text = report.distillation_accuracy({"distillation_accuracy": result}.get)
+    assert "| augmentation, points more or less | +5.50 ± 0.50 |" in text
+    assert "| teacher, points more or less | – |" in text and "| +10.00 ± 0.00 |" in text
+    assert "98.9 (1,442 pictures)" in text and "| 0.5 % |" in text
+    assert report.distillation_accuracy({}.get) == "Not measured yet."
+
+
 def test_unknown_blocks_are_refused(report: Any) -> None:
     with pytest.raises(ValueError, match="no block is called 'speed'"):
         report.render("<!-- results: speed -->\n<!-- end -->")

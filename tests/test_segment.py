@@ -18,6 +18,7 @@ from scenes import plant_folders, plant_scenes
 from sklearn.metrics import confusion_matrix, jaccard_score
 from torch import nn
 from torch.nn import functional
+from torchvision import datasets
 from typer.testing import CliRunner
 
 import dalipipe
@@ -180,6 +181,32 @@ def test_mean_iou_is_sklearns_jaccard_score(seed: int, classes: int, batch: int)
         jaccard_score(truth, predicted, labels=labels, average="macro", zero_division=0)
     )
     assert found.accuracy == pytest.approx((truth == predicted).mean())
+
+
+def test_mean_iou_of_cityscapes_files_end_to_end(tmp_path: Path) -> None:
+    """From ids in files by torchvision's table of classes, beside what the loader, the model and `evaluate` make."""
+    val = open_segmentation(plant_scenes(tmp_path, 1, 3))[1]
+    loader = DataLoader(val, 2, shards="exact", policy=recipes.cityscapes_eval(64), device="cpu", seed=0)
+    torch.manual_seed(3)
+    model = SmallUNet(19, width=2)
+    found = evaluate(model, loader, objective=segment)
+    train_id = {one.id: one.train_id for one in datasets.Cityscapes.classes}
+    truth, predicted = [], []
+    for row in range(3):
+        name = val.describe(row).replace("leftImg8bit/", "gtFine/").replace("_leftImg8bit", "_gtFine_labelIds")
+        truth.append(np.vectorize(train_id.get)(np.asarray(Image.open(name))))
+        image = torch.from_numpy(np.asarray(Image.open(val.describe(row))) / 255).permute(2, 0, 1).float()
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        with torch.inference_mode():
+            predicted.append(model(((image - mean) / std)[None])[0].argmax(0).numpy())
+    at = [(one != 255) & (one != -1) for one in truth]
+    right, made = (np.concatenate([one[where] for one, where in zip(of, at, strict=True)]) for of in (truth, predicted))
+    assert 0.5 < len(right) / (3 * 64 * 128) < 1
+    labels = np.union1d(right, made)
+    wanted = jaccard_score(right, made, labels=labels, average="macro", zero_division=0)
+    assert found.mean_iou == pytest.approx(wanted, abs=1e-3) and found.accuracy == pytest.approx(
+        (right == made).mean(), abs=1e-3
+    )
 
 
 # Models ------------------------------------------------------------------------------------------------------------

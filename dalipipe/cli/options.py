@@ -111,3 +111,42 @@ CacheEpochs = Annotated[
     ),
 ]
 BceSum = Annotated[bool, typer.Option("--bce-sum", help="Of bce: the sum over classes, not their mean.")]
+Freeze = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers that keep their weights: the first so many, all but the last so many (-1: but the head), or "
+        "names, by commas: 'conv1,bn1,layer1'.",
+        show_default="none",
+    ),
+]
+UnfreezeEvery = Annotated[
+    float | None,
+    typer.Option(
+        help="Epochs after which one layer more learns, from the head down.", show_default="all from the start"
+    ),
+]
+LayerDecay = Annotated[
+    float, typer.Option(help="Each layer's learning rate, of that of the layer above it: 0.65 to 0.9 for transformers.")
+]
+L2SPWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--l2-sp",
+        help="Pull towards the weights it starts from, instead of weight decay: 0.01, say.",
+        show_default="none",
+    ),
+]
+JointSource = Annotated[
+    Path | None,
+    typer.Option(
+        "--source", help="Learn these data beside, by a head of their own on a shared trunk.", show_default="none"
+    ),
+]
+TargetWeight = Annotated[
+    float | None,
+    typer.Option(help="How much the data's loss counts beside that of --source.", show_default="1"),
+]
+Subset = Annotated[
+    str | None,
+    typer.Option(help="Train on a part, drawn by --seed: 20 a class, or 0.1 of each.", show_default="all"),
+]

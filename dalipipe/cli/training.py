@@ -40,7 +40,11 @@ from dalipipe.cli.options import (
     Ema,
     Epochs,
     FrameRate,
+    Freeze,
     HardWeight,
+    JointSource,
+    L2SPWeight,
+    LayerDecay,
     Loss,
     MaxLength,
     MixOff,
@@ -54,16 +58,20 @@ from dalipipe.cli.options import (
     Shard,
     Size,
     SizeOfRecipe,
+    Subset,
+    TargetWeight,
     TaskOption,
     Teacher,
     TeacherCacheFolder,
     TeacherModel,
     Temperature,
     TensorBoard,
+    UnfreezeEvery,
     Weights,
     Workers,
 )
 from dalipipe.cli.teaching import Teaching, teaching_of
+from dalipipe.cli.transferring import Transfer
 
 if TYPE_CHECKING:
     from dalipipe.finetune import FineTuneConfig, Objective, Ranks, Result
@@ -142,9 +150,9 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Any torchvision classification model; for segmentation any of its own, or small-unet; for audio "
-            "logmel-cnn; for series resnet1d or inceptiontime; "
-            "for texts word-cnn, or the folder of a Hugging Face model and its tokenizer.",
+            help="Any torchvision classification model, or timm/NAME; for segmentation any of torchvision's, or "
+            "small-unet; for audio logmel-cnn; for series resnet1d or inceptiontime; for texts word-cnn, or the folder "
+            "of a Hugging Face model and its tokenizer.",
             show_default="resnet18, small-unet, logmel-cnn, inceptiontime, word-cnn",
         ),
     ] = None,
@@ -199,6 +207,13 @@ def train(
     loss: Loss = "ce",
     bce_target_threshold: BceTargetThreshold = None,
     bce_sum: BceSum = False,
+    freeze: Freeze = None,
+    unfreeze_every: UnfreezeEvery = None,
+    layer_decay: LayerDecay = 1.0,
+    l2_sp: L2SPWeight = None,
+    source: JointSource = None,
+    target_weight: TargetWeight = None,
+    subset: Subset = None,
     teacher: Teacher = None,
     teacher_model: TeacherModel = None,
     temperature: Temperature = None,
@@ -225,6 +240,7 @@ def train(
                     "--loss bce is for classes of whole samples; --task segmentation has ce, pixel by pixel"
                 )
             objective = segment
+        transfer = Transfer(freeze, unfreeze_every, layer_decay, l2_sp, source, target_weight, subset)
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or default_policy(task, data)
         teaching = teaching_of(teacher, teacher_model, model, temperature, hard_weight, teacher_cache, cache_epochs)
@@ -232,6 +248,8 @@ def train(
             raise ValueError("--teacher is for classes of whole samples: leave it out for --task segmentation")
         if carry is not None and weights is not None:
             raise ValueError("--weights and --carry both say what to start from: give one of them")
+        if teaching is not None and source is not None:
+            raise ValueError("--teacher and --source are two ways to learn from other data: give one of them")
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
@@ -272,7 +290,9 @@ def train(
                 "shard": shard,
                 "tensorboard": tensorboard,
             },
+            channels=channels or CHANNELS,
             objective=objective,
+            transfer=transfer,
             teaching=teaching,
         )
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
@@ -282,7 +302,7 @@ def train(
                 val_fraction=val_fraction,
                 hold_out=hold_out,
                 rate_hz=job.rate_hz,
-                channels=channels or CHANNELS,
+                channels=job.channels,
                 tokenizer=folder,
                 max_length=max_length or (None if folder is None else longest_text(folder)),
             )
@@ -317,7 +337,9 @@ class _Job:
     task: str = "image"
     rate_hz: int = RATE_HZ
     loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
+    channels: int = CHANNELS
     objective: Objective | None = None
+    transfer: Transfer = dataclasses.field(default_factory=Transfer)
     teaching: Teaching | None = None
     carry: Path | None = None
 
@@ -335,6 +357,7 @@ def _fit(train: Source, val: Source, job: _Job) -> Result:
         out=job.out,
         epochs=job.epochs,
         lr=job.lr,
+        weight_decay=0.05 if job.transfer.l2_sp is None else 0.0,
         warmup_epochs=min(1.0, job.epochs / 2),
         seed=job.seed,
         resume=job.resume,
@@ -365,6 +388,8 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     from dalipipe.preview import preview as draw_samples
     from dalipipe.sources import Text
 
+    train = job.transfer.drawn(train, job.seed)
+    source = job.transfer.open_source(job.task, train, rate_hz=job.rate_hz, channels=job.channels)
     classes = train.classes or []
     batch_size = min(job.batch_size, len(train))
     policy = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
@@ -411,6 +436,10 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         "pad": train.encoding.pad if isinstance(train, Text) else None,
     }
     model, fresh = make_model(job.model, len(classes), weights=job.weights, **of_data)
+    carried = None if job.carry is None else carry_checkpoint(job.carry, model, classes)
+    fresh = fresh if carried is None else carried.fresh
+    if job.task == "segmentation":  # whole pictures, of which training sees crops
+        options["batch_size"] = max(1, options["batch_size"] // 4)
     val_loader = DataLoader(
         val,
         shards="exact",
@@ -419,30 +448,40 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         **options,
     )
 
+    source_loader = None
+    if source is not None:
+        options["batch_size"] = ranks.share(min(job.batch_size, len(source)))
+        options.pop("quarantine", None)
+        source_loader = DataLoader(
+            source, shuffle=True, drop_last=True, policy=policy, on_error=job.on_error, **options
+        )
+    console = new_console(quiet=not ranks.main)
+    say = functools.partial(console.print, highlight=False, markup=False)
+    say(job.title, style="bold")
+    batches, objective = train_loader, job.objective or classify
+    if job.teaching is not None:
+        batches, objective = job.teaching.begin(train_loader, objective, ranks, console, of_data, job.timeout_s)
+    model, batches, objective = job.transfer.prepare(model, fresh, batches, source_loader, objective)
+
     parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     start = job.model if job.weights is None and is_folder_of_model(job.model, job.task) else job.weights
     origin = "from scratch" if start is None else f"from {start}"
     if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
-    if job.carry is not None:
-        carried = carry_checkpoint(job.carry, model, classes)
+    if carried is not None:
         origin = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"
     amp = resolved(config.amp, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     place = f"{name}, {'float32' if amp == 'off' else amp}"
     if ranks.world_size > 1:
         place = f"{ranks.world_size} processes, each on {place}"
-    console = new_console(quiet=not ranks.main)
-    say = functools.partial(console.print, highlight=False, markup=False)
-    say(job.title, style="bold")
     noun = TASKS[job.task].noun
     say(f"  {noun:8}  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
     say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
+    if told := job.transfer.describe(model, source):
+        say(f"  transfer  {'; '.join(told)}")
     say(f"  device    {place}, {train_loader.threads} loader threads")
 
-    batches, objective = train_loader, job.objective or classify
-    if job.teaching is not None:
-        batches, objective = job.teaching.begin(train_loader, objective, ranks, console, of_data, job.timeout_s)
     figures: dict[str, Path] = {}
     if ranks.main:
         job.out.mkdir(parents=True, exist_ok=True)
@@ -455,8 +494,10 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
             title=title,
             pass_over_bad=job.on_error != "raise",
         )
-    with contextlib.closing(train_loader), contextlib.closing(val_loader):
-        result = finetune(model, batches, val_loader, config, ranks=ranks, objective=objective)
+    with contextlib.closing(batches), contextlib.closing(val_loader):
+        result = finetune(
+            model, batches, val_loader, config, ranks=ranks, objective=objective, layers=job.transfer.layers
+        )
     if train_loader.bad_samples or val_loader.bad_samples:
         figures[f"bad {noun}"] = job.bad_samples
     if ranks.main:

@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
 
     @property
     def mean_iou(self) -> float | None:
-        """The mean of `ious` over the classes that occur: what segmentation is judged by."""
+        """The mean of ``ious`` over the classes that occur or are predicted: what segmentation is judged by."""
         return None if self.ious is None else float(self.ious.nanmean())
 
     @property
