@@ -652,3 +652,28 @@ def test_series_and_texts(tmp_path: Path) -> None:
             loader=OPTIONS,
         )
         assert {one.candidate for one in tuned.standings} == {Candidate(0.0), Candidate(1.0, 2)}
+
+
+def test_the_study_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import report
+    import tune_accuracy
+
+    short: dict[str, Any] = {"strengths": (1.0,), "copies": (None,), "digits_a_class": 4, "batch_size": 8}
+    settings = tune_accuracy.Settings(seeds=1, folds=2, steps=2, **short)
+    one = tune_accuracy.run("digits", 0, settings, "")
+    assert set(one["accuracy"]) == set(tune_accuracy.ARMS) and one["chosen"] == "none"
+    assert one["accuracy"]["chosen"] == one["accuracy"]["none"] and one["tested_on"] == 800
+    runs = [one, {**one, "seed": 1, "chosen": "strength 1"}]
+    assert tune_accuracy.wanted(runs, range(3), ("digits", "cifar10")) == [
+        ("cifar10", 0),
+        ("cifar10", 1),
+        ("digits", 2),
+        ("cifar10", 2),
+    ]
+    machine = {"date": "now", "versions": {}, "gpu": "", "cores": 2, "cpu": "x", "simd": "y"}
+    result = {"settings": tune_accuracy.asdict(settings), "runs": runs, "machine": machine}
+    text = report.tune_accuracy(lambda name: result)
+    assert "| digits, 40 samples | 10" in text and "none; strength 1 |" in text
+    tune_accuracy.draw(runs, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000

@@ -79,6 +79,14 @@ BceTargetThreshold = Annotated[
     float | None,
     typer.Option(help="Of bce: mixed labels above it count as 1, others as 0.", show_default="shares stay"),
 ]
+More = Annotated[
+    Path | None,
+    typer.Option(
+        "--add",
+        help="More to train on, of the same classes: DIR/data or DIR/data.ts of dalipipe generate, or other data.",
+        show_default=False,
+    ),
+]
 Teacher = Annotated[
     Path | None,
     typer.Option(

@@ -21,6 +21,8 @@ from dalipipe.cli.inputs import (
     device_of,
     eval_twin,
     hint_at_texts,
+    made_data,
+    open_one,
     policy_of,
     task_of,
 )
@@ -50,6 +52,7 @@ from dalipipe.cli.options import (
     MixOff,
     MixUpAlpha,
     Model,
+    More,
     Overwrite,
     Rate,
     RateOfModel,
@@ -197,6 +200,7 @@ def train(
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
+    add: More = None,
     amp: Amp = "auto",
     accumulate: Accumulate = 1,
     ema: Ema = None,
@@ -244,12 +248,12 @@ def train(
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or default_policy(task, data)
         teaching = teaching_of(teacher, teacher_model, model, temperature, hard_weight, teacher_cache, cache_epochs)
+        if teaching is not None and source is not None:
+            raise ValueError("--teacher and --source are two ways to learn from other data: give one of them")
         if teaching is not None and task == "segmentation":
             raise ValueError("--teacher is for classes of whole samples: leave it out for --task segmentation")
         if carry is not None and weights is not None:
             raise ValueError("--weights and --carry both say what to start from: give one of them")
-        if teaching is not None and source is not None:
-            raise ValueError("--teacher and --source are two ways to learn from other data: give one of them")
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
         if on_error not in ("raise", "substitute"):
@@ -306,6 +310,11 @@ def train(
                 tokenizer=folder,
                 max_length=max_length or (None if folder is None else longest_text(folder)),
             )
+        if add is not None:
+            from dalipipe.finetune.parts import joined
+
+            more = open_one(made_data(add), task, rate_hz=job.rate_hz, channels=channels or CHANNELS)
+            sources = joined(sources[0], more), sources[1]
         _fit(*sources, job)
 
 

@@ -63,7 +63,7 @@ class Transfer:
         return train if self._count is None else draw_subset(train, self._count, seed=seed)
 
     def open_source(self, task: str, like: Source, *, rate_hz: float, channels: int) -> Source | None:
-        """What to train on beside the target: all of a folder, or of its train/; of series, the training file.
+        """What to train on beside the target: all of a folder, or what it has to train on; of series, the first file.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -72,12 +72,16 @@ class Transfer:
         if self.source is None:
             return None
         from dalipipe.finetune.classifier import open_audio, series_file
+        from dalipipe.finetune.segmentation import open_label_maps
         from dalipipe.sources import Series, open_source
 
         if task == "text":
             raise ValueError("--source is for pictures, sounds and series: words of two sets of texts differ in number")
+        kind = "image" if task == "segmentation" else task
         if task == "series":
             found: Source = Series.open(series_file(self.source))
+        elif task == "segmentation":
+            found = open_label_maps(self.source)[0]
         else:
             inside = self.source / "train"
             path = inside if inside.is_dir() else self.source
@@ -86,7 +90,7 @@ class Transfer:
             found = open_source(path) if task == "image" else open_audio(path, rate_hz=rate_hz, channels=channels)
         if not found.classes:
             raise ValueError(f"--source {self.source} has no classes to learn from")
-        of_each = [next((f.channels for f in one.schema.fields if f.kind == task), None) for one in (found, like)]
+        of_each = [next((f.channels for f in one.schema.fields if f.kind == kind), None) for one in (found, like)]
         if of_each[0] != of_each[1]:
             raise ValueError(f"--source {self.source} has {of_each[0]} channels, the target {of_each[1]}")
         return found
