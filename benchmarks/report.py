@@ -575,6 +575,43 @@ def text_accuracy(load: Load) -> str:
     return "\n".join([*lines, "", words])
 
 
+def generation_accuracy(load: Load) -> str:
+    """What made data are worth, beside real ones and with them; differences are of the same seed."""
+    result = load("generation_accuracy")
+    if result is None:
+        return "Not measured yet."
+    settings, runs = result["settings"], result["runs"]
+    tasks = list(dict.fromkeys(one["task"] for one in runs))
+    arms = list(runs[0]["accuracy"])
+    of_task = {task: [one for one in runs if one["task"] == task] for task in tasks}
+    lines = [f"| trained on | {' | '.join(tasks)} |", "|---|" + "---:|" * len(tasks)]
+    for arm in arms:
+        found = [[one["accuracy"][arm] for one in of_task[task]] for task in tasks]
+        lines.append(f"| {arm} | {' | '.join(_mean(each) if len(each) > 1 else '–' for each in found)} |")
+    for arm, base in (("both", "real"), ("both, augmented", "real, augmented")):
+        gains = [[one["accuracy"][arm] - one["accuracy"][base] for one in of_task[task]] for task in tasks]
+        cells = [_mean(each, "+") if len(each) > 1 else "–" for each in gains]
+        lines.append(f"| *{arm}*, more or less than *{base}* | {' | '.join(cells)} |")
+    for name, title, form in (
+        ("real", "real samples learnt from", ",.0f"),
+        ("agreed", "of those made, the classifier agrees with, %", ".0f"),
+        ("nearness", "nearness (1: as new as real ones are, 0: copies)", ".2f"),
+        ("gan_cpu_s", "processor seconds to learn and make them", ".0f"),
+    ):
+        cells = [f"{statistics.mean(one[name] for one in of_task[task]):{form}}" for task in tasks]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    minutes = sum(one["cpu_s"] for one in runs) / 60
+    seeds = min(len(found) for found in of_task.values())
+    words = (
+        f"Test accuracy in %. {settings['per_class']} made samples a class; GANs of width {settings['gan_width']}, "
+        f"{settings['gan_steps'][0]:,} steps for pictures ({settings['size_px']} px) and {settings['gan_steps'][1]:,} "
+        f"for series; classifiers trained from scratch for {settings['steps']} steps of {settings['batch_size']} in "
+        f"every arm; {seeds} seeds at least. ± is the standard error over seeds (real samples, GAN, classifier), of "
+        f"differences over their own. All of it took {minutes:.0f} processor minutes. {_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
 def transfer_accuracy(load: Load) -> str:
     """Ways of fine-tuning beside each other, by how many pictures there are."""
     result = load("transfer_accuracy")
@@ -744,6 +781,7 @@ _FUNCTIONS = (
     signal_accuracy,
     text_cpu,
     text_accuracy,
+    generation_accuracy,
     transfer_accuracy,
     tune_accuracy,
     gpu,

@@ -51,6 +51,7 @@ class Job:
     epochs: int = 2
     noisy: bool = False  # with BatchNorm and dropout
     save_every: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)  # what else FineTuneConfig is told
     resume: bool = False
     timeout_s: float = 60.0
     signal_to: int | str | None = None  # a rank, "torchrun", or "all": torchrun and every rank
@@ -168,6 +169,7 @@ def run(job: Job, ranks: Ranks, before: nn.Module | None = None) -> tuple[Result
         save_every=job.save_every,
         resume=job.resume,
         progress="off",
+        **job.config,
     )
     objective = classify if job.l2_sp is None else L2SP(net, ["7"], alpha=job.l2_sp)
     layers = Layers(**job.layers)

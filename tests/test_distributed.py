@@ -164,6 +164,65 @@ def test_two_processes_train_as_one(start: Start, tmp_path: Path) -> None:
         assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
 
 
+def test_dealt_out_weights_train_as_one_and_are_whole_in_the_checkpoint(start: Start, tmp_path: Path) -> None:
+    """With steps of two batches, of which an epoch's last has one, an average, and a scale of the loss."""
+    config: dict[str, Any] = {"accumulate": 2, "ema": 0.5, "amp": "fp16"}
+    one, two = (
+        Job(str(tmp_path / name), global_batch=4, config={**config, "shard": name == "two"}) for name in ("one", "two")
+    )
+    train(start, 2, two)
+    run(one, Ranks())
+    assert recorded(two.out, 2) == recorded(one.out, 1)
+    found, expected = (load_checkpoint(Path(job.out, "checkpoint.safetensors")) for job in (two, one))
+    for name in ("model", "ema"):
+        for key, value in expected[name].items():  # of half precision
+            torch.testing.assert_close(found[name][key], value, rtol=2e-2, atol=5e-3, msg=f"{name}.{key}")
+    shapes = [[(key, value.shape) for key, value in one.items()] for one in expected["optimizer"]["state"].values()]
+    assert shapes == [
+        [(key, value.shape) for key, value in one.items()] for one in found["optimizer"]["state"].values()
+    ]
+    assert found["scaler"] == expected["scaler"]
+    for a, b in zip(rows(two.out, "epoch"), rows(one.out, "epoch"), strict=True):
+        assert a["val_images"] == b["val_images"] == 19 and a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before, after", [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_killed_run_goes_on_with_weights_dealt_out_or_not(
+    start: Start, tmp_path: Path, before: bool, after: bool, optimizer: str
+) -> None:
+    """By another number of processes, too."""
+    config = {"optimizer": optimizer, "ema": 0.5}
+    job = Job(str(tmp_path / "run"), epochs=3, save_every=3, config={**config, "shard": before})
+    killed = {"signal_to": "all" if before else 0, "signum": signal.SIGKILL, "at_step": 7}
+    status, _ = train(start, 2 if before else 1, Job(**asdict(job) | killed))
+    assert status == -signal.SIGKILL
+    assert load_checkpoint(Path(job.out, "checkpoint.safetensors"))["state"]["step"] == 6
+    train(start, 2 if after else 1, Job(**asdict(job) | {"resume": True, "config": {**config, "shard": after}}))
+    whole = Job(str(tmp_path / "whole"), epochs=3, config=config)
+    run(whole, Ranks())
+    assert_close(weights(job.out), weights(whole.out))
+    found, expected = (load_checkpoint(Path(out, "checkpoint.safetensors"))["ema"] for out in (job.out, whole.out))
+    assert_close(found, expected)
+
+
+@pytest.mark.slow
+def test_dealt_out_weights_resume_to_the_bit(start: Start, tmp_path: Path) -> None:
+    """With BatchNorm and dropout, and a layer too small for two processes to share."""
+    config = {"shard": True, "ema": 0.5, "accumulate": 2}
+    whole, parts = (Job(str(tmp_path / name), noisy=True, epochs=3, config=config) for name in ("whole", "parts"))
+    train(start, 2, whole)
+    stopped = Job(**asdict(parts) | {"signal_to": 1, "signum": signal.SIGTERM, "at_step": 7})
+    status, output = train(start, 2, stopped)
+    assert status != 0 and output.count("interrupted: signal 15, step") == 2
+    train(start, 2, Job(**asdict(parts) | {"resume": True}))
+    found, expected = (load_checkpoint(Path(out, "checkpoint.safetensors")) for out in (parts.out, whole.out))
+    for name in ("model", "ema"):
+        for key, value in expected[name].items():
+            assert torch.equal(found[name][key], value), f"{name}.{key}"
+
+
 @pytest.mark.slow
 def test_the_same_processes_again_end_with_the_same_bits(start: Start, tmp_path: Path) -> None:
     """Stopped through torchrun, with BatchNorm and dropout, which go on on each rank where they were."""
@@ -191,6 +250,16 @@ def test_two_processes_unfreeze_as_one(start: Start, tmp_path: Path) -> None:
     run(one, Ranks())
     assert_close(weights(two.out), weights(one.out))
     assert not torch.equal(weights(two.out)["1.weight"], model(two).state_dict()["1.weight"])
+
+
+def test_a_penalty_is_the_same_where_weights_are_dealt_out(start: Start, tmp_path: Path) -> None:
+    one, two = (Job(str(tmp_path / name), l2_sp=2.0, layers={"freeze": 1}) for name in ("one", "two"))
+    train(start, 2, Job(**asdict(two) | {"config": {"shard": True}}))
+    run(one, Ranks())
+    assert_close(weights(two.out), weights(one.out))
+    free = Job(str(tmp_path / "free"), layers=one.layers)
+    run(free, Ranks())
+    assert not torch.allclose(weights(free.out)["7.weight"], weights(one.out)["7.weight"], atol=1e-3)
 
 
 @pytest.mark.slow

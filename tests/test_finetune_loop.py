@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import copy
+import csv
+import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +32,23 @@ from test_finetune import (
 )
 from torch import nn
 
-from dalipipe.finetune import Average, Interrupted, Scores, classify, evaluate, finetune, predict_next, read_weights
+from dalipipe.figures import draw_confusion
+from dalipipe.finetune import (
+    Average,
+    Interrupted,
+    Layers,
+    Scores,
+    classify,
+    evaluate,
+    finetune,
+    predict_next,
+    read_weights,
+)
 from dalipipe.finetune.checkpoint import load_checkpoint, save_checkpoint
 from dalipipe.finetune.classifier import make_model
+from dalipipe.finetune.journal import write_confusion
 from dalipipe.finetune.precision import Steps, resolved
+from dalipipe.finetune.sharding import units
 
 
 def plain_model() -> nn.Sequential:
@@ -242,7 +261,7 @@ def assert_equal(a: Any, b: Any, at: str = "") -> None:
         assert type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape, at
         assert np.array_equal(np.asarray(a), np.asarray(b), equal_nan=np.asarray(a).dtype.kind == "f"), at
     elif isinstance(a, dict):
-        assert list(map(repr, a)) == list(map(repr, b)), at
+        assert a.keys() == b.keys(), at
         for key in a:
             assert_equal(a[key], b[key], f"{at}.{key}")
     elif isinstance(a, (list, tuple)):
@@ -314,6 +333,176 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=problem):
             finetune(model, ArrayLoader(), ArrayLoader(), small_config(tmp_path, epochs=1, resume=True))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_killed_anywhere_ends_as_one_that_nobody_kills(tmp_path: Path) -> None:
+    """With signal 9: at chosen points of the loop and of its files, and at random times, again and again."""
+    program = [sys.executable, str(Path(__file__).with_name("killed_runs.py")), str(tmp_path)]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(reports) == 12
+    for report in reports:
+        assert report["same"] and report["kills"] >= 1, report
+
+
+# Compiled -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_compiled_is_called_and_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anew when other layers learn."""
+    compiled: list[Any] = []
+
+    def compile_(model: nn.Module, *, mode: str | None) -> nn.Module:
+        compiled.append((model, mode, sum(parameter.requires_grad for parameter in model.parameters())))
+        wrapper = nn.Module()
+        wrapper.inner, wrapper.forward = model, lambda x: model(x)
+        return wrapper
+
+    plain, other = small_model(), small_model()
+    layers = Layers(unfreeze_every=1)
+    finetune(plain, ArrayLoader(), ArrayLoader(), small_config(tmp_path / "plain"), layers=layers)
+    monkeypatch.setattr(torch, "compile", compile_)
+    config = small_config(tmp_path / "compiled", compile=True)
+    finetune(other, ArrayLoader(), ArrayLoader(), config, layers=layers)
+    assert compiled == [(other, None, 2), (other, None, 6)]
+    assert_same(dict(plain.state_dict()), load_checkpoint(config.checkpoint)["model"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_torch_compiles_it(tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs g++ on the CPU")
+    model, plain = small_model(), small_model()
+    for dropout in (model[4], plain[4]):
+        dropout.p = 0.0  # compiled, it draws other numbers
+    finetune(model, ArrayLoader(), ArrayLoader(), small_config(tmp_path / "a", epochs=2, compile=True, ema=0.5))
+    finetune(plain, ArrayLoader(), ArrayLoader(), small_config(tmp_path / "b", epochs=2, ema=0.5))
+    for (name, a), b in zip(plain.state_dict().items(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3, msg=name)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_cuda_compiled_and_in_graphs(tmp_path: Path, graphs: bool, amp: str) -> None:
+    """The last batch of an epoch is a short one, and so is that of the evaluation."""
+    trained = []
+    for name, changes in (("plain", {}), ("other", {"compile": not graphs, "cuda_graphs": graphs})):
+        model = small_model()
+        model[4].p = 0.0
+        config = small_config(tmp_path / name, epochs=2, amp=amp, ema=0.5, **changes)
+        finetune(model.cuda(), ArrayLoader(n=53), ArrayLoader(n=30), config)
+        trained.append(model.state_dict())
+    for name in trained[0]:
+        torch.testing.assert_close(trained[0][name], trained[1][name], rtol=5e-2, atol=5e-3, msg=name)
+
+
+def test_graphs_need_a_gpu_and_steps_of_one_batch(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cuda_graphs=True needs a GPU, and this runs on cpu"):
+        finetune(small_model(), ArrayLoader(), ArrayLoader(), small_config(tmp_path, cuda_graphs=True))
+    with pytest.raises(ValueError, match="accumulate must be 1, got 2"):
+        small_config(tmp_path, cuda_graphs=True, accumulate=2)
+    for changes, error, message in (
+        ({"accumulate": 0}, ValueError, r"accumulate must be in \[1, inf\), got 0"),
+        ({"ema": 1.0}, ValueError, r"ema must be in \[0, 1\), got 1.0"),
+        ({"compile": 1}, TypeError, "compile must be True or False, got 1"),
+        ({"shard": "yes"}, TypeError, "shard must be True or False"),
+    ):
+        with pytest.raises(error, match=message):
+            small_config(tmp_path, **changes)
+
+
+def test_layers_that_learn_later_are_not_dealt_out(tmp_path: Path) -> None:
+    config = small_config(tmp_path, shard=True)
+    with pytest.raises(ValueError, match=r"shard=True deals out the layers that learn once and for all"):
+        finetune(small_model(), ArrayLoader(), ArrayLoader(), config, layers=Layers(unfreeze_every=1))
+    finetune(small_model(), ArrayLoader(), ArrayLoader(), config, layers=Layers(freeze=1))  # alone, nothing to share
+
+
+def test_what_is_dealt_out_at_once() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(9, 8), nn.Linear(8, 9)
+            self.head.weight = self.embed.weight
+            self.blocks = nn.ModuleList([Block(), Block()])
+            self.lists = nn.ModuleList([nn.ModuleList([nn.Linear(2, 2)])])
+            self.tied = nn.Sequential(nn.Sequential(self.embed))
+
+    net = Net()
+    assert units(net) == list(net.blocks)
+
+
+# What it leaves behind ----------------------------------------------------------------------------------------------
+
+
+def test_the_confusion_matrix_is_written_and_drawn(tmp_path: Path) -> None:
+    class Named(ArrayLoader):
+        classes = ("ant", "bee, wasp", 'the "cat"')
+
+    val = ArrayLoader(n=20, shuffle=False)
+    result = finetune(small_model(), Named(), val, small_config(tmp_path, epochs=2))
+    with open(tmp_path / "confusion.csv", newline="", encoding="utf-8") as file:
+        head, *lines = list(csv.reader(file))
+    assert head == ["right \\ predicted", *Named.classes] and [line[0] for line in lines] == list(Named.classes)
+    counts = np.array([line[1:] for line in lines], int)
+    assert counts.sum(1).tolist() == np.bincount(val.labels, minlength=3).tolist()
+    assert np.trace(counts) / 20 == pytest.approx(result.val_accuracy)
+    picture = draw_confusion(tmp_path / "confusion.csv", tmp_path / "confusion.png", title="Insects and others")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("classes", [1, 20, 60])
+def test_confusion_matrices_of_any_size_are_drawn(tmp_path: Path, classes: int) -> None:
+    matrix = torch.randint(0, 3, (classes, classes))
+    write_confusion(matrix, None, tmp_path / "c.csv")
+    assert draw_confusion(tmp_path / "c.csv", tmp_path / "c.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n", "x,a,b\na,1,2\nc,3,4\n", "x,a\na,1.5\n", "x,a,b\na,1\nb,1,2\n"])
+def test_what_is_no_confusion_matrix_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"c\.csv is no confusion matrix"):
+        draw_confusion(tmp_path / "c.csv", tmp_path / "c.png")
+
+
+def test_tensorboard_has_the_metrics_once(tmp_path: Path) -> None:
+    """Also of a run that was killed after rows that its checkpoint does not know of."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    class Crash(nn.Module):
+        seen = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen += self.training
+            if self.seen == 11:
+                raise MemoryError("killed")
+            return x
+
+    changes = {"log_every": 1, "save_every": 4, "tensorboard": True}
+    with pytest.raises(MemoryError):
+        finetune(small_model(Crash()), ArrayLoader(), ArrayLoader(), small_config(tmp_path, **changes))
+    finetune(small_model(), ArrayLoader(), ArrayLoader(), small_config(tmp_path, resume=True, **changes))
+    found = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    rows = rows_of(tmp_path, "step")
+    assert [event.step for event in found.Scalars("step/loss")] == [row["step"] for row in rows]
+    for name in ("loss", "lr", "accuracy"):
+        values = [event.value for event in found.Scalars(f"step/{name}")]
+        assert values == pytest.approx([row[name] for row in rows], rel=1e-6)
+    validated = [row["val_loss"] for row in rows_of(tmp_path, "epoch")]
+    assert [event.value for event in found.Scalars("epoch/val_loss")] == pytest.approx(validated, rel=1e-6)
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------------

@@ -181,6 +181,34 @@ def test_what_edits_bring_is_of_the_same_seeds(report: Any) -> None:
     assert report.text_accuracy({}.get) == "Not measured yet."
 
 
+def test_what_made_data_bring_is_of_the_same_seeds(report: Any) -> None:
+    arms = {"real": (90.0, 92.0), "synthetic": (80.0, 84.0), "both": (91.0, 94.0)}
+    arms |= {"real, augmented": (95.0, 95.0), "both, augmented": (94.0, 95.0)}
+    runs = [
+        {
+            "task": "digits",
+            "seed": seed,
+            "real": 1442,
+            "accuracy": {arm: values[seed] for arm, values in arms.items()},
+            "agreed": 96.0 + seed,
+            "nearness": 0.9,
+            "gan_cpu_s": 50.0,
+            "cpu_s": 90.0,
+        }
+        for seed in range(2)
+    ]
+    names = ("per_class", "gan_width", "size_px", "steps", "batch_size")
+    settings = {**dict.fromkeys(names, 16), "gan_steps": [1500, 1000]}
+    text = report.generation_accuracy(
+        {"generation_accuracy": {"settings": settings, "runs": runs, "machine": MACHINE}}.get
+    )
+    assert "| *both*, more or less than *real* | +1.50 ± 0.50 |" in text
+    assert "| *both, augmented*, more or less than *real, augmented* | -0.50 ± 0.50 |" in text
+    assert "| synthetic | 82.00 ± 2.00 |" in text and "| real samples learnt from | 1,442 |" in text
+    assert "1,500 steps for pictures" in text and "3 processor minutes" in text
+    assert report.generation_accuracy({}.get) == "Not measured yet."
+
+
 def test_unknown_blocks_are_refused(report: Any) -> None:
     with pytest.raises(ValueError, match="no block is called 'speed'"):
         report.render("<!-- results: speed -->\n<!-- end -->")

@@ -348,6 +348,20 @@ def test_joint_resume_is_exact(tmp_path: Path, stop_at: int) -> None:
     assert equal(run(None, "parts", resume=True), whole)
 
 
+def test_another_weight_or_penalty_is_no_resume(tmp_path: Path) -> None:
+    def run(weight: float, alpha: float, resume: bool) -> None:
+        model = joined()
+        objective = L2SP(model, ["target.head"], alpha=alpha, objective=Joint(weight))
+        config = small_config(tmp_path, epochs=1, warmup_epochs=0, resume=resume)
+        finetune(model, SideBySide(ArrayLoader(), Source()), ArrayLoader(n=8), config, objective=objective)
+
+    run(0.5, 0.1, False)
+    run(0.5, 0.1, True)
+    for weight, alpha in ((0.4, 0.1), (0.5, 0.2)):
+        with pytest.raises(ValueError, match="belongs to a run with other settings: objective was"):
+            run(weight, alpha, True)
+
+
 def test_objectives_may_be_any(tmp_path: Path) -> None:
     """Pixels on the one side, classes on the other: nothing here knows what a head is for."""
 

@@ -152,3 +152,10 @@ def device_of(wanted: str) -> Any:
         return local_device(wanted)
     except ValueError as error:
         raise ValueError(f"--{error}") from error
+
+
+def made_data(folder: Path) -> Path:
+    """Of a folder that `dalipipe generate` wrote, the data in it; else the path as it is."""
+    if (folder / "manifest.json").is_file():
+        return next((part for part in (folder / "data", folder / "data.ts") if part.exists()), folder)
+    return folder

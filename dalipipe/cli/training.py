@@ -21,6 +21,8 @@ from dalipipe.cli.inputs import (
     device_of,
     eval_twin,
     hint_at_texts,
+    made_data,
+    open_one,
     policy_of,
     task_of,
 )
@@ -50,6 +52,7 @@ from dalipipe.cli.options import (
     MixOff,
     MixUpAlpha,
     Model,
+    More,
     Overwrite,
     Rate,
     RateOfModel,
@@ -197,6 +200,7 @@ def train(
     cache_bytes: Annotated[
         str | None, typer.Option(help="How much of it, as 8GiB.", show_default="a share of what there is")
     ] = None,
+    add: More = None,
     amp: Amp = "auto",
     accumulate: Accumulate = 1,
     ema: Ema = None,
@@ -306,6 +310,11 @@ def train(
                 tokenizer=folder,
                 max_length=max_length or (None if folder is None else longest_text(folder)),
             )
+        if add is not None:
+            from dalipipe.finetune.parts import joined
+
+            more = open_one(made_data(add), task, rate_hz=job.rate_hz, channels=channels or CHANNELS)
+            sources = joined(sources[0], more), sources[1]
         _fit(*sources, job)
 
 

@@ -54,7 +54,7 @@ class FineTuneConfig:
             models that one GPU cannot hold with all of these; the model stays dealt out in the end. Checkpoints are
             whole: another number of processes may continue, dealt out or not.
         channels_last: True, False or "auto": on CUDA.
-        seed: for torch's generators at the start (dropout and the like); None leaves them alone.
+        seed: for the generators of torch, NumPy and Python at the start (dropout and the like); None leaves them alone.
         resume: continue from ``out/checkpoint.safetensors``, or from a ``checkpoint.pt`` of an earlier version.
         overwrite: a run already in ``out`` may be replaced; without it, that is an error.
         log_every: optimiser steps between two metrics rows, which is also how often the device is waited for.

@@ -175,7 +175,7 @@ class _Run:
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
 
         if config.seed is not None:
-            torch.manual_seed(config.seed if ranks.main else rng.mix64(config.seed, ranks.rank))
+            seed_random(config.seed if ranks.main else rng.mix64(config.seed, ranks.rank))
         self.model = model.to(self.device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -232,6 +232,7 @@ class _Run:
         self.exchanging = self.ranks.parallel(self.model)
         self.parallel: Any = self.exchanging
         if config.compile or config.cuda_graphs:
+            torch.compiler.reset()  # of what other layers learned; torch would not compile one model again and again
             self.parallel = torch.compile(self.exchanging, mode="reduce-overhead" if config.cuda_graphs else None)
 
     def _steps_in_epoch(self) -> int:
@@ -441,6 +442,7 @@ class _Run:
         saved = load_checkpoint(path)
         then, now = {**FineTuneConfig(out=config.out).fingerprint(), **saved["settings"]}, self._settings()
         then["layers"] = {**dataclasses.asdict(Layers()), **then.get("layers", {})}  # of what there was not yet, then
+        then.setdefault("objective", now["objective"])
         different = [f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]]
         if different:
             raise ValueError(
@@ -489,14 +491,20 @@ class _Run:
             }
             for index, parameter in enumerate(parameters)
         }
-        self.optimizer.load_state_dict({**saved, "state": {index: state for index, state in states.items() if state}})
+        groups = [
+            {**group, "fused": own["fused"]}  # is a matter of where this runs
+            for group, own in zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
+        ]
+        found = {index: state for index, state in states.items() if state}
+        self.optimizer.load_state_dict({"state": found, "param_groups": groups})
 
     def _classes(self) -> list[str] | None:
         return getattr(self.train, "classes", None)
 
     def _settings(self) -> dict[str, Any]:
-        layers = dataclasses.asdict(self.layers)
-        return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch, "layers": layers}
+        layers, objective = dataclasses.asdict(self.layers), dict(getattr(self.objective, "settings", {}))
+        told = {"layers": layers, "objective": objective}
+        return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch, **told}
 
     def result(self) -> Result:
         state = self.state

@@ -46,6 +46,7 @@ Fields = Sequence[Any]
 
 Objective = Callable[[nn.Module, Fields, float], Scores]
 """``(model, fields of a batch, label smoothing)`` → `Scores`. The model is called once, with autocast set by the loop.
+One with numbers of its own may have ``settings``, a dict of plain values: a run is resumed only with the same.
 """
 
 

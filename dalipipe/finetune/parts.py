@@ -1,4 +1,4 @@
-"""A data set parted in two: what is trained on, and what is kept for validation."""
+"""A data set parted in two: what is trained on, and what is kept for validation; and two data sets as one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dalipipe.records import Records
-from dalipipe.sources import Source
+from dalipipe.sources import Arrays, ImageFolder, Series, Source
 from dalipipe.sources.base import digest
 
 
@@ -86,3 +86,33 @@ def choose(whole: Source, root: Path, *, val_fraction: float | None, hold_out: s
             )
         chosen[members[: min(max(1, round(val_fraction * len(members))), len(members) - 1)]] = True
     return chosen
+
+
+def joined(one: Source, other: Source) -> Source:
+    """Two data sets of the same classes as one, ``one``'s records first: two folders of pictures, arrays of pictures of
+    one size, or series.
+
+    Raises ``ValueError`` where they do not fit together.
+    """
+    if one.classes != other.classes:
+        odd = sorted(set(one.classes or []) ^ set(other.classes or []))
+        where = f"only one of them has {odd[0]!r}" if odd else "their order differs"
+        raise ValueError(f"data sets to be joined must have the same classes; {where}")
+    if isinstance(one, ImageFolder) and isinstance(other, ImageFolder):
+        samples = [pair for part in (one, other) for pair in zip(part.paths, part.labels.tolist(), strict=True)]
+        return ImageFolder.from_samples(samples, one.classes)
+    if one.labels is None or other.labels is None or type(one) is not type(other):
+        raise ValueError(
+            f"{one!r} and {other!r} cannot be joined: give two folders of pictures, or two files of series, with labels"
+        )
+    labels = np.concatenate([one.labels, other.labels])
+    if isinstance(one, Arrays) and isinstance(other, Arrays) and one.images is not None and other.images is not None:
+        if one.images.shape[1:] != other.images.shape[1:]:
+            sizes = ("×".join(map(str, images.shape[1:])) for images in (one.images, other.images))
+            raise ValueError(f"pictures of {' and '.join(sizes)} cannot be joined: bring them to one size")
+        return Arrays(np.concatenate([one.images, other.images]), labels, classes=one.classes)
+    if isinstance(one, Series):
+        signals = [(part.read(np.arange(len(part))).columns["series"], len(part)) for part in (one, other)]
+        values = [np.array(column[row]) for column, count in signals for row in range(count)]
+        return Series(values, labels, classes=one.classes, rate_hz=one.rate_hz)
+    raise ValueError(f"{one!r} cannot be joined with others: write it as a folder of class folders, or a .ts file")

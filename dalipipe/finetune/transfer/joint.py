@@ -189,6 +189,12 @@ class Joint:
             raise ValueError(f"Joint: weight must be a number in [0, inf), got {weight!r}")
         self.weight, self.target, self.source = float(weight), target, source
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run that is resumed must share with the one it continues."""
+        parts = {"target": self.target, "source": self.source}
+        return {"target_weight": self.weight, **{name: getattr(one, "settings", {}) for name, one in parts.items()}}
+
     def __call__(self, model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
         if isinstance(batch[0], Tensor):  # of the target alone: in validation
             return self.target(model, batch, label_smoothing)
