@@ -445,6 +445,8 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         "pad": train.encoding.pad if isinstance(train, Text) else None,
     }
     model, fresh = make_model(job.model, len(classes), weights=job.weights, **of_data)
+    carried = None if job.carry is None else carry_checkpoint(job.carry, model, classes)
+    fresh = fresh if carried is None else carried.fresh
     if job.task == "segmentation":  # whole pictures, of which training sees crops
         options["batch_size"] = max(1, options["batch_size"] // 4)
     val_loader = DataLoader(
@@ -476,8 +478,7 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     origin = "from scratch" if start is None else f"from {start}"
     if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
-    if job.carry is not None:
-        carried = carry_checkpoint(job.carry, model, classes)
+    if carried is not None:
         origin = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"
     amp = resolved(config.amp, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
