@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "docs" / "images" / "transfer_accuracy.png"
 RESULTS = ROOT / "benchmarks" / "results"
 # The peak learning rate of each arm, by a pilot.
-ARMS = {"scratch": 1e-2, "frozen": 1e-2, "gradual": 3e-3, "full": 1e-3, "L2-SP": 1e-3, "joint": 3e-3}
+ARMS = {"scratch": 1e-2, "frozen": 3e-2, "gradual": 3e-3, "full": 1e-3, "L2-SP": 1e-3, "joint": 3e-3}
 AUGMENTED = (False, True)
 PILOT_SEEDS = 1000
 
@@ -57,7 +57,7 @@ class Settings:
     pretraining_lr: float = 3e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    l2_sp: float = 0.01
+    l2_sp: float = 0.001
     target_weight: float = 1.0
     unfreeze_every: int = 1
 

@@ -212,7 +212,7 @@ L2SPWeight = Annotated[
     float | None,
     typer.Option(
         "--l2-sp",
-        help="Pull towards the weights it starts from, instead of weight decay: 0.01, say.",
+        help="Pull towards the weights it starts from, instead of weight decay: 0.001, say.",
         show_default="none",
         rich_help_panel=_TRANSFER,
     ),
