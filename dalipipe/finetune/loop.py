@@ -561,9 +561,9 @@ def _check_loaders(train: Any, val: Any, ranks: Ranks) -> None:
         raise ValueError(
             "finetune: the training loader has no batch; with drop_last=True the batch may be larger than the data set"
         )
-    classes = [getattr(loader, "classes", None) for loader in (train, val)]
-    if None not in classes and classes[0] != classes[1]:
-        odd = sorted(set(classes[0] or ()) ^ set(classes[1] or ()))
+    ours, theirs = (getattr(loader, "classes", None) for loader in (train, val))
+    if ours and theirs and ours != theirs:
+        odd = sorted(set(ours) ^ set(theirs))
         raise ValueError(
             "finetune: the training and the validation loader must have the same classes; "
             + (f"only one of them has {odd[0]!r}" if odd else "their order differs")
