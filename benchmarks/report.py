@@ -647,6 +647,48 @@ def transfer_accuracy(load: Load) -> str:
     return "\n".join([*lines, "", words])
 
 
+def distillation_accuracy(load: Load) -> str:
+    """Students without and with a teacher and augmentation; differences are of the same seed."""
+    result = load("distillation_accuracy")
+    if result is None:
+        return "Not measured yet."
+    settings, runs = result["settings"], result["runs"]
+    titles = {"digits": "digits", "cifar10": "CIFAR-10 subset"}
+    teachers = {one["task"]: one for one in result["teachers"]}
+    tasks = [task for task in titles if task in teachers and any(one["task"] == task for one in runs)]
+    rows = {task: next(one["rows"] for one in runs if one["task"] == task) for task in tasks}
+    lines = [
+        f"| | {' | '.join(f'{titles[task]}, {rows[task]} pictures' for task in tasks)} |",
+        "|---|" + "---:|" * len(tasks),
+    ]
+    plain = {task: _by_seed(result, [task], "plain", "accuracy") for task in tasks}
+    cells = [_mean(list(plain[task].values())) if len(plain[task]) > 1 else "–" for task in tasks]
+    lines.append(f"| neither, test accuracy in % | {' | '.join(cells)} |")
+    names = {"augmented": "augmentation", "taught": "teacher", "augmented, taught": "teacher and augmentation"}
+    for arm, name in names.items():
+        cells = []
+        for task in tasks:
+            theirs = _by_seed(result, [task], arm, "accuracy")
+            gains = [theirs[seed] - plain[task][seed] for seed in sorted(set(theirs) & set(plain[task]))]
+            cells.append(_mean(gains, "+") if len(gains) > 1 else "–")
+        lines.append(f"| {name}, points more or less | {' | '.join(cells)} |")
+    cells = [f"{teachers[task]['accuracy']:.1f} ({teachers[task]['pictures']:,} pictures)" for task in tasks]
+    lines.append(f"| the teacher itself, % | {' | '.join(cells)} |")
+    cells = [f"{100 * teachers[task]['kept_us'] / teachers[task]['live_us']:.1f} %" for task in tasks]
+    lines.append(f"| looking its answers up, of the time it takes to ask it | {' | '.join(cells)} |")
+    small = max(one["parameters"] for one in runs)
+    large = max(teacher["parameters"] for teacher in teachers.values())
+    seeds = min(len(found) for found in plain.values())
+    words = (
+        f"Students of {small:,} parameters, teachers of {large:,}; {settings['steps']} steps of "
+        f"{settings['batch_size']} at most, AdamW; T {settings['temperature']:g}, labels' share "
+        f"{settings['hard_weight']:g}; {settings['draw_epochs']} epochs' augmentation, again and again, with and "
+        f"without a teacher; {seeds} seeds at least. ± is the standard error over seeds (pictures, initial weights, "
+        f"order, augmentation), of differences over their own. {_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
 def tune_accuracy(load: Load) -> str:
     """What cross-validation chose, and what that came to beside no augmentation, the policy as written, and
     TrivialAugment.
@@ -783,6 +825,7 @@ _FUNCTIONS = (
     text_accuracy,
     generation_accuracy,
     transfer_accuracy,
+    distillation_accuracy,
     tune_accuracy,
     gpu,
     decode_gpu,
