@@ -419,6 +419,29 @@ def test_heads_are_replaced(name: str) -> None:
         replace_head(nn.Linear(3, 4), 2)
 
 
+def test_a_head_that_disagrees_with_the_labels_is_found_out_at_once(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    with pytest.raises(ValueError, match="the model has 2 outputs, and there are labels of 3 classes: give it a head"):
+        finetune(Two(2), ArrayLoader(), ArrayLoader(), config)
+    shares = (torch.zeros(4, 1, 6, 6), torch.full((4, 5), 0.2))
+    with pytest.raises(ValueError, match="the model has 2 outputs, and there are labels of 5 classes"):
+        classify(Two(2), shares)
+
+    class Named(ArrayLoader):
+        def __init__(self, *classes: str) -> None:
+            super().__init__()
+            self.classes = list(classes)
+
+    with pytest.raises(ValueError, match="the model has 3 outputs and the data 4 classes: give it a head"):
+        finetune(Two(3), Named(*"abcd"), ArrayLoader(), config)
+    with pytest.raises(
+        ValueError, match=r"classes trained on are \['a', 'b', 'c'\], those to validate with \['a', 'c', "
+    ):
+        finetune(Two(3), Named(*"abc"), Named(*"acb"), config)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    finetune(Two(3), Named(*"abc"), Named(*"abc"), config)
+
+
 def test_weights_come_in_many_wrappings(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -467,10 +467,11 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     console = new_console(quiet=not ranks.main)
     say = functools.partial(console.print, highlight=False, markup=False)
     say(job.title, style="bold")
-    batches, objective = train_loader, job.objective or classify
+    hard = job.objective or classify
+    batches, objective = train_loader, hard
     if job.teaching is not None:
-        batches, objective = job.teaching.begin(train_loader, objective, ranks, console, of_data, job.timeout_s)
-    model, batches, objective = job.transfer.prepare(model, fresh, batches, source_loader, objective)
+        batches, objective = job.teaching.begin(train_loader, hard, ranks, console, of_data, job.timeout_s)
+    model, batches, objective = job.transfer.prepare(model, fresh, batches, source_loader, objective, hard)
 
     parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     start = job.model if job.weights is None and is_folder_of_model(job.model, job.task) else job.weights

@@ -36,7 +36,7 @@ from dalipipe.finetune.evaluation import evaluate, perplexity_of, placed
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
 from dalipipe.finetune.journal import Journal, write_confusion
 from dalipipe.finetune.layers import Layers
-from dalipipe.finetune.objectives import Objective, classify
+from dalipipe.finetune.objectives import Answers, Objective, classify
 from dalipipe.finetune.precision import Steps, resolved
 from dalipipe.finetune.progress import Progress, open_progress
 from dalipipe.finetune.ranks import Ranks
@@ -288,7 +288,8 @@ class _Run:
             torch.compiler.cudagraph_mark_step_begin()
         with ranks.exchange(self.exchanging, place + 1 == of):
             with ranks.during("the broadcast of buffers"), self.steps.autocast():
-                losses, correct, predictions, _, loss = self.objective(self.parallel, fields, smoothing)
+                losses, correct, predictions, answers, loss = self.objective(self.parallel, fields, smoothing)
+                _check_head(answers, self._classes())
                 count = len(losses) if predictions is None else predictions.sum()
                 if place == 0:
                     self.divisor, self.counted = self._of_ranks(count) * of, 0
@@ -541,6 +542,14 @@ def _optimizer(model: nn.Module, layers: Layers, config: FineTuneConfig, device:
     return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
 
 
+def _check_head(answers: Answers | None, classes: list[str] | None) -> None:
+    if answers is not None and answers.classes < len(classes or ()):
+        raise ValueError(
+            f"finetune: the model has {answers.classes} outputs and the data {len(classes or ())} classes: give it a "
+            "head for them, such as by transfer.replace_head"
+        )
+
+
 def _check_loaders(train: Any, val: Any, ranks: Ranks) -> None:
     missing = [name for name in ("__len__", "state_dict", "load_state_dict") if not hasattr(train, name)]
     if missing:
@@ -551,6 +560,13 @@ def _check_loaders(train: Any, val: Any, ranks: Ranks) -> None:
     if len(train) == 0:
         raise ValueError(
             "finetune: the training loader has no batch; with drop_last=True the batch may be larger than the data set"
+        )
+    classes = [getattr(loader, "classes", None) for loader in (train, val)]
+    if None not in classes and classes[0] != classes[1]:
+        odd = sorted(set(classes[0]) ^ set(classes[1]))
+        raise ValueError(
+            "finetune: the training and the validation loader must have the same classes; "
+            + (f"only one of them has {odd[0]!r}" if odd else "their order differs")
         )
     if getattr(val, "drop_last", False):
         raise ValueError(

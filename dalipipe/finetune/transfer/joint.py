@@ -44,7 +44,7 @@ class SideBySide:
             if len(loader) == 0:
                 raise ValueError(f"SideBySide: the {name} loader has no batch; is the batch larger than its data set?")
         ranks = [getattr(getattr(one, "sampler", None), "num_replicas", None) for one in (target, source)]
-        if ranks[0] != ranks[1]:
+        if None not in ranks and ranks[0] != ranks[1]:
             raise ValueError(f"SideBySide: the target is shared by {ranks[0]} processes, the source by {ranks[1]}")
         self._rounds, self._given = 0, 0  # whole ones of the source, and batches given in the one under way
         self._batches: Iterator[Any] | None = None
