@@ -325,7 +325,7 @@ def plot(target: Path) -> None:
         axes.axhline(teacher, color="0.4", linestyle="--", linewidth=1)
         axes.annotate(f"teacher {teacher:.1f}", (0, teacher), xytext=(-18, 3), textcoords="offset points", color="0.4")
         axes.set_xticks(range(len(ARMS)), [arm.replace(", ", ",\n") for arm in ARMS])
-        axes.set_ylim(min(means) - 12, 105)
+        axes.set_ylim(0, 105)
         rows = next(one["rows"] for one in result["runs"] if one["task"] == task)
         axes.set_title(f"{titles[task]}, {rows} pictures")
         axes.spines[["top", "right"]].set_visible(False)
