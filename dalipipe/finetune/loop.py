@@ -563,7 +563,7 @@ def _check_loaders(train: Any, val: Any, ranks: Ranks) -> None:
         )
     classes = [getattr(loader, "classes", None) for loader in (train, val)]
     if None not in classes and classes[0] != classes[1]:
-        odd = sorted(set(classes[0]) ^ set(classes[1]))
+        odd = sorted(set(classes[0] or ()) ^ set(classes[1] or ()))
         raise ValueError(
             "finetune: the training and the validation loader must have the same classes; "
             + (f"only one of them has {odd[0]!r}" if odd else "their order differs")
