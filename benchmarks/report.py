@@ -680,11 +680,12 @@ def distillation_accuracy(load: Load) -> str:
     large = max(teacher["parameters"] for teacher in teachers.values())
     seeds = min(len(found) for found in plain.values())
     words = (
-        f"Students of {small:,} parameters, teachers of {large:,}; {settings['steps']} steps of "
-        f"{settings['batch_size']} at most, AdamW; T {settings['temperature']:g}, labels' share "
-        f"{settings['hard_weight']:g}; {settings['draw_epochs']} epochs' augmentation, again and again, with and "
-        f"without a teacher; {seeds} seeds at least. ± is the standard error over seeds (pictures, initial weights, "
-        f"order, augmentation), of differences over their own. {_measured_on(result)}."
+        f"Students of {small:,} parameters, teachers of {large:,}; {settings['digits_steps']:,} steps on digits, "
+        f"{settings['cifar10_steps']:,} on CIFAR-10, of {settings['batch_size']} pictures at most, AdamW; T "
+        f"{settings['temperature']:g}, labels' share {settings['hard_weight']:g}; {settings['draw_epochs']} epochs' "
+        f"augmentation, again and again, with and without a teacher; {seeds} seeds at least. ± is the standard error "
+        "over seeds (pictures, initial weights, order, augmentation), of differences over their own. "
+        f"{_measured_on(result)}."
     )
     return "\n".join([*lines, "", words])
 
