@@ -593,6 +593,43 @@ def finetune_loop_cpu(load: Load) -> str:
     return "\n".join([*lines, "", words])
 
 
+def generation_accuracy(load: Load) -> str:
+    """What made data are worth, beside real ones and with them; differences are of the same seed."""
+    result = load("generation_accuracy")
+    if result is None:
+        return "Not measured yet."
+    settings, runs = result["settings"], result["runs"]
+    tasks = list(dict.fromkeys(one["task"] for one in runs))
+    arms = list(runs[0]["accuracy"])
+    of_task = {task: [one for one in runs if one["task"] == task] for task in tasks}
+    lines = [f"| trained on | {' | '.join(tasks)} |", "|---|" + "---:|" * len(tasks)]
+    for arm in arms:
+        found = [[one["accuracy"][arm] for one in of_task[task]] for task in tasks]
+        lines.append(f"| {arm} | {' | '.join(_mean(each) if len(each) > 1 else '–' for each in found)} |")
+    for arm, base in (("both", "real"), ("both, augmented", "real, augmented")):
+        gains = [[one["accuracy"][arm] - one["accuracy"][base] for one in of_task[task]] for task in tasks]
+        cells = [_mean(each, "+") if len(each) > 1 else "–" for each in gains]
+        lines.append(f"| *{arm}*, more or less than *{base}* | {' | '.join(cells)} |")
+    for name, title, form in (
+        ("real", "real samples learnt from", ",.0f"),
+        ("agreed", "of those made, the classifier agrees with, %", ".0f"),
+        ("nearness", "nearness (1: as new as real ones are, 0: copies)", ".2f"),
+        ("gan_cpu_s", "processor seconds to learn and make them", ".0f"),
+    ):
+        cells = [f"{statistics.mean(one[name] for one in of_task[task]):{form}}" for task in tasks]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    minutes = sum(one["cpu_s"] for one in runs) / 60
+    seeds = min(len(found) for found in of_task.values())
+    words = (
+        f"Test accuracy in %. {settings['per_class']} made samples a class; GANs of width {settings['gan_width']}, "
+        f"{settings['gan_steps'][0]:,} steps for pictures ({settings['size_px']} px) and {settings['gan_steps'][1]:,} "
+        f"for series; classifiers trained from scratch for {settings['steps']} steps of {settings['batch_size']} in "
+        f"every arm; {seeds} seeds at least. ± is the standard error over seeds (real samples, GAN, classifier), of "
+        f"differences over their own. All of it took {minutes:.0f} processor minutes. {_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
 def transfer_accuracy(load: Load) -> str:
     """Ways of fine-tuning beside each other, by how many pictures there are."""
     result = load("transfer_accuracy")
@@ -628,6 +665,49 @@ def transfer_accuracy(load: Load) -> str:
     return "\n".join([*lines, "", words])
 
 
+def distillation_accuracy(load: Load) -> str:
+    """Students without and with a teacher and augmentation; differences are of the same seed."""
+    result = load("distillation_accuracy")
+    if result is None:
+        return "Not measured yet."
+    settings, runs = result["settings"], result["runs"]
+    titles = {"digits": "digits", "cifar10": "CIFAR-10 subset"}
+    teachers = {one["task"]: one for one in result["teachers"]}
+    tasks = [task for task in titles if task in teachers and any(one["task"] == task for one in runs)]
+    rows = {task: next(one["rows"] for one in runs if one["task"] == task) for task in tasks}
+    lines = [
+        f"| | {' | '.join(f'{titles[task]}, {rows[task]} pictures' for task in tasks)} |",
+        "|---|" + "---:|" * len(tasks),
+    ]
+    plain = {task: _by_seed(result, [task], "plain", "accuracy") for task in tasks}
+    cells = [_mean(list(plain[task].values())) if len(plain[task]) > 1 else "–" for task in tasks]
+    lines.append(f"| neither, test accuracy in % | {' | '.join(cells)} |")
+    names = {"augmented": "augmentation", "taught": "teacher", "augmented, taught": "teacher and augmentation"}
+    for arm, name in names.items():
+        cells = []
+        for task in tasks:
+            theirs = _by_seed(result, [task], arm, "accuracy")
+            gains = [theirs[seed] - plain[task][seed] for seed in sorted(set(theirs) & set(plain[task]))]
+            cells.append(_mean(gains, "+") if len(gains) > 1 else "–")
+        lines.append(f"| {name}, points more or less | {' | '.join(cells)} |")
+    cells = [f"{teachers[task]['accuracy']:.1f} ({teachers[task]['pictures']:,} pictures)" for task in tasks]
+    lines.append(f"| the teacher itself, % | {' | '.join(cells)} |")
+    cells = [f"{100 * teachers[task]['kept_us'] / teachers[task]['live_us']:.1f} %" for task in tasks]
+    lines.append(f"| looking its answers up, of the time it takes to ask it | {' | '.join(cells)} |")
+    small = max(one["parameters"] for one in runs)
+    large = max(teacher["parameters"] for teacher in teachers.values())
+    seeds = min(len(found) for found in plain.values())
+    words = (
+        f"Students of {small:,} parameters, teachers of {large:,}; {settings['digits_steps']:,} steps on digits, "
+        f"{settings['cifar10_steps']:,} on CIFAR-10, of {settings['batch_size']} pictures at most, AdamW; T "
+        f"{settings['temperature']:g}, labels' share {settings['hard_weight']:g}; {settings['draw_epochs']} epochs' "
+        f"augmentation, again and again, with and without a teacher; {seeds} seeds at least. ± is the standard error "
+        "over seeds (pictures, initial weights, order, augmentation), of differences over their own. "
+        f"{_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
 def tune_accuracy(load: Load) -> str:
     """What cross-validation chose, and what that came to beside no augmentation, the policy as written, and
     TrivialAugment.
@@ -653,43 +733,6 @@ def tune_accuracy(load: Load) -> str:
         "test set, ± its standard error over seeds (samples, weights, folds, order). Small residual networks from "
         "scratch. “digits, harmful” is mirrored and turned by up to 180 degrees. All of it took "
         f"{minutes:.0f} processor minutes. {_measured_on(result)}."
-    )
-    return "\n".join([*lines, "", words])
-
-
-def generation_accuracy(load: Load) -> str:
-    """What made data are worth, beside real ones and with them; differences are of the same seed."""
-    result = load("generation_accuracy")
-    if result is None:
-        return "Not measured yet."
-    settings, runs = result["settings"], result["runs"]
-    tasks = list(dict.fromkeys(one["task"] for one in runs))
-    arms = list(runs[0]["accuracy"])
-    of_task = {task: [one for one in runs if one["task"] == task] for task in tasks}
-    lines = [f"| trained on | {' | '.join(tasks)} |", "|---|" + "---:|" * len(tasks)]
-    for arm in arms:
-        found = [[one["accuracy"][arm] for one in of_task[task]] for task in tasks]
-        lines.append(f"| {arm} | {' | '.join(_mean(each) if len(each) > 1 else '–' for each in found)} |")
-    for arm, base in (("both", "real"), ("both, augmented", "real, augmented")):
-        gains = [[one["accuracy"][arm] - one["accuracy"][base] for one in of_task[task]] for task in tasks]
-        cells = [_mean(each, "+") if len(each) > 1 else "–" for each in gains]
-        lines.append(f"| *{arm}*, more or less than *{base}* | {' | '.join(cells)} |")
-    for name, title, form in (
-        ("real", "real samples learnt from", ",.0f"),
-        ("agreed", "of those made, the classifier agrees with, %", ".0f"),
-        ("nearness", "nearness (1: as new as real ones are, 0: copies)", ".2f"),
-        ("gan_cpu_s", "processor seconds to learn and make them", ".0f"),
-    ):
-        cells = [f"{statistics.mean(one[name] for one in of_task[task]):{form}}" for task in tasks]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    minutes = sum(one["cpu_s"] for one in runs) / 60
-    seeds = min(len(found) for found in of_task.values())
-    words = (
-        f"Test accuracy in %. {settings['per_class']} made samples a class; GANs of width {settings['gan_width']}, "
-        f"{settings['gan_steps'][0]:,} steps for pictures ({settings['size_px']} px) and {settings['gan_steps'][1]:,} "
-        f"for series; classifiers trained from scratch for {settings['steps']} steps of {settings['batch_size']} in "
-        f"every arm; {seeds} seeds at least. ± is the standard error over seeds (real samples, GAN, classifier), of "
-        f"differences over their own. All of it took {minutes:.0f} processor minutes. {_measured_on(result)}."
     )
     return "\n".join([*lines, "", words])
 
@@ -800,9 +843,10 @@ _FUNCTIONS = (
     text_cpu,
     text_accuracy,
     finetune_loop_cpu,
-    transfer_accuracy,
-    tune_accuracy,
     generation_accuracy,
+    transfer_accuracy,
+    distillation_accuracy,
+    tune_accuracy,
     gpu,
     decode_gpu,
 )

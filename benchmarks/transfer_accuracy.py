@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "docs" / "images" / "transfer_accuracy.png"
 RESULTS = ROOT / "benchmarks" / "results"
 # The peak learning rate of each arm, by a pilot.
-ARMS = {"scratch": 3e-3, "frozen": 1e-2, "gradual": 3e-3, "full": 3e-3, "L2-SP": 3e-3, "joint": 3e-3}
+ARMS = {"scratch": 1e-2, "frozen": 1e-2, "gradual": 1e-3, "full": 1e-3, "L2-SP": 1e-3, "joint": 3e-3}
 AUGMENTED = (False, True)
 PILOT_SEEDS = 1000
 

@@ -252,6 +252,16 @@ def test_two_processes_unfreeze_as_one(start: Start, tmp_path: Path) -> None:
     assert not torch.equal(weights(two.out)["1.weight"], model(two).state_dict()["1.weight"])
 
 
+def test_a_penalty_is_the_same_where_weights_are_dealt_out(start: Start, tmp_path: Path) -> None:
+    one, two = (Job(str(tmp_path / name), l2_sp=2.0, layers={"freeze": 1}) for name in ("one", "two"))
+    train(start, 2, Job(**asdict(two) | {"config": {"shard": True}}))
+    run(one, Ranks())
+    assert_close(weights(two.out), weights(one.out))
+    free = Job(str(tmp_path / "free"), layers=one.layers)
+    run(free, Ranks())
+    assert not torch.allclose(weights(free.out)["7.weight"], weights(one.out)["7.weight"], atol=1e-3)
+
+
 @pytest.mark.slow
 def test_two_processes_that_unfreeze_end_with_the_same_bits_after_a_stop(start: Start, tmp_path: Path) -> None:
     """With BatchNorms, whose statistics stay until their layer joins in, and dropout."""

@@ -181,6 +181,30 @@ def test_what_edits_bring_is_of_the_same_seeds(report: Any) -> None:
     assert report.text_accuracy({}.get) == "Not measured yet."
 
 
+def test_what_a_teacher_brings_is_of_the_same_seeds(report: Any) -> None:
+    accuracies = {"plain": (70.0, 72.0, 90.0), "augmented": (75.0, 78.0), "augmented, taught": (80.0, 82.0)}
+    runs = [
+        {"task": "digits", "arm": arm, "seed": seed, "accuracy": accuracy, "rows": 50, "parameters": 1000}
+        for arm, by_seed in accuracies.items()
+        for seed, accuracy in enumerate(by_seed)
+    ]
+    settings = {
+        "digits_steps": 800,
+        "cifar10_steps": 2000,
+        "batch_size": 50,
+        "temperature": 4.0,
+        "hard_weight": 0.1,
+        "draw_epochs": 20,
+    }
+    teacher = {"task": "digits", "accuracy": 98.9, "pictures": 1442, "parameters": 9000, "live_us": 800, "kept_us": 4}
+    result = {"settings": settings, "teachers": [teacher], "runs": runs, "machine": MACHINE}
+    text = report.distillation_accuracy({"distillation_accuracy": result}.get)
+    assert "| augmentation, points more or less | +5.50 ± 0.50 |" in text
+    assert "| teacher, points more or less | – |" in text and "| +10.00 ± 0.00 |" in text
+    assert "98.9 (1,442 pictures)" in text and "| 0.5 % |" in text
+    assert report.distillation_accuracy({}.get) == "Not measured yet."
+
+
 def test_what_made_data_bring_is_of_the_same_seeds(report: Any) -> None:
     arms = {"real": (90.0, 92.0), "synthetic": (80.0, 84.0), "both": (91.0, 94.0)}
     arms |= {"real, augmented": (95.0, 95.0), "both, augmented": (94.0, 95.0)}

@@ -421,6 +421,10 @@ def test_train_on_cityscapes_and_on_folders(tmp_path: Path) -> None:
         "train", flat, "--out", tmp_path / "two", *small, "--val-fraction", "0.25", "--policy", "segmentation_train"
     )
     assert split.exit_code == 0 and "6 to train on, 2 to validate, 3 classes" in split.output, split.output
+    joint = call(
+        "train", flat, "--out", tmp_path / "joint", *small, "--val-fraction", "0.25", "--source", tmp_path / "streets"
+    )
+    assert joint.exit_code == 0 and "of 19 classes" in joint.output and "mean IoU" in joint.output, joint.output
     shown = call("preview", flat, "--task", "segmentation", "--size", "32", "--out", tmp_path / "shown.png")
     assert shown.exit_code == 0 and (tmp_path / "shown.png").is_file(), shown.output
     for wrong, message in (

@@ -348,6 +348,20 @@ def test_joint_resume_is_exact(tmp_path: Path, stop_at: int) -> None:
     assert equal(run(None, "parts", resume=True), whole)
 
 
+def test_another_weight_or_penalty_is_no_resume(tmp_path: Path) -> None:
+    def run(weight: float, alpha: float, resume: bool) -> None:
+        model = joined()
+        objective = L2SP(model, ["target.head"], alpha=alpha, objective=Joint(weight))
+        config = small_config(tmp_path, epochs=1, warmup_epochs=0, resume=resume)
+        finetune(model, SideBySide(ArrayLoader(), Source()), ArrayLoader(n=8), config, objective=objective)
+
+    run(0.5, 0.1, False)
+    run(0.5, 0.1, True)
+    for weight, alpha in ((0.4, 0.1), (0.5, 0.2)):
+        with pytest.raises(ValueError, match="belongs to a run with other settings: objective was"):
+            run(weight, alpha, True)
+
+
 def test_objectives_may_be_any(tmp_path: Path) -> None:
     """Pixels on the one side, classes on the other: nothing here knows what a head is for."""
 
@@ -403,6 +417,28 @@ def test_heads_are_replaced(name: str) -> None:
         replace_head(model, 0)
     with pytest.raises(ValueError, match="the model is its own head"):
         replace_head(nn.Linear(3, 4), 2)
+
+
+def test_a_head_that_disagrees_with_the_labels_is_found_out_at_once(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    with pytest.raises(ValueError, match="the model has 2 outputs, and there are labels of 3 classes: give it a head"):
+        finetune(Two(2), ArrayLoader(), ArrayLoader(), config)
+    shares = (torch.zeros(4, 1, 6, 6), torch.full((4, 5), 0.2))
+    with pytest.raises(ValueError, match="the model has 2 outputs, and there are labels of 5 classes"):
+        classify(Two(2), shares)
+
+    class Named(ArrayLoader):
+        def __init__(self, *classes: str) -> None:
+            super().__init__()
+            self.classes = list(classes)
+
+    with pytest.raises(ValueError, match="the model has 3 outputs and the data 4 classes: give it a head"):
+        finetune(Two(3), Named(*"abcd"), ArrayLoader(), config)
+    for others, message in (("acb", "their order differs"), ("abd", "only one of them has 'c'")):
+        with pytest.raises(ValueError, match=f"must have the same classes; {message}"):
+            finetune(Two(3), Named(*"abc"), Named(*others), config)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    finetune(Two(3), Named(*"abc"), Named(*"abc"), config)
 
 
 def test_weights_come_in_many_wrappings(tmp_path: Path) -> None:

@@ -35,7 +35,10 @@ def generate(
     size: Annotated[int, typer.Option(help="Edge of made pictures, px: 8, 16, 32 or 64.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Of the generator's training.")] = 1500,
     batch_size: Annotated[int, typer.Option(min=2, help="Real samples a step, and as many made ones.")] = 64,
-    width: Annotated[int, typer.Option(min=1, help="Channels of the finest layers.")] = 16,
+    width: Annotated[
+        int | None,
+        typer.Option(min=1, help="Channels of the finest layers.", show_default="16; for pictures of 32 px or more 8"),
+    ] = None,
     lr: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 1e-3,
     agreement: Annotated[
         float, typer.Option(help="Least probability that a classifier trained on real data gives the class, below 1.")
@@ -69,6 +72,7 @@ def generate(
         if report and val is None:
             raise ValueError(f"{data} has nothing to test on, which --report needs: add val/, or give --val-fraction")
         console = new_console()
+        width = width or (8 if task == "image" and size >= 32 else 16)
         config = GANConfig(steps=steps, batch_size=batch_size, width=width, lr=lr, seed=seed)
         with _Steps(console, steps) as stepped:
             found = make(

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+# Headings that `dalipipe train --help` puts them under.
+_AUGMENTATION, _LOSS, _LOOP = "Mixing", "Loss", "The loop"
+_TRANSFER, _DISTILLATION = "Transfer", "Distillation"
+
 Data = Annotated[Path, typer.Argument(help="Folder of pictures: one sub-folder per class.", show_default=False)]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over what is trained on.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples a step; of all processes together.")]
@@ -39,75 +43,87 @@ RateOfModel = Annotated[
 ]
 MixUpAlpha = Annotated[
     float,
-    typer.Option("--mixup", min=0, help="MixUp, with weights from Beta(alpha, alpha); 0: none. DeiT has 0.8."),
+    typer.Option(
+        "--mixup",
+        min=0,
+        help="MixUp, with weights from Beta(alpha, alpha); 0: none. DeiT has 0.8.",
+        rich_help_panel=_AUGMENTATION,
+    ),
 ]
 CutMixAlpha = Annotated[
     float,
-    typer.Option("--cutmix", min=0, help="CutMix, likewise; with --mixup one of the two a sample. DeiT has 1."),
+    typer.Option(
+        "--cutmix",
+        min=0,
+        help="CutMix, likewise; with --mixup one of the two a sample. DeiT has 1.",
+        rich_help_panel=_AUGMENTATION,
+    ),
 ]
-MixOff = Annotated[int, typer.Option(min=0, help="Last epochs, in which samples are not mixed.")]
+MixOff = Annotated[
+    int, typer.Option(min=0, help="Last epochs, in which samples are not mixed.", rich_help_panel=_AUGMENTATION)
+]
 Weights = Annotated[Path | None, typer.Option(help="Start from the weights in this file.", show_default="from scratch")]
 Amp = Annotated[
-    str, typer.Option(help="Half precision: bf16, fp16 or off; auto takes bf16 on a GPU, fp16 on one without it.")
+    str,
+    typer.Option(
+        help="Half precision: bf16, fp16 or off; auto takes bf16 on a GPU, fp16 on one without it.",
+        rich_help_panel=_LOOP,
+    ),
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the model with torch.compile.", rich_help_panel=_LOOP)
+]
 CudaGraphs = Annotated[
-    bool, typer.Option("--cuda-graphs", help="Compile, and launch whole steps at once: for small models on a GPU.")
+    bool,
+    typer.Option(
+        "--cuda-graphs",
+        help="Compile, and launch whole steps at once: for small models on a GPU.",
+        rich_help_panel=_LOOP,
+    ),
 ]
-Accumulate = Annotated[int, typer.Option(min=1, help="Batches whose gradients make a step, as one large batch's do.")]
+Accumulate = Annotated[
+    int,
+    typer.Option(min=1, help="Batches whose gradients make a step, as one large batch's do.", rich_help_panel=_LOOP),
+]
 Ema = Annotated[
     float | None,
     typer.Option(
-        help="Validate, and keep, an average of the weights over the steps; its decay, 0.999 say.", show_default="none"
+        help="Validate, and keep, an average of the weights over the steps; its decay, 0.999 say.",
+        show_default="none",
+        rich_help_panel=_LOOP,
     ),
 ]
 Shard = Annotated[
-    bool, typer.Option("--shard", help="Deal out weights and optimiser among the processes that torchrun starts.")
+    bool,
+    typer.Option(
+        "--shard",
+        help="Deal out weights and optimiser among the processes that torchrun starts.",
+        rich_help_panel=_LOOP,
+    ),
 ]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard, too.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard, too.", rich_help_panel=_LOOP)
+]
 Carry = Annotated[
     Path | None,
     typer.Option(
         help="Start from the checkpoint of a smaller model of this kind, trained on part of the data, say.",
         show_default="from scratch",
+        rich_help_panel=_TRANSFER,
     ),
 ]
 Loss = Annotated[
-    str, typer.Option("--loss", help="ce: cross-entropy; bce: binary, each class a yes or no question for itself.")
+    str,
+    typer.Option(
+        "--loss",
+        help="ce: cross-entropy; bce: binary, each class a yes or no question for itself.",
+        rich_help_panel=_LOSS,
+    ),
 ]
 BceTargetThreshold = Annotated[
     float | None,
-    typer.Option(help="Of bce: mixed labels above it count as 1, others as 0.", show_default="shares stay"),
-]
-Teacher = Annotated[
-    Path | None,
     typer.Option(
-        help="Learn from this trained model, too: its checkpoint, or a file of weights.", show_default="no teacher"
-    ),
-]
-TeacherModel = Annotated[str | None, typer.Option(help="The teacher's model.", show_default="that of --model")]
-Temperature = Annotated[
-    float | None,
-    typer.Option(help="What teacher's and student's logits are divided by; inf: they are matched.", show_default="4"),
-]
-HardWeight = Annotated[
-    float | None,
-    typer.Option(min=0, max=1, help="Share of the labels in the loss; the teacher has the rest.", show_default="0.1"),
-]
-TeacherCacheFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--teacher-cache",
-        help="Ask the teacher once about each augmented picture, and keep its answers in this folder.",
-        show_default="ask it at every step",
-    ),
-]
-CacheEpochs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="With --teacher-cache: how many epochs are augmented differently; then their pictures come again.",
-        show_default="10, at most --epochs",
+        help="Of bce: mixed labels above it count as 1, others as 0.", show_default="shares stay", rich_help_panel=_LOSS
     ),
 ]
 More = Annotated[
@@ -118,23 +134,79 @@ More = Annotated[
         show_default=False,
     ),
 ]
-BceSum = Annotated[bool, typer.Option("--bce-sum", help="Of bce: the sum over classes, not their mean.")]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        help="Learn from this trained model, too: its checkpoint, or a file of weights.",
+        show_default="no teacher",
+        rich_help_panel=_DISTILLATION,
+    ),
+]
+TeacherModel = Annotated[
+    str | None, typer.Option(help="The teacher's model.", show_default="that of --model", rich_help_panel=_DISTILLATION)
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        help="What teacher's and student's logits are divided by; inf: they are matched.",
+        show_default="4",
+        rich_help_panel=_DISTILLATION,
+    ),
+]
+HardWeight = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of the labels in the loss; the teacher has the rest.",
+        show_default="0.1",
+        rich_help_panel=_DISTILLATION,
+    ),
+]
+TeacherCacheFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher-cache",
+        help="Ask the teacher once about each augmented picture, and keep its answers in this folder.",
+        show_default="ask it at every step",
+        rich_help_panel=_DISTILLATION,
+    ),
+]
+CacheEpochs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="With --teacher-cache: how many epochs are augmented differently; then their pictures come again.",
+        show_default="10, at most --epochs",
+        rich_help_panel=_DISTILLATION,
+    ),
+]
+BceSum = Annotated[
+    bool, typer.Option("--bce-sum", help="Of bce: the sum over classes, not their mean.", rich_help_panel=_LOSS)
+]
 Freeze = Annotated[
     str | None,
     typer.Option(
         help="Layers that keep their weights: the first so many, all but the last so many (-1: but the head), or "
         "names, by commas: 'conv1,bn1,layer1'.",
         show_default="none",
+        rich_help_panel=_TRANSFER,
     ),
 ]
 UnfreezeEvery = Annotated[
     float | None,
     typer.Option(
-        help="Epochs after which one layer more learns, from the head down.", show_default="all from the start"
+        help="Epochs after which one layer more learns, from the head down.",
+        show_default="all from the start",
+        rich_help_panel=_TRANSFER,
     ),
 ]
 LayerDecay = Annotated[
-    float, typer.Option(help="Each layer's learning rate, of that of the layer above it: 0.65 to 0.9 for transformers.")
+    float,
+    typer.Option(
+        help="Each layer's learning rate, of that of the layer above it: 0.65 to 0.9 for transformers.",
+        rich_help_panel=_TRANSFER,
+    ),
 ]
 L2SPWeight = Annotated[
     float | None,
@@ -142,19 +214,29 @@ L2SPWeight = Annotated[
         "--l2-sp",
         help="Pull towards the weights it starts from, instead of weight decay: 0.01, say.",
         show_default="none",
+        rich_help_panel=_TRANSFER,
     ),
 ]
 JointSource = Annotated[
     Path | None,
     typer.Option(
-        "--source", help="Learn these data beside, by a head of their own on a shared trunk.", show_default="none"
+        "--source",
+        help="Learn these data beside, by a head of their own on a shared trunk.",
+        show_default="none",
+        rich_help_panel=_TRANSFER,
     ),
 ]
 TargetWeight = Annotated[
     float | None,
-    typer.Option(help="How much the data's loss counts beside that of --source.", show_default="1"),
+    typer.Option(
+        help="How much the data's loss counts beside that of --source.", show_default="1", rich_help_panel=_TRANSFER
+    ),
 ]
 Subset = Annotated[
     str | None,
-    typer.Option(help="Train on a part, drawn by --seed: 20 a class, or 0.1 of each.", show_default="all"),
+    typer.Option(
+        help="Train on a part, drawn by --seed: 20 a class, or 0.1 of each.",
+        show_default="all",
+        rich_help_panel=_TRANSFER,
+    ),
 ]

@@ -445,6 +445,8 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
         "pad": train.encoding.pad if isinstance(train, Text) else None,
     }
     model, fresh = make_model(job.model, len(classes), weights=job.weights, **of_data)
+    carried = None if job.carry is None else carry_checkpoint(job.carry, model, classes)
+    fresh = fresh if carried is None else carried.fresh
     if job.task == "segmentation":  # whole pictures, of which training sees crops
         options["batch_size"] = max(1, options["batch_size"] // 4)
     val_loader = DataLoader(
@@ -465,18 +467,18 @@ def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config:
     console = new_console(quiet=not ranks.main)
     say = functools.partial(console.print, highlight=False, markup=False)
     say(job.title, style="bold")
-    batches, objective = train_loader, job.objective or classify
+    hard = job.objective or classify
+    batches, objective = train_loader, hard
     if job.teaching is not None:
-        batches, objective = job.teaching.begin(train_loader, objective, ranks, console, of_data, job.timeout_s)
-    model, batches, objective = job.transfer.prepare(model, fresh, batches, source_loader, objective)
+        batches, objective = job.teaching.begin(train_loader, hard, ranks, console, of_data, job.timeout_s)
+    model, batches, objective = job.transfer.prepare(model, fresh, batches, source_loader, objective, hard)
 
     parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     start = job.model if job.weights is None and is_folder_of_model(job.model, job.task) else job.weights
     origin = "from scratch" if start is None else f"from {start}"
     if start is not None and fresh:
         origin += f" but for {', '.join(fresh)}"
-    if job.carry is not None:
-        carried = carry_checkpoint(job.carry, model, classes)
+    if carried is not None:
         origin = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"
     amp = resolved(config.amp, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -96,9 +96,11 @@ class Transfer:
         return found
 
     def prepare(
-        self, model: nn.Module, fresh: list[str], target: Any, source: Any, objective: Objective
+        self, model: nn.Module, fresh: list[str], target: Any, source: Any, objective: Objective, of_source: Objective
     ) -> tuple[nn.Module, Any, Objective]:
-        """The model, the training loader and the objective; ``target`` and ``source`` are loaders."""
+        """The model, the training loader and the objective; ``target`` and ``source`` are loaders, each with its
+        objective.
+        """
         from dalipipe.finetune.transfer import L2SP, Joint, SideBySide, share_trunk
 
         if source is not None:
@@ -106,7 +108,7 @@ class Transfer:
             fresh = [f"target.{name}" for name in fresh]
             fresh += [name for name, _ in model.named_parameters() if name.startswith("source.")]
             weight = 1.0 if self.target_weight is None else self.target_weight
-            objective = Joint(weight, target=objective, source=objective)
+            objective = Joint(weight, target=objective, source=of_source)
             target = SideBySide(target, source)
         if self.l2_sp is not None:
             objective = L2SP(model, fresh, alpha=self.l2_sp, objective=objective)

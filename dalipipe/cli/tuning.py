@@ -256,18 +256,27 @@ def _numbers(option: str, given: str, kind: type, none: str | None = None) -> li
     return found
 
 
+_COLUMNS: tuple[tuple[str, Any], ...] = (
+    ("", "left"),
+    ("steps", "right"),
+    ("folds", "right"),
+    ("cross-entropy", "right"),
+    ("accuracy", "right"),
+)
+
+
 def _shown(tuned: Any) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2))
-    for name, justify in (("", "left"), ("steps", "right"), ("folds", "right"), ("accuracy", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name, justify in _COLUMNS:
+        table.add_column(name, justify=justify)
     for one in tuned.standings:
         chosen = one is tuned.chosen
         name = one.candidate.name + (", chosen" if chosen else ", best" if one is tuned.best else "")
         style = "bold green" if chosen else "default" if one.in_full else "dim"
-        cells = (name, f"{one.steps:,}", str(len(one.accuracies)), one.percent)
+        cells = (name, f"{one.steps:,}", str(len(one.accuracies)), f"{one.loss:.3f}", one.percent)
         table.add_row(*(Text(cell, style) for cell in cells))
     for name, path in tuned.files.items():
         table.add_row(Text(f"{name}: {path}", "dim"))

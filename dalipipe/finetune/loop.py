@@ -36,7 +36,7 @@ from dalipipe.finetune.evaluation import evaluate, perplexity_of, placed
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
 from dalipipe.finetune.journal import Journal, write_confusion
 from dalipipe.finetune.layers import Layers
-from dalipipe.finetune.objectives import Objective, classify
+from dalipipe.finetune.objectives import Answers, Objective, classify
 from dalipipe.finetune.precision import Steps, resolved
 from dalipipe.finetune.progress import Progress, open_progress
 from dalipipe.finetune.ranks import Ranks
@@ -288,7 +288,8 @@ class _Run:
             torch.compiler.cudagraph_mark_step_begin()
         with ranks.exchange(self.exchanging, place + 1 == of):
             with ranks.during("the broadcast of buffers"), self.steps.autocast():
-                losses, correct, predictions, _, loss = self.objective(self.parallel, fields, smoothing)
+                losses, correct, predictions, answers, loss = self.objective(self.parallel, fields, smoothing)
+                _check_head(answers, self._classes())
                 count = len(losses) if predictions is None else predictions.sum()
                 if place == 0:
                     self.divisor, self.counted = self._of_ranks(count) * of, 0
@@ -442,6 +443,7 @@ class _Run:
         saved = load_checkpoint(path)
         then, now = {**FineTuneConfig(out=config.out).fingerprint(), **saved["settings"]}, self._settings()
         then["layers"] = {**dataclasses.asdict(Layers()), **then.get("layers", {})}  # of what there was not yet, then
+        then.setdefault("objective", now["objective"])
         different = [f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]]
         if different:
             raise ValueError(
@@ -501,8 +503,9 @@ class _Run:
         return getattr(self.train, "classes", None)
 
     def _settings(self) -> dict[str, Any]:
-        layers = dataclasses.asdict(self.layers)
-        return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch, "layers": layers}
+        layers, objective = dataclasses.asdict(self.layers), dict(getattr(self.objective, "settings", {}))
+        told = {"layers": layers, "objective": objective}
+        return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch, **told}
 
     def result(self) -> Result:
         state = self.state
@@ -539,6 +542,14 @@ def _optimizer(model: nn.Module, layers: Layers, config: FineTuneConfig, device:
     return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
 
 
+def _check_head(answers: Answers | None, classes: list[str] | None) -> None:
+    if answers is not None and answers.classes < len(classes or ()):
+        raise ValueError(
+            f"finetune: the model has {answers.classes} outputs and the data {len(classes or ())} classes: give it a "
+            "head for them, such as by transfer.replace_head"
+        )
+
+
 def _check_loaders(train: Any, val: Any, ranks: Ranks) -> None:
     missing = [name for name in ("__len__", "state_dict", "load_state_dict") if not hasattr(train, name)]
     if missing:
@@ -549,6 +560,13 @@ def _check_loaders(train: Any, val: Any, ranks: Ranks) -> None:
     if len(train) == 0:
         raise ValueError(
             "finetune: the training loader has no batch; with drop_last=True the batch may be larger than the data set"
+        )
+    ours, theirs = (getattr(loader, "classes", None) for loader in (train, val))
+    if ours and theirs and ours != theirs:
+        odd = sorted(set(ours) ^ set(theirs))
+        raise ValueError(
+            "finetune: the training and the validation loader must have the same classes; "
+            + (f"only one of them has {odd[0]!r}" if odd else "their order differs")
         )
     if getattr(val, "drop_last", False):
         raise ValueError(

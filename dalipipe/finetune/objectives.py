@@ -46,18 +46,38 @@ Fields = Sequence[Any]
 
 Objective = Callable[[nn.Module, Fields, float], Scores]
 """``(model, fields of a batch, label smoothing)`` → `Scores`. The model is called once, with autocast set by the loop.
+One with numbers of its own may have ``settings``, a dict of plain values: a run is resumed only with the same.
 """
 
 
 def classify(model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
     """Cross-entropy of one label a sample. ``batch``: ``(*inputs, labels)``, labels int64 [N] or, as shares that mixing
     gives, float [N, classes], of which the largest counts as the right one; ``model``: inputs → logits [N, classes].
+
+    Raises:
+        ValueError: labels of classes that the model has no output for; on a GPU, which would have to be waited for,
+            only where they are shares.
     """
     *inputs, labels = batch
     logits = model(*inputs)
+    _check_labels(labels, logits.shape[1])
     losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
     right, predicted = labels if labels.ndim == 1 else labels.argmax(1), logits.argmax(1)
     return Scores(losses, predicted == right, answers=Answers(right, predicted, logits.shape[1]))
+
+
+def _check_labels(labels: Tensor, outputs: int) -> None:
+    if labels.ndim == 2:
+        classes = labels.shape[1]
+        fits = classes == outputs
+    else:
+        classes = 1 + int(labels.max()) if labels.device.type == "cpu" and len(labels) else 0
+        fits = classes <= outputs
+    if not fits:
+        raise ValueError(
+            f"classify: the model has {outputs} outputs, and there are labels of {classes} classes: give it a head for "
+            "them, such as by transfer.replace_head"
+        )
 
 
 def classify_one_vs_rest(

@@ -15,6 +15,7 @@ weights as one that was not, bit for bit on the CPU with the same number of thre
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -103,7 +104,7 @@ class ConditionalGAN(ABC):
     Raises from `fit`:
         ValueError: a source that it cannot learn from; a file to resume of another run.
         FloatingPointError: a loss is no longer finite.
-        Interrupted: Ctrl-C or SIGTERM; with ``checkpoint`` everything is in the file, and ``resume`` continues.
+        Interrupted: Ctrl-C or SIGTERM, with ``checkpoint``: everything is in the file, and ``resume`` continues.
     """
 
     kind: str  # of data, in checkpoints
@@ -161,7 +162,7 @@ class ConditionalGAN(ABC):
             resume: continue from that file, if it is there.
             stepped: called every 10 steps with their number, the discriminator's loss and the generator's.
         """
-        labels, self.classes = check_labels(source)
+        _, self.classes = check_labels(source)
         examples = self._examples(source)
         settings = {**self._settings(), "data": source.fingerprint()}
         with torch.random.fork_rng(devices=[]):
@@ -178,10 +179,9 @@ class ConditionalGAN(ABC):
         path = None if checkpoint is None else Path(checkpoint)
         if resume and path is not None and path.is_file():
             self._restore(path, settings, optimizers)
-        assert len(labels) == len(examples.labels)
         examples = Examples(*(part.to(self.device) for part in examples))
         self.networks.train()
-        with StopSignals() as stop:
+        with StopSignals() if path is not None else contextlib.nullcontext() as stop:
             while self.step < self.config.steps:
                 on_device = self._train_step(examples, optimizers)
                 self.step += 1
@@ -195,11 +195,11 @@ class ConditionalGAN(ABC):
                         )
                     if stepped is not None:
                         stepped(self.step, *losses)
-                signum = stop.poll()
+                signum = None if stop is None else stop.poll()
                 if path is not None and (last or signum is not None or self.step % save_every == 0):
                     self._write(path, settings, optimizers)
-                if signum is not None and not last:
-                    raise Interrupted(signum, self.step, path or Path("none"))
+                    if signum is not None:
+                        raise Interrupted(signum, self.step, path)
         self.networks.eval()
 
     def _train_step(self, examples: Examples, optimizers: dict[str, torch.optim.Optimizer]) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ class SideBySide:
             if len(loader) == 0:
                 raise ValueError(f"SideBySide: the {name} loader has no batch; is the batch larger than its data set?")
         ranks = [getattr(getattr(one, "sampler", None), "num_replicas", None) for one in (target, source)]
-        if ranks[0] != ranks[1]:
+        if None not in ranks and ranks[0] != ranks[1]:
             raise ValueError(f"SideBySide: the target is shared by {ranks[0]} processes, the source by {ranks[1]}")
         self._rounds, self._given = 0, 0  # whole ones of the source, and batches given in the one under way
         self._batches: Iterator[Any] | None = None
@@ -188,6 +188,12 @@ class Joint:
         if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
             raise ValueError(f"Joint: weight must be a number in [0, inf), got {weight!r}")
         self.weight, self.target, self.source = float(weight), target, source
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run that is resumed must share with the one it continues."""
+        parts = {"target": self.target, "source": self.source}
+        return {"target_weight": self.weight, **{name: getattr(one, "settings", {}) for name, one in parts.items()}}
 
     def __call__(self, model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
         if isinstance(batch[0], Tensor):  # of the target alone: in validation

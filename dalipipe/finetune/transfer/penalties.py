@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dalipipe.finetune.objectives import Fields, Objective, Scores, classify
+from dalipipe.finetune.sharding import like, local
 
 
 class L2SP:
@@ -56,7 +56,7 @@ class L2SP:
         for name in fresh:
             if not any(one == name or one.startswith(f"{name}.") for one in known):
                 raise ValueError(f"L2SP: fresh has {name!r}, which {type(model).__name__} has no parameter of")
-        self.start: Mapping[str, Tensor] = {
+        self.start: dict[str, Tensor] = {
             name: parameter.detach().clone()
             for name, parameter in model.named_parameters()
             if not any(name == new or name.startswith(f"{new}.") for new in fresh)
@@ -68,21 +68,29 @@ class L2SP:
             )
 
     def __call__(self, model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
-        scores = self.objective(model, batch, label_smoothing)
         if not torch.is_grad_enabled():
-            return scores
-        return scores._replace(minimised=minimised(scores) + self.penalty(model))
+            return self.objective(model, batch, label_smoothing)
+        penalty = self.penalty(model)  # before parameters that are dealt out are put together for the forward pass
+        scores = self.objective(model, batch, label_smoothing)
+        return scores._replace(minimised=minimised(scores) + penalty)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run that is resumed must share with the one it continues."""
+        return {"l2_sp": [self.alpha, self.beta], **getattr(self.objective, "settings", {})}
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """The formula above, a scalar in float32 or what parameters are in, with its gradient."""
+        """The formula above, a scalar in float32 or what parameters are in, with its gradient; of parameters that are
+        dealt out among processes, what is here.
+        """
         shared, new = [], []
         for name, parameter in bare(model).named_parameters():
             if not parameter.requires_grad:
                 continue
             if name in self.start:
-                shared.append((parameter - self._start(name, parameter)).square().sum())
+                shared.append((local(parameter) - self._start(name, parameter)).square().sum())
             else:
-                new.append(parameter.square().sum())
+                new.append(local(parameter).square().sum())
         device = next(model.parameters()).device
         parts = [
             0.5 * weight * torch.stack(squares).sum()
@@ -92,12 +100,11 @@ class L2SP:
         return sum(parts, torch.zeros((), device=device))
 
     def _start(self, name: str, parameter: Tensor) -> Tensor:
-        """Where the parameter is; moved there once."""
+        """Where the parameter is, and the part that is here; moved there once."""
         start = self.start[name]
-        if start.device != parameter.device:
-            start = start.to(parameter.device)
-            self.start = {**self.start, name: start}
-        return start
+        if start.device != parameter.device or hasattr(parameter, "to_local") != hasattr(start, "to_local"):
+            start = self.start[name] = like(start, parameter.detach())
+        return local(start)
 
 
 def minimised(scores: Scores) -> Tensor:

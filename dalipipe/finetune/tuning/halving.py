@@ -23,13 +23,14 @@ def plan_rungs(candidates: int, folds: int, steps: int, *, share: float = 0.25) 
     """The rungs for so many candidates, which cost at most ``share`` of the full grid (all candidates, on all folds,
     for all steps), where two candidates trained in full fit into that, which they do from a dozen on.
 
-    First all are trained for a quarter of the steps, on two folds, or one where two would cost too much. The last rung
-    trains as many of them as ``share`` leaves room for, two at least, in full: all steps, all folds. Where there are
-    no more candidates than that (or ``share`` is 1), all are trained in full. What is compared within a rung has had
-    the same folds, seeds and steps.
+    First all are trained for half of the steps, on one fold, or for a quarter where that would cost too much. The last
+    rung trains as many of them as ``share`` leaves room for, two at least, in full: all steps, all folds. Where there
+    are no more candidates than that (or ``share`` is 1), all are trained in full. What is compared within a rung has
+    had the same folds, seeds and steps.
 
-    Jamieson, Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization" (AISTATS 2016); a
-    quarter, and not less, since strong augmentation shows what it is good for only in longer training.
+    Jamieson, Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization" (AISTATS 2016), with
+    two rungs that save folds rather than steps, since strong augmentation shows what it is good for only in longer
+    training.
 
     Raises ``ValueError`` for numbers out of their ranges.
     """
@@ -38,10 +39,10 @@ def plan_rungs(candidates: int, folds: int, steps: int, *, share: float = 0.25) 
             raise ValueError(f"plan_rungs: {name} must be a whole number ≥ {least}, got {value!r}")
     if not 0 < share <= 1:
         raise ValueError(f"plan_rungs: share must be in (0, 1], got {share!r}")
-    budget, full, short = share * candidates * folds * steps, folds * steps, max(1, steps // 4)
+    budget, full = share * candidates * folds * steps, folds * steps
     finalists = 0
-    for first_folds in (2, 1):
-        first = Rung(candidates, first_folds, short)
+    for part in (2, 4):
+        first = Rung(candidates, 1, max(1, steps // part))
         finalists = int((budget - first.cost) // full)
         if finalists >= 2:
             break

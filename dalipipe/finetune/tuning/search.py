@@ -22,10 +22,10 @@ from dalipipe.finetune.loop import finetune
 from dalipipe.finetune.objectives import Objective, classify
 from dalipipe.finetune.parts import Part
 from dalipipe.finetune.tuning.candidates import Candidate
+from dalipipe.finetune.tuning.fixed_steps import FixedSteps
 from dalipipe.finetune.tuning.folds import stratified_folds
 from dalipipe.finetune.tuning.halving import Rung, plan_rungs
-from dalipipe.finetune.tuning.journal import Journal
-from dalipipe.finetune.tuning.steps import Steps
+from dalipipe.finetune.tuning.ledger import Ledger
 from dalipipe.loader import DataLoader
 from dalipipe.policy import Policy
 from dalipipe.policy_files import save_policy
@@ -97,6 +97,7 @@ class Standing:
         candidate: which.
         rung: from 0; ``in_full``: whether that was the last one.
         accuracies: of its folds, [0, 1].
+        loss: mean cross-entropy over folds, nats; infinite, where training failed.
         steps: that it was trained for, on each.
     """
 
@@ -104,6 +105,7 @@ class Standing:
     rung: int
     in_full: bool
     accuracies: tuple[float, ...]
+    loss: float
     steps: int
 
     @property
@@ -162,10 +164,10 @@ def tune(
 
     A candidate is trained on all folds but one, which it is validated on, as it is: only what is trained on is
     augmented. Folds, initial weights, order and steps are the same for all candidates. Successive halving
-    (`plan_rungs`) spends at most ``config.share`` of what training all of them in full would cost; no augmentation at
-    all is trained in full whatever it did before. Of those trained in full, the chosen one is the weakest
-    (`Candidate.dose`) whose mean accuracy is at most one standard error, the best one's over the folds, below the best
-    (Breiman, Friedman, Olshen, Stone, "Classification and regression trees", 1984, section 3.4.3).
+    (`plan_rungs`) spends at most ``config.share`` of what training all of them in full would cost: those of lowest
+    cross-entropy go on, and no augmentation at all, whatever it did before. Of those trained in full, the chosen one is
+    the weakest (`Candidate.dose`) whose mean accuracy is at most one standard error, the best one's over the folds,
+    below the best (Breiman, Friedman, Olshen, Stone, "Classification and regression trees", 1984, section 3.4.3).
 
     Every finished training is a line of ``config.out/fits.jsonl``, on the disk before the next begins: what is killed
     anywhere and resumed repeats none of them, and ends the same.
@@ -207,8 +209,8 @@ def tune(
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     trainings = _Trainings(source, folds, model, config, eval_policy, objective, dict(loader or {}))
-    with Journal(out / "fits.jsonl", settings, resume=config.resume, overwrite=config.overwrite) as journal:
-        standings = _climb(made, rungs, trainings, journal, say)
+    with Ledger(out / "fits.jsonl", settings, resume=config.resume, overwrite=config.overwrite) as ledger:
+        standings = _climb(made, rungs, trainings, ledger, say)
     finalists = [one for one in standings if one.in_full]
     best = max(finalists, key=lambda one: (one.mean, -one.candidate.dose))
     chosen = one_standard_error(finalists)
@@ -252,7 +254,7 @@ def _climb(
     made: dict[Candidate, Policy],
     rungs: tuple[Rung, ...],
     trainings: _Trainings,
-    journal: Journal,
+    ledger: Ledger,
     say: Callable[[str], None],
 ) -> tuple[Standing, ...]:
     """Rung by rung; best of the last one first."""
@@ -262,18 +264,21 @@ def _climb(
         in_full = number == len(rungs) - 1
         say(f"{len(left)} candidates, {rung.steps} steps on {rung.folds} of {trainings.config.folds} folds")
         for one in left:
-            accuracies = []
+            rows = []
             for fold in range(rung.folds):
                 key = {"candidate": dataclasses.asdict(one), "fold": fold, "steps": rung.steps}
-                row = journal.find(key)
+                row = ledger.find(key)
                 if row is None:
                     row = {**key, **trainings.fit(made[one], fold, rung.steps)}
-                    journal.add(row)
-                accuracies.append(float(row["accuracy"]))
-            found[one] = Standing(one, number, in_full, tuple(accuracies), rung.steps)
+                    ledger.add(row)
+                rows.append(row)
+            losses = [math.inf if row["loss"] is None else row["loss"] for row in rows]
+            accuracies = tuple(float(row["accuracy"]) for row in rows)
+            found[one] = Standing(one, number, in_full, accuracies, float(np.mean(losses)), rung.steps)
             say(f"  {one.name:32} {found[one].percent}")
         if not in_full:
-            ranked = sorted(left, key=lambda one: (-found[one].mean, one.dose))
+            # Of few samples, cross-entropy tells more than how many are right.
+            ranked = sorted(left, key=lambda one: (found[one].loss, one.dose))
             none = next(one for one in left if one.strength == 0.0 and one.baseline is None)
             kept = [none, *[one for one in ranked if one != none]][: rungs[number + 1].candidates]
             left = [one for one in left if one in kept]
@@ -308,12 +313,13 @@ class _Trainings:
             try:
                 result = finetune(
                     model,
-                    Steps(train_loader, steps),
+                    FixedSteps(train_loader, steps),
                     val_loader,
                     config.fit(work, seed, steps),
                     objective=self.objective,
                 )
-                found: dict[str, Any] = {"accuracy": result.val_accuracy, "loss": result.val_loss}
+                loss = result.val_loss if math.isfinite(result.val_loss) else None
+                found: dict[str, Any] = {"accuracy": result.val_accuracy, "loss": loss}
             except FloatingPointError as error:  # this candidate cannot be trained so: others can
                 found = {"accuracy": 0.0, "loss": None, "failed": str(error)}
         shutil.rmtree(work, ignore_errors=True)
@@ -322,10 +328,11 @@ class _Trainings:
 
 def table(tuned: Tuned) -> str:
     """As Markdown: how each candidate did, the best first."""
-    lines = ["| | trained for | folds | accuracy |", "|---|---:|---:|---:|"]
+    lines = ["| | trained for | folds | cross-entropy | accuracy |", "|---|---:|---:|---:|---:|"]
     for one in tuned.standings:
         mark = " (chosen)" if one is tuned.chosen else " (best)" if one is tuned.best else ""
-        lines.append(f"| {one.candidate.name}{mark} | {one.steps:,} steps | {len(one.accuracies)} | {one.percent} |")
+        cells = (one.candidate.name + mark, f"{one.steps:,} steps", len(one.accuracies), f"{one.loss:.3f}", one.percent)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     share = tuned.cost / tuned.grid
     words = (
         f"Mean over folds, ± its standard error. Chosen is the weakest of those trained in full that is within a "

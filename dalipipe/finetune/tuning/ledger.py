@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 
-class Journal:
+class Ledger:
     """Rows of JSON in ``path``, of which the first says for what ``settings`` they are. Each is on the disk when `add`
     returns; what a killed process wrote half is cut off. A context manager.
 
     Raises:
         FileExistsError: there is one already, and it is neither to be resumed nor overwritten.
-        ValueError: it has other settings, or is no journal.
+        ValueError: it has other settings, or is no ledger.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
@@ -64,7 +64,7 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Ledger:
         return self
 
     def __exit__(self, *error: object) -> None:

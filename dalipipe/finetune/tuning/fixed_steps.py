@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class Steps:
+class FixedSteps:
     """``loader``'s batches, epoch after epoch of it, as one epoch of ``steps`` batches: so that runs on data sets of
     different sizes are equally long, and validated once.
 
@@ -16,7 +16,7 @@ class Steps:
     def __init__(self, loader: Any, steps: int) -> None:
         if len(loader) == 0:
             raise ValueError(
-                "Steps: the loader has no batch; with drop_last=True the batch may be larger than the data"
+                "FixedSteps: the loader has no batch; with drop_last=True the batch may be larger than the data"
             )
         self.loader, self.steps = loader, steps
         self._given = 0
