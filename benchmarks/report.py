@@ -575,6 +575,24 @@ def text_accuracy(load: Load) -> str:
     return "\n".join([*lines, "", words])
 
 
+def finetune_loop_cpu(load: Load) -> str:
+    """What the loop costs beside a bare one."""
+    result = load("finetune_loop_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| | bare loop, steps/s | `finetune`, steps/s | a step takes longer by |", "|---|---:|---:|---:|"]
+    for name, case in result["cases"].items():
+        rates = (f"{case['steps'][who]['per_s']:.1f}" for who in ("bare", "finetune"))
+        lines.append(f"| {name} | {' | '.join(rates)} | {case['overhead_percent']:.1f} % |")
+    rounds = max(len(case["steps"]["bare"]["rounds"]) for case in result["cases"].values())
+    words = (
+        "An epoch beside a bare PyTorch loop's on the same batches in memory, to the same weights: forward, loss, "
+        f"backward, clipping, fused AdamW. Medians of {rounds} interleaved rounds, {result['threads']} thread; the "
+        f"goal is {result['goal_percent']:.0f} % at most. {_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
 def generation_accuracy(load: Load) -> str:
     """What made data are worth, beside real ones and with them; differences are of the same seed."""
     result = load("generation_accuracy")
@@ -824,6 +842,7 @@ _FUNCTIONS = (
     signal_accuracy,
     text_cpu,
     text_accuracy,
+    finetune_loop_cpu,
     generation_accuracy,
     transfer_accuracy,
     distillation_accuracy,

@@ -294,13 +294,13 @@ class _Run:
                 if place == 0:
                     self.divisor, self.counted = self._of_ranks(count) * of, 0
                 self.counted += count
-                loss = losses.sum() / self.divisor if loss is None else loss * (count / self.divisor)
+                total = losses.sum()
+                loss = total / self.divisor if loss is None else loss * (count / self.divisor)
             with ranks.during("the all-reduce of gradients"):
                 self.steps.backward(loss)
-        with torch.no_grad():  # stays on the device: nothing here waits for it
-            self.sums[0] += losses.sum()
-            self.sums[1] += correct.sum()
-            self.sums[2] += count
+        # Stays on the device: nothing here waits for it.
+        made = count if isinstance(count, torch.Tensor) else self.sums.new_full((), count)
+        self.sums += torch.stack([total.detach(), correct.sum(dtype=torch.float64), made])
         self.images += len(losses)
 
     def _of_ranks(self, count: Any) -> Any:
