@@ -17,7 +17,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/decoding.md", "docs/operators.md", "docs/scale.md", "docs/signals.md", "docs/text.md")
+PAGES = (
+    "README.md",
+    "docs/decoding.md",
+    "docs/finetuning.md",
+    "docs/operators.md",
+    "docs/scale.md",
+    "docs/signals.md",
+    "docs/text.md",
+)
 
 RECIPE_GOAL = 3.0
 GPU_GOAL = 50.0
