@@ -38,6 +38,7 @@ from dalipipe.finetune import (
     Interrupted,
     Layers,
     Scores,
+    classification,
     classify,
     evaluate,
     finetune,
@@ -46,6 +47,7 @@ from dalipipe.finetune import (
 )
 from dalipipe.finetune.checkpoint import load_checkpoint, save_checkpoint
 from dalipipe.finetune.classifier import make_model
+from dalipipe.finetune.distillation import Distill
 from dalipipe.finetune.journal import write_confusion
 from dalipipe.finetune.precision import Steps, resolved
 from dalipipe.finetune.sharding import units
@@ -596,3 +598,21 @@ def test_what_a_checkpoint_cannot_hold_is_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"cannot hold a set, found at loader\.workers\.1"):
         save_checkpoint(tmp_path / "c.safetensors", {"loader": {"workers": [0, {1}]}})
     assert not list(tmp_path.iterdir())
+
+
+def test_another_objective_is_no_resume(tmp_path: Path) -> None:
+    """What a run minimises is among its settings, with what it was told, however it is put together."""
+
+    def run(objective: Any, **changes: Any) -> None:
+        config = small_config(tmp_path, epochs=1, warmup_epochs=0, **changes)
+        finetune(small_model(), ArrayLoader(), ArrayLoader(n=8), config, objective=objective)
+
+    run(classification("bce", target_threshold=0.2))
+    run(classification("bce", target_threshold=0.2), resume=True)
+    for other in (classify, classification("bce"), Distill(hard_weight=1.0)):
+        with pytest.raises(ValueError, match="belongs to a run with other settings: objective was"):
+            run(other, resume=True)
+    run(Distill(temperature=math.inf, hard=classification("bce")), overwrite=True)
+    run(Distill(temperature=math.inf, hard=classification("bce")), resume=True)
+    with pytest.raises(ValueError, match="objective was"):
+        run(Distill(temperature=math.inf), resume=True)

@@ -36,7 +36,7 @@ from dalipipe.finetune.evaluation import evaluate, perplexity_of, placed
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
 from dalipipe.finetune.journal import Journal, write_confusion
 from dalipipe.finetune.layers import Layers
-from dalipipe.finetune.objectives import Answers, Objective, classify
+from dalipipe.finetune.objectives import Answers, Objective, classify, settings_of
 from dalipipe.finetune.precision import Steps, resolved
 from dalipipe.finetune.progress import Progress, open_progress
 from dalipipe.finetune.ranks import Ranks
@@ -503,8 +503,7 @@ class _Run:
         return getattr(self.train, "classes", None)
 
     def _settings(self) -> dict[str, Any]:
-        layers, objective = dataclasses.asdict(self.layers), dict(getattr(self.objective, "settings", {}))
-        told = {"layers": layers, "objective": objective}
+        told = {"layers": dataclasses.asdict(self.layers), "objective": settings_of(self.objective)}
         return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch, **told}
 
     def result(self) -> Result:
