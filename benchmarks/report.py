@@ -17,7 +17,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/decoding.md", "docs/operators.md", "docs/scale.md", "docs/signals.md", "docs/text.md")
+PAGES = (
+    "README.md",
+    "docs/decoding.md",
+    "docs/finetuning.md",
+    "docs/operators.md",
+    "docs/scale.md",
+    "docs/signals.md",
+    "docs/text.md",
+)
 
 RECIPE_GOAL = 3.0
 GPU_GOAL = 50.0
@@ -575,6 +583,24 @@ def text_accuracy(load: Load) -> str:
     return "\n".join([*lines, "", words])
 
 
+def finetune_loop_cpu(load: Load) -> str:
+    """What the loop costs beside a bare one."""
+    result = load("finetune_loop_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| | bare loop, steps/s | `finetune`, steps/s | a step takes longer by |", "|---|---:|---:|---:|"]
+    for name, case in result["cases"].items():
+        rates = (f"{case['steps'][who]['per_s']:.1f}" for who in ("bare", "finetune"))
+        lines.append(f"| {name} | {' | '.join(rates)} | {case['overhead_percent']:.1f} % |")
+    rounds = max(len(case["steps"]["bare"]["rounds"]) for case in result["cases"].values())
+    words = (
+        "An epoch beside a bare PyTorch loop's on the same batches in memory, to the same weights: forward, loss, "
+        f"backward, clipping, fused AdamW. Medians of {rounds} interleaved rounds, {result['threads']} thread; the "
+        f"goal is {result['goal_percent']:.0f} % at most. {_measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
 def generation_accuracy(load: Load) -> str:
     """What made data are worth, beside real ones and with them; differences are of the same seed."""
     result = load("generation_accuracy")
@@ -680,11 +706,12 @@ def distillation_accuracy(load: Load) -> str:
     large = max(teacher["parameters"] for teacher in teachers.values())
     seeds = min(len(found) for found in plain.values())
     words = (
-        f"Students of {small:,} parameters, teachers of {large:,}; {settings['steps']} steps of "
-        f"{settings['batch_size']} at most, AdamW; T {settings['temperature']:g}, labels' share "
-        f"{settings['hard_weight']:g}; {settings['draw_epochs']} epochs' augmentation, again and again, with and "
-        f"without a teacher; {seeds} seeds at least. ± is the standard error over seeds (pictures, initial weights, "
-        f"order, augmentation), of differences over their own. {_measured_on(result)}."
+        f"Students of {small:,} parameters, teachers of {large:,}; {settings['digits_steps']:,} steps on digits, "
+        f"{settings['cifar10_steps']:,} on CIFAR-10, of {settings['batch_size']} pictures at most, AdamW; T "
+        f"{settings['temperature']:g}, labels' share {settings['hard_weight']:g}; {settings['draw_epochs']} epochs' "
+        f"augmentation, again and again, with and without a teacher; {seeds} seeds at least. ± is the standard error "
+        "over seeds (pictures, initial weights, order, augmentation), of differences over their own. "
+        f"{_measured_on(result)}."
     )
     return "\n".join([*lines, "", words])
 
@@ -823,6 +850,7 @@ _FUNCTIONS = (
     signal_accuracy,
     text_cpu,
     text_accuracy,
+    finetune_loop_cpu,
     generation_accuracy,
     transfer_accuracy,
     distillation_accuracy,

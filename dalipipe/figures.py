@@ -102,9 +102,9 @@ def draw_curves(
 def draw_tuning(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> Path:
     """Draw accuracy over a policy's strength, a line for each number of copies or operators, as a PNG.
 
-    ``rows``: of each candidate ``name``; ``strength``, 0: none; ``line``: which line it is on, "": on all (none at
-    all); ``mean`` and ``error`` of its accuracy, [0, 1]; ``in_full``: others, which were given up early and trained
-    less, stand pale; ``chosen``. Lines of which all are without a strength of their own are drawn across.
+    ``rows``: of each candidate its ``strength``, 0: none; ``line``: which line it is on, "": on all (none at
+    all); ``mean`` and ``error`` of its accuracy, [0, 1]; ``in_full``: others, which were given up early and
+    trained less, have a picture of their own; ``chosen``.
 
     Raises ``ValueError`` for no rows, ``ModuleNotFoundError`` where matplotlib is missing.
     """
@@ -118,9 +118,8 @@ def draw_tuning(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str],
     both = figure.subplots(1, 2 if early else 1, squeeze=False)[0]
     lines = list(dict.fromkeys(row["line"] for row in rows if row["line"]))
     colours = dict(zip(lines, colormaps["viridis"](np.linspace(0, 0.85, max(len(lines), 1))), strict=False))
-    parts = ([(early, "first round, all candidates")] if early else []) + [(full, "trained in full")]
+    parts = ([(early, "after the first round")] if early else []) + [(full, "trained in full")]
     for axes, (shown, name) in zip(both, parts, strict=True):
-        # Those that were trained in full are in the first round's picture only as far as they were shown there.
         for line in lines:
             own = sorted((row for row in shown if row["line"] in (line, "")), key=lambda row: row["strength"])
             if not any(row["line"] for row in own):
@@ -131,7 +130,7 @@ def draw_tuning(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str],
                 x, y, error, color=colours[line], label=line, marker="o", markersize=4, linewidth=1.6, capsize=2
             )
         for row in shown:
-            if (row["line"] == "" and len(shown) == 1) or row["chosen"]:
+            if row["chosen"]:
                 axes.plot(row["strength"], row["mean"], "o", markersize=11, markerfacecolor="none", color=RED, zorder=4)
         axes.set_title(name, loc="left", fontsize=11, fontweight="bold", color=INK)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))

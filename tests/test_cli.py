@@ -84,6 +84,29 @@ def test_help_and_version_do_not_wait_for_torch() -> None:
     assert shown.communicate(timeout=60)[0] == f"dalipipe {dalipipe.__version__}\n" and shown.returncode == 0
 
 
+def test_train_with_what_the_loop_can_do_besides(halves: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--accumulate", "2", "--ema", "0.5", "--amp", "bf16", "--tensorboard", *SMALL_MODEL]
+    done = call("train", halves, "--out", out, "--epochs", "2", *options)
+    assert done.exit_code == 0, done.output
+    assert "CPU, bf16" in done.output and "confusion.png" in done.output.replace("\n", "")
+    assert (out / "confusion.csv").is_file() and any((out / "tensorboard").iterdir())
+    saved = load_checkpoint(out / "checkpoint.safetensors")
+    assert {name: saved["settings"][name] for name in ("accumulate", "ema", "amp")} == {
+        "accumulate": 2,
+        "ema": 0.5,
+        "amp": "bf16",
+    }
+    assert saved["ema"].keys() == saved["model"].keys()
+    (out / "checkpoint.safetensors").rename(tmp_path / "donor.safetensors")
+    again = call(
+        "train", halves, "--out", out, "--epochs", "1", "--weights", tmp_path / "donor.safetensors", *SMALL_MODEL
+    )
+    assert again.exit_code == 0 and "donor.safetensors" in again.output.replace("\n", ""), again.output
+    wrong = call("train", halves, "--out", tmp_path / "other", "--cuda-graphs", *SMALL_MODEL)
+    assert wrong.exit_code == 2 and "cuda_graphs=True needs a GPU" in wrong.output.replace("\n", " ")
+
+
 def test_help_names_every_command() -> None:
     for arguments in ([], ["--help"], ["-h"]):
         shown = call(*arguments)

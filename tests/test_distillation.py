@@ -328,6 +328,19 @@ def test_kept_answers_train_as_live_ones_bit_for_bit(tmp_path: Path, classes: in
     assert not torch.equal(plain[0].weight, nets[0][0].weight)
 
 
+@pytest.mark.cuda
+def test_cuda_kept_answers_are_the_live_ones(tmp_path: Path):
+    train = loader(device="cuda")
+    asked = Teacher(net(99, 10).cuda(), CLASSES, rows=16)
+    cache = TeacherCache(tmp_path / "cache", train, asked)
+    cache.fill()
+    for batch in train:
+        torch.testing.assert_close(cache.teach(batch).logits[0].cuda(), asked.teach(batch).logits[0])
+    val = loader(device="cuda", shuffle=False, drop_last=False)
+    found = finetune(net(1), Taught(train, cache), val, config(tmp_path / "run"), objective=Distill())
+    assert math.isfinite(found.val_loss)
+
+
 def test_live_and_kept_lessons_continue_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     val = loader(shuffle=False, drop_last=False)
     cache = TeacherCache(tmp_path / "cache", loader(), teacher())

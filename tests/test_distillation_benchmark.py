@@ -17,7 +17,7 @@ try:
 finally:
     sys.path.remove(str(BENCHMARKS))
 
-FEW = study.Settings(steps=2, draw_epochs=2, teacher_epochs=1, teacher_width=4, width=4)
+FEW = study.Settings(digits_steps=2, draw_epochs=2, teacher_epochs=1, teacher_width=4, width=4)
 
 
 @pytest.fixture(autouse=True)

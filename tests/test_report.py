@@ -188,7 +188,14 @@ def test_what_a_teacher_brings_is_of_the_same_seeds(report: Any) -> None:
         for arm, by_seed in accuracies.items()
         for seed, accuracy in enumerate(by_seed)
     ]
-    settings = {"steps": 800, "batch_size": 50, "temperature": 4.0, "hard_weight": 0.1, "draw_epochs": 20}
+    settings = {
+        "digits_steps": 800,
+        "cifar10_steps": 2000,
+        "batch_size": 50,
+        "temperature": 4.0,
+        "hard_weight": 0.1,
+        "draw_epochs": 20,
+    }
     teacher = {"task": "digits", "accuracy": 98.9, "pictures": 1442, "parameters": 9000, "live_us": 800, "kept_us": 4}
     result = {"settings": settings, "teachers": [teacher], "runs": runs, "machine": MACHINE}
     text = report.distillation_accuracy({"distillation_accuracy": result}.get)

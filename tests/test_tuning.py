@@ -402,24 +402,73 @@ def test_a_harmful_policy_of_a_made_task(tmp_path: Path) -> None:
     assert len({one["accuracy"] for one in rows_of(tmp_path)}) > 2
 
 
+def test_real_digits_upside_down_are_not_chosen(tmp_path: Path) -> None:
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    few = np.concatenate([np.flatnonzero(digits.target == number)[:24] for number in range(10)])
+    scans = np.rint(digits.images[few] * (255 / 16)).astype(np.uint8)
+    source = dalipipe.Arrays(scans, digits.target[few].astype(np.int64), classes=[str(n) for n in range(10)])
+    tuned = tune(
+        Policy([image.Rotate((180, 180), p=0.5), image.HorizontalFlip()]),
+        source,
+        tiny,
+        TuneConfig(tmp_path, folds=2, steps=80, batch_size=24, lr=3e-2, share=1.0),
+        candidates=[Candidate(0.0), Candidate(1.0)],
+        eval_policy=Policy([]),
+        loader=OPTIONS,
+    )
+    none = next(one for one in tuned.standings if one.candidate == Candidate(0.0))
+    assert tuned.chosen is none and none.mean > 0.3
+
+
+@pytest.mark.cuda
+def test_on_a_device(tmp_path: Path) -> None:
+    tuned = tune(
+        Policy([image.Rotate((90, 90), p=0.5, interpolation="nearest")]),
+        made_source([60, 60]),
+        tiny,
+        TuneConfig(tmp_path, folds=3, steps=60, batch_size=16, lr=3e-2, share=1.0),
+        candidates=[Candidate(0.0), Candidate(1.0)],
+        eval_policy=Policy([]),
+        loader={"device": "cuda"},
+    )
+    assert tuned.chosen.candidate == Candidate(0.0)
+    loader = dalipipe.DataLoader(made_source([60, 60]), 16, shuffle=True, policy=Policy([]), seed=0, device="cuda")
+    assert 1e-5 < tuning.lr_range_test(Tiny(2), loader, steps=60).suggested <= 0.1
+
+
 def rows_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "fits.jsonl").read_text().splitlines()[1:]]
 
 
 def test_trainings_are_the_same_again(tmp_path: Path) -> None:
-    found = []
-    for name in ("a", "b"):
+    def pictures(out: Path, **how: Any) -> None:
         tune(
             Policy([image.Rotate(20), image.HorizontalFlip()]),
             made_source([30, 30]),
             tiny,
-            TuneConfig(tmp_path / name, folds=2, steps=8, batch_size=8, share=1.0),
+            TuneConfig(out, folds=2, steps=8, batch_size=8, share=1.0, **how),
             candidates=[Candidate(0.0), Candidate(1.0, 2)],
             eval_policy=Policy([]),
             loader=OPTIONS,
         )
+
+    found = []
+    for name in ("a", "b"):
+        pictures(tmp_path / name)
         found.append([(row["accuracy"], row["loss"]) for row in rows_of(tmp_path / name)])
     assert found[0] == found[1] and len(found[0]) == 4
+
+    # Killed in the third training: half a line is written, and half of a checkpoint.
+    ledger = tmp_path / "b" / "fits.jsonl"
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    (tmp_path / "b" / "training").mkdir()
+    for name in ("checkpoint.safetensors", "metrics.jsonl"):
+        (tmp_path / "b" / "training" / name).write_bytes(b"half")
+    before = rows_of(tmp_path / "a")
+    pictures(tmp_path / "b", resume=True)
+    assert [row["accuracy"] for row in rows_of(tmp_path / "b")] == [row["accuracy"] for row in before]
+    assert not (tmp_path / "b" / "training").exists()
 
 
 def test_what_diverges_is_last(tmp_path: Path) -> None:

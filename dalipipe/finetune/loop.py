@@ -36,7 +36,7 @@ from dalipipe.finetune.evaluation import evaluate, perplexity_of, placed
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
 from dalipipe.finetune.journal import Journal, write_confusion
 from dalipipe.finetune.layers import Layers
-from dalipipe.finetune.objectives import Answers, Objective, classify
+from dalipipe.finetune.objectives import Answers, Objective, classify, settings_of
 from dalipipe.finetune.precision import Steps, resolved
 from dalipipe.finetune.progress import Progress, open_progress
 from dalipipe.finetune.ranks import Ranks
@@ -294,13 +294,13 @@ class _Run:
                 if place == 0:
                     self.divisor, self.counted = self._of_ranks(count) * of, 0
                 self.counted += count
-                loss = losses.sum() / self.divisor if loss is None else loss * (count / self.divisor)
+                total = losses.sum()
+                loss = total / self.divisor if loss is None else loss * (count / self.divisor)
             with ranks.during("the all-reduce of gradients"):
                 self.steps.backward(loss)
-        with torch.no_grad():  # stays on the device: nothing here waits for it
-            self.sums[0] += losses.sum()
-            self.sums[1] += correct.sum()
-            self.sums[2] += count
+        # Stays on the device: nothing here waits for it.
+        made = count if isinstance(count, torch.Tensor) else self.sums.new_full((), count)
+        self.sums += torch.stack([total.detach(), correct.sum(dtype=torch.float64), made])
         self.images += len(losses)
 
     def _of_ranks(self, count: Any) -> Any:
@@ -503,8 +503,7 @@ class _Run:
         return getattr(self.train, "classes", None)
 
     def _settings(self) -> dict[str, Any]:
-        layers, objective = dataclasses.asdict(self.layers), dict(getattr(self.objective, "settings", {}))
-        told = {"layers": layers, "objective": objective}
+        told = {"layers": dataclasses.asdict(self.layers), "objective": settings_of(self.objective)}
         return {**self.config.fingerprint(), "steps_per_epoch": self.steps_per_epoch, **told}
 
     def result(self) -> Result:

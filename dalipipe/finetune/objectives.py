@@ -145,6 +145,16 @@ def predict_next(model: nn.Module, batch: Fields, label_smoothing: float = 0.0) 
     return Scores(losses.where(inside, 0).sum(1), correct.sum(1), inside.sum(1))
 
 
+def settings_of(objective: Objective) -> dict[str, Any]:
+    """What a run that is resumed must share with the one it continues: the objective's name, and what it was told, its
+    ``settings`` where it has any. JSON-ready.
+    """
+    if isinstance(objective, functools.partial):
+        return {**settings_of(objective.func), **objective.keywords}
+    name = getattr(objective, "__qualname__", type(objective).__name__)
+    return {"name": name, **getattr(objective, "settings", {})}
+
+
 def classification(loss: str = "ce", *, target_threshold: float | None = None, sum_classes: bool = False) -> Objective:
     """The objective for one class a sample by the name of its loss: "ce", cross-entropy (:func:`classify`), or "bce",
     binary (:func:`classify_one_vs_rest`), whose options the others are.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dalipipe.finetune.distillation.hints import hint_loss
-from dalipipe.finetune.objectives import Fields, Objective, Scores, classify
+from dalipipe.finetune.objectives import Fields, Objective, Scores, classify, settings_of
 from dalipipe.finetune.transfer.penalties import minimised
 
 
@@ -44,6 +45,12 @@ class Distill:
         ):
             if not right:
                 raise ValueError(f"Distill: {name} must be {expected}, got {value!r}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `settings_of`."""
+        own = {name: getattr(self, name) for name in ("temperature", "hard_weight", "hint_weight")}
+        return {**own, "hard": settings_of(self.hard)}
 
     def __call__(self, model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
         """Raises ``ValueError`` where teacher and student have different numbers of classes."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dalipipe.finetune.layers import layers_of
-from dalipipe.finetune.objectives import Fields, Objective, Scores, classify
+from dalipipe.finetune.objectives import Fields, Objective, Scores, classify, settings_of
 from dalipipe.finetune.transfer.heads import replace_head
 from dalipipe.finetune.transfer.penalties import bare, minimised
 
@@ -191,9 +191,8 @@ class Joint:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a run that is resumed must share with the one it continues."""
-        parts = {"target": self.target, "source": self.source}
-        return {"target_weight": self.weight, **{name: getattr(one, "settings", {}) for name, one in parts.items()}}
+        """See `settings_of`."""
+        return {"weight": self.weight, "target": settings_of(self.target), "source": settings_of(self.source)}
 
     def __call__(self, model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
         if isinstance(batch[0], Tensor):  # of the target alone: in validation

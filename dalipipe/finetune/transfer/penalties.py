@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dalipipe.finetune.objectives import Fields, Objective, Scores, classify
+from dalipipe.finetune.objectives import Fields, Objective, Scores, classify, settings_of
 from dalipipe.finetune.sharding import like, local
 
 
@@ -76,8 +76,8 @@ class L2SP:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a run that is resumed must share with the one it continues."""
-        return {"l2_sp": [self.alpha, self.beta], **getattr(self.objective, "settings", {})}
+        """See `settings_of`."""
+        return {"alpha": self.alpha, "beta": self.beta, "objective": settings_of(self.objective)}
 
     def penalty(self, model: nn.Module) -> Tensor:
         """The formula above, a scalar in float32 or what parameters are in, with its gradient; of parameters that are

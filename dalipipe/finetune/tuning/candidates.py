@@ -38,8 +38,8 @@ class Candidate:
         if self.strength == 0.0:
             return "none"
         parts = [f"strength {self.strength:g}"]
-        parts += [] if self.count is None else [f"{self.count} operators"]
-        parts += [] if self.copies is None else [f"{self.copies} copies"]
+        parts += [] if self.count is None else [f"{self.count} operator{'' if self.count == 1 else 's'}"]
+        parts += [] if self.copies is None else [f"{self.copies} {'copy' if self.copies == 1 else 'copies'}"]
         return ", ".join(parts)
 
     @property
