@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from dalipipe.cli.app import Failure, app, new_console, plain_errors, several
+from dalipipe.cli.app import Failure, app, plain_errors, several
 from dalipipe.cli.inputs import (
     CHANNELS,
     RATE_HZ,
-    TASKS,
     default_policy,
-    device_of,
-    eval_twin,
     hint_at_texts,
     made_data,
     open_one,
-    policy_of,
     task_of,
 )
+from dalipipe.cli.job import Job, fit
 from dalipipe.cli.options import (
     Accumulate,
     Amp,
@@ -73,12 +67,8 @@ from dalipipe.cli.options import (
     Weights,
     Workers,
 )
-from dalipipe.cli.teaching import Teaching, teaching_of
+from dalipipe.cli.teaching import teaching_of
 from dalipipe.cli.transferring import Transfer
-
-if TYPE_CHECKING:
-    from dalipipe.finetune import FineTuneConfig, Objective, Ranks, Result
-    from dalipipe.sources import Source
 
 
 @app.command()
@@ -106,7 +96,7 @@ def demo(
 
         if several():
             raise ValueError("the demo runs in one process; several are for dalipipe train")
-        job = _Job(
+        job = Job(
             title="dalipipe demo",
             model=model,
             weights=weights,
@@ -122,7 +112,7 @@ def demo(
             resume=resume,
             overwrite=not resume,
         )
-        result = _fit(*open_folders(write_digits(out / "digits")), job)
+        result = fit(*open_folders(write_digits(out / "digits")), job)
         if result.val_accuracy < min_accuracy:
             raise Failure(f"validation accuracy {result.val_accuracy:.2%} is below the expected {min_accuracy:.0%}")
 
@@ -260,7 +250,7 @@ def train(
             raise ValueError(f"--on-error must be raise or substitute, got {on_error}")
         folder = model if is_folder_of_model(model, task) else None
         restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-        job = _Job(
+        job = Job(
             title=f"{model} on {data}",
             model=model,
             weights=weights,
@@ -315,251 +305,4 @@ def train(
 
             more = open_one(made_data(add), task, rate_hz=job.rate_hz, channels=channels or CHANNELS)
             sources = joined(sources[0], more), sources[1]
-        _fit(*sources, job)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What ``demo`` and ``train`` have in common, as given on the command line."""
-
-    title: str
-    model: str
-    weights: Path | None
-    epochs: int
-    batch_size: int
-    size: int | None
-    lr: float
-    policy: str
-    workers: int | None
-    device: str
-    seed: int
-    out: Path
-    resume: bool
-    overwrite: bool
-    save_every: int | None = None
-    timeout_s: float = 300
-    on_error: Any = "raise"
-    cache: Any = None
-    cache_bytes: str | None = None
-    eval_policy: str | None = None
-    mix: dict[str, Any] = dataclasses.field(default_factory=dict)
-    task: str = "image"
-    rate_hz: int = RATE_HZ
-    loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
-    channels: int = CHANNELS
-    objective: Objective | None = None
-    transfer: Transfer = dataclasses.field(default_factory=Transfer)
-    teaching: Teaching | None = None
-    carry: Path | None = None
-
-    @property
-    def bad_samples(self) -> Path:
-        """Which samples could not be read."""
-        return self.out / "bad_samples.jsonl"
-
-
-def _fit(train: Source, val: Source, job: _Job) -> Result:
-    """Join the other processes, if there are any, train, draw, and show the summary."""
-    from dalipipe.finetune import FineTuneConfig, process_group
-
-    config = FineTuneConfig(
-        out=job.out,
-        epochs=job.epochs,
-        lr=job.lr,
-        weight_decay=0.05 if job.transfer.l2_sp is None else 0.0,
-        warmup_epochs=min(1.0, job.epochs / 2),
-        seed=job.seed,
-        resume=job.resume,
-        overwrite=job.overwrite,
-        save_every=job.save_every,
-        **job.loop,
-        label_smoothing=0.0 if job.task == "segmentation" else 0.1,
-    )
-    _check_run(config)
-    device = device_of(job.device)
-    with process_group(device, timeout_s=job.timeout_s) as ranks:
-        return _fit_together(ranks, device, train, val, config, job)
-
-
-def _fit_together(ranks: Ranks, device: Any, train: Source, val: Source, config: FineTuneConfig, job: _Job) -> Result:
-    import torch
-
-    from dalipipe.doctor import usable_cores
-    from dalipipe.figures import draw_confusion, draw_curves
-    from dalipipe.finetune import classify, finetune
-    from dalipipe.finetune.classifier import is_folder_of_model, make_model
-    from dalipipe.finetune.distillation import carry_checkpoint
-    from dalipipe.finetune.mixing import mixing
-    from dalipipe.finetune.precision import resolved
-    from dalipipe.finetune.segmentation import draw_predictions
-    from dalipipe.loader import DataLoader
-    from dalipipe.policy import Policy
-    from dalipipe.preview import preview as draw_samples
-    from dalipipe.sources import Text
-
-    train = job.transfer.drawn(train, job.seed)
-    source = job.transfer.open_source(job.task, train, rate_hz=job.rate_hz, channels=job.channels)
-    classes = train.classes or []
-    batch_size = min(job.batch_size, len(train))
-    policy = policy_of(job.policy, size=job.size, rate_hz=job.rate_hz)
-    recipe = mixing(policy, job.task, epochs=job.epochs, batch_size=batch_size, **job.mix)
-    eval_recipe = policy_of(job.eval_policy or eval_twin(job.policy), size=job.size, rate_hz=job.rate_hz)
-    options: dict[str, Any] = {
-        "batch_size": ranks.share(batch_size),
-        "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
-        "device": device,
-        "seed": job.seed,
-        "memory_format": torch.channels_last
-        if device.type == "cuda" and job.task in ("image", "segmentation")
-        else torch.contiguous_format,
-    }
-    if job.on_error != "raise":
-        job.out.mkdir(parents=True, exist_ok=True)
-        options["quarantine"] = job.bad_samples
-    train_loader = DataLoader(
-        train,
-        shuffle=True,
-        drop_last=True,
-        policy=recipe,
-        on_error=job.on_error,
-        cache=job.cache,
-        cache_bytes=job.cache_bytes,
-        draw_epochs=None if job.teaching is None else job.teaching.draw_epochs(job.epochs),
-        **options,
-    )
-    vocabulary = train_loader.vocabulary
-    if vocabulary is not None and isinstance(val, Text):
-        val = val.with_vocabulary(vocabulary)  # with what the policy may write
-    if is_folder_of_model(job.model, job.task):
-        with contextlib.suppress(ModuleNotFoundError):  # make_model says it better
-            from transformers.utils import logging as chatter
-
-            chatter.set_verbosity_error()  # what starts at random is said here
-            chatter.disable_progress_bar()
-    torch.manual_seed(job.seed)
-    channels = next((field.channels for field in train.schema.fields if field.kind == job.task), None) or 1
-    of_data: dict[str, Any] = {
-        "task": job.task,
-        "channels": channels,
-        "vocabulary_size": 0 if vocabulary is None else len(vocabulary),
-        "pad": train.encoding.pad if isinstance(train, Text) else None,
-    }
-    model, fresh = make_model(job.model, len(classes), weights=job.weights, **of_data)
-    carried = None if job.carry is None else carry_checkpoint(job.carry, model, classes)
-    fresh = fresh if carried is None else carried.fresh
-    if job.task == "segmentation":  # whole pictures, of which training sees crops
-        options["batch_size"] = max(1, options["batch_size"] // 4)
-    val_loader = DataLoader(
-        val,
-        shards="exact",
-        policy=eval_recipe,
-        on_error="raise" if job.on_error == "raise" else "skip",  # what stands in would count twice
-        **options,
-    )
-
-    source_loader = None
-    if source is not None:
-        options["batch_size"] = ranks.share(min(job.batch_size, len(source)))
-        options.pop("quarantine", None)
-        source_loader = DataLoader(
-            source, shuffle=True, drop_last=True, policy=policy, on_error=job.on_error, **options
-        )
-    console = new_console(quiet=not ranks.main)
-    say = functools.partial(console.print, highlight=False, markup=False)
-    say(job.title, style="bold")
-    hard = job.objective or classify
-    batches, objective = train_loader, hard
-    if job.teaching is not None:
-        batches, objective = job.teaching.begin(train_loader, hard, ranks, console, of_data, job.timeout_s)
-    model, batches, objective = job.transfer.prepare(model, fresh, batches, source_loader, objective, hard)
-
-    parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    start = job.model if job.weights is None and is_folder_of_model(job.model, job.task) else job.weights
-    origin = "from scratch" if start is None else f"from {start}"
-    if start is not None and fresh:
-        origin += f" but for {', '.join(fresh)}"
-    if carried is not None:
-        origin = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"
-    amp = resolved(config.amp, device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    place = f"{name}, {'float32' if amp == 'off' else amp}"
-    if ranks.world_size > 1:
-        place = f"{ranks.world_size} processes, each on {place}"
-    noun = TASKS[job.task].noun
-    say(f"  {noun:8}  {len(train):,} to train on, {len(val):,} to validate, {len(classes)} classes")
-    say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
-    if told := job.transfer.describe(model, source):
-        say(f"  transfer  {'; '.join(told)}")
-    say(f"  device    {place}, {train_loader.threads} loader threads")
-
-    figures: dict[str, Path] = {}
-    if ranks.main:
-        job.out.mkdir(parents=True, exist_ok=True)
-        title = f"{job.policy}: originals, and what the model sees"
-        figures["samples"] = draw_samples(
-            train,
-            recipe if isinstance(recipe, Policy) else recipe.at(0),
-            job.out / "samples.png",
-            seed=job.seed,
-            title=title,
-            pass_over_bad=job.on_error != "raise",
-        )
-    with contextlib.closing(batches), contextlib.closing(val_loader):
-        result = finetune(
-            model, batches, val_loader, config, ranks=ranks, objective=objective, layers=job.transfer.layers
-        )
-    if train_loader.bad_samples or val_loader.bad_samples:
-        figures[f"bad {noun}"] = job.bad_samples
-    if ranks.main:
-        smoothed = config.label_smoothing > 0
-        curves = job.out / "curves.png"
-        figures["curves"] = draw_curves(result.metrics, curves, title=job.title, smoothed_labels=smoothed)
-        if config.confusion.is_file():
-            figures["confusion"] = draw_confusion(config.confusion, job.out / "confusion.png", title=job.title)
-        if job.task == "segmentation":
-            title = f"{job.title}: validation, {_last(result, 'val_mean_iou'):.1%} mean IoU"
-            figures["predictions"] = draw_predictions(model, val, eval_recipe, job.out / "predictions.png", title=title)
-    console.print(_summary(job.title, result, figures))
-    return result
-
-
-def _check_run(config: FineTuneConfig) -> None:
-    """In the command line's words, before anything is loaded, what finetune would say in its own."""
-    if config.resume and config.found is None:
-        raise FileNotFoundError(
-            f"no checkpoint at {config.checkpoint}; name its folder with --out, or leave --resume out"
-        )
-    if config.found is not None and not (config.resume or config.overwrite):
-        raise FileExistsError(
-            f"{config.out} holds a run: --resume continues it, --overwrite replaces it, another --out keeps both"
-        )
-
-
-def _last(result: Result, name: str) -> Any:
-    """What the last epoch's row of metrics says; ``None``: nothing."""
-    rows = [json.loads(line) for line in result.metrics.read_text().splitlines()]
-    return next((row.get(name) for row in reversed(rows) if row["kind"] == "epoch"), None)
-
-
-def _summary(title: str, result: Result, pictures: dict[str, Path]) -> Any:
-    from rich.panel import Panel
-    from rich.table import Table
-    from rich.text import Text
-
-    computing = round(30 * (1 - result.stall))
-    split = Text("█" * computing, "green").append("█" * (30 - computing), "red")
-    split.append(f"  {1 - result.stall:.1%} computing, {result.stall:.1%} waiting for data", "default")
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    table.add_row("validation accuracy", Text(f"{result.val_accuracy:.2%}", "bold green"))
-    if (mean_iou := _last(result, "val_mean_iou")) is not None:
-        table.add_row("mean IoU", Text(f"{mean_iou:.2%}", "bold green"))
-    table.add_row("training speed", f"{result.images_per_s:,.0f} samples/s over {result.steps} steps")
-    table.add_row("step time", split)
-    table.add_row(
-        "", f"{result.compute_s:.1f} s computing, {result.wait_s:.1f} s waiting, {result.eval_s:.1f} s evaluating"
-    )
-    for name, path in {"checkpoint": result.checkpoint, "metrics": result.metrics, **pictures}.items():
-        table.add_row(name, str(path))
-    return Panel(table, title=Text(title), title_align="left", border_style="green", expand=False)
+        fit(*sources, job)
