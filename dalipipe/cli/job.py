@@ -63,8 +63,8 @@ class Job:
     @property
     def policies(self) -> tuple[Policy, Policy]:
         """For training, before anything is mixed, and for validation."""
-        names = self.policy, self.eval_policy or eval_twin(self.policy)
-        recipe, eval_recipe = (policy_of(name, size=self.size, rate_hz=self.rate_hz) for name in names)
+        recipe = policy_of(self.policy, size=self.size, rate_hz=self.rate_hz)
+        eval_recipe = policy_of(self.eval_policy or eval_twin(self.policy), size=self.size, rate_hz=self.rate_hz)
         return recipe, eval_recipe
 
     @property
