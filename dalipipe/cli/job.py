@@ -120,7 +120,13 @@ class _Fit:
         objective: Objective = hard
         if job.teaching is not None:
             batches, objective = job.teaching.begin(
-                self.train_loader, hard, ranks, self.console, self._of_data, job.timeout_s
+                self.train_loader,
+                hard,
+                ranks,
+                self.console,
+                self._of_data,
+                epochs=job.epochs,
+                timeout_s=job.timeout_s,
             )
         model, batches, objective = job.transfer.prepare(model, fresh, batches, self.source_loader, objective, hard)
         self._tell(model, origin)
@@ -177,7 +183,7 @@ class _Fit:
             on_error=job.on_error,
             cache=job.cache,
             cache_bytes=job.cache_bytes,
-            draw_epochs=None if job.teaching is None else job.teaching.draw_epochs(job.epochs),
+            draw_epochs=None if job.teaching is None else job.teaching.draw_epochs,
             **noted,
             **options,
         )

@@ -177,7 +177,7 @@ CacheEpochs = Annotated[
     typer.Option(
         min=1,
         help="With --teacher-cache: how many epochs are augmented differently; then their pictures come again.",
-        show_default="10, at most --epochs",
+        show_default="10",
         rich_help_panel=_DISTILLATION,
     ),
 ]

@@ -15,6 +15,7 @@ from dalipipe.finetune.generation.images import ImageGAN
 from dalipipe.finetune.generation.series import SeriesGAN
 from dalipipe.finetune.generation.writing import Generated, check_names, write_agreed
 from dalipipe.sources import Source
+from dalipipe.sources.contents import identity
 
 
 def generate(
@@ -79,7 +80,7 @@ def generate(
     about = {
         "kind": model.kind,
         "generator": dataclasses.asdict(config),
-        "learnt_from": {"samples": len(real), "fingerprint": source.fingerprint()},
+        "learnt_from": {"samples": len(real), "identity": identity(source)},
         "judge": {"steps": judge_steps, "accuracy": round(accuracy, 4), "on": "training" if val is None else "val"},
     }
     return write_agreed(

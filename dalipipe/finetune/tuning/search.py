@@ -30,6 +30,7 @@ from dalipipe.loader import DataLoader
 from dalipipe.policy import Policy
 from dalipipe.policy_files import save_policy
 from dalipipe.sources import Source
+from dalipipe.sources.contents import identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +202,7 @@ def tune(
     rungs = plan_rungs(len(made), config.folds, config.steps, share=config.share)
     settings = {
         "settings": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume", "overwrite")},
-        "data": source.fingerprint(),
+        "data": identity(source),
         "policy": policy.to_dict(),
         "eval_policy": eval_policy.to_dict(),
         "candidates": [dataclasses.asdict(one) for one in made],
