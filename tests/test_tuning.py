@@ -471,6 +471,27 @@ def test_trainings_are_the_same_again(tmp_path: Path) -> None:
     assert not (tmp_path / "b" / "training").exists()
 
 
+def test_results_are_not_of_other_pictures_of_these_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    planted(monkeypatch, lambda strength, fold, steps: 0.5)
+
+    def run(**how: Any) -> None:
+        config = TuneConfig(tmp_path / "out", folds=2, steps=2, batch_size=2, **how)
+        data = dalipipe.ImageFolder(folder)
+        grid = [Candidate(0.0), Candidate(1.0)]
+        tune(Policy([image.Rotate(20)]), data, tiny, config, candidates=grid, eval_policy=Policy([]), loader=OPTIONS)
+
+    run()
+    run(resume=True)
+    for path in folder.rglob("*.png"):
+        Image.new("RGB", (16, 16), "red").save(path)
+    with pytest.raises(ValueError, match="data"):
+        run(resume=True)
+
+
 def test_what_diverges_is_last(tmp_path: Path) -> None:
     class Diverges(Tiny):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

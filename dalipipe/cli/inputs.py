@@ -154,8 +154,16 @@ def device_of(wanted: str) -> Any:
         raise ValueError(f"--{error}") from error
 
 
-def made_data(folder: Path) -> Path:
-    """Of a folder that `dalipipe generate` wrote, the data in it; else the path as it is."""
-    if (folder / "manifest.json").is_file():
-        return next((part for part in (folder / "data", folder / "data.ts") if part.exists()), folder)
-    return folder
+def with_more(train: Source, drawn: Source, add: Path, task: str, *, rate_hz: int, channels: int) -> Source:
+    """``drawn``, all of ``train`` or a part of it, and behind it the data in ``add``, which may be a folder that
+    `dalipipe generate` wrote.
+
+    Raises ``ValueError`` where the two do not fit, or those were made of other data than ``train``.
+    """
+    from dalipipe.finetune.generation import check_learnt_from
+    from dalipipe.finetune.parts import joined
+
+    check_learnt_from(add, train)
+    if (add / "manifest.json").is_file():
+        add = next((part for part in (add / "data", add / "data.ts") if part.exists()), add)
+    return joined(drawn, open_one(add, task, rate_hz=rate_hz, channels=channels))

@@ -103,7 +103,7 @@ class _Fit:
         self, job: Job, config: FineTuneConfig, ranks: Ranks, device: torch.device, train: Source, val: Source
     ) -> None:
         self.job, self.config, self.ranks, self.device = job, config, ranks, device
-        self.train = job.transfer.drawn(train, job.seed)
+        self.train = train
         self.source = job.transfer.open_source(job.task, self.train, rate_hz=job.rate_hz, channels=job.channels)
         self.classes = self.train.classes or []
         self.console: Console = new_console(quiet=not ranks.main)

@@ -15,9 +15,8 @@ from dalipipe.cli.inputs import (
     RATE_HZ,
     default_policy,
     hint_at_texts,
-    made_data,
-    open_one,
     task_of,
+    with_more,
 )
 from dalipipe.cli.job import Job, fit
 from dalipipe.cli.options import (
@@ -300,9 +299,7 @@ def train(
                 tokenizer=folder,
                 max_length=max_length or (None if folder is None else longest_text(folder)),
             )
+        learnt = transfer.drawn(sources[0], seed)  # of what is added, all
         if add is not None:
-            from dalipipe.finetune.parts import joined
-
-            more = open_one(made_data(add), task, rate_hz=job.rate_hz, channels=channels or CHANNELS)
-            sources = joined(sources[0], more), sources[1]
-        fit(*sources, job)
+            learnt = with_more(sources[0], learnt, add, task, rate_hz=job.rate_hz, channels=job.channels)
+        fit(learnt, sources[1], job)
