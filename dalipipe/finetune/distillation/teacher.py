@@ -53,7 +53,8 @@ class Teacher:
 
     It is always given ``rows`` samples at one time, the last of them repeated where there are fewer: kernels round
     differently for batches of other sizes, and so what it says of a sample does not depend on its batch, to the bit,
-    where the model's kernels take rows alike (see `row_by_row`) and samples are not padded to their batch's longest.
+    where the model's kernels take rows alike (see `row_by_row`) and samples are not padded to their batch's longest, as
+    series and texts may be: these differ by roundings, some 3e-8.
 
     Args:
         model: maps inputs to logits [N, classes], on the device of the batches; put into evaluation mode.
