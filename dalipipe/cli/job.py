@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dalipipe.cli.app import new_console
-from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, policy_of
+from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, policies_of
 from dalipipe.cli.teaching import Teaching
 from dalipipe.cli.transferring import Transfer
 
@@ -56,6 +56,7 @@ class Job:
     loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
     channels: int = CHANNELS
     objective: Objective | None = None
+    weight_decay: float = 0.05
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
     teaching: Teaching | None = None
     carry: Path | None = None
@@ -63,9 +64,7 @@ class Job:
     @property
     def policies(self) -> tuple[Policy, Policy]:
         """For training, before anything is mixed, and for validation."""
-        recipe = policy_of(self.policy, size=self.size, rate_hz=self.rate_hz)
-        eval_recipe = policy_of(self.eval_policy or eval_twin(self.policy), size=self.size, rate_hz=self.rate_hz)
-        return recipe, eval_recipe
+        return policies_of(self.policy, self.eval_policy, size=self.size, rate_hz=self.rate_hz)
 
     @property
     def bad_samples(self) -> Path:
@@ -81,7 +80,7 @@ def fit(train: Source, val: Source, job: Job) -> Result:
         out=job.out,
         epochs=job.epochs,
         lr=job.lr,
-        weight_decay=0.05 if job.transfer.l2_sp is None else 0.0,
+        weight_decay=job.weight_decay,
         warmup_epochs=min(1.0, job.epochs / 2),
         seed=job.seed,
         resume=job.resume,

@@ -63,6 +63,7 @@ from dalipipe.cli.options import (
     Temperature,
     TensorBoard,
     UnfreezeEvery,
+    WeightDecay,
     Weights,
     Workers,
 )
@@ -157,6 +158,7 @@ def train(
     channels: Channels = None,
     max_length: MaxLength = None,
     lr: RateOfModel = None,
+    weight_decay: WeightDecay = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -285,6 +287,7 @@ def train(
             },
             channels=channels or CHANNELS,
             objective=objective,
+            weight_decay=transfer.weight_decay(weight_decay),
             transfer=transfer,
             teaching=teaching,
         )
