@@ -65,6 +65,17 @@ def test_from_a_pretrained_run_to_frozen_gradual_and_joint(data: Path) -> None:
     assert shown.exit_code == 0 and "but for" not in shown.output, shown.output
 
 
+def test_a_run_on_other_classes_of_the_same_number_gives_no_head(data: Path) -> None:
+    first = call("train", data / "target", "--out", data / "first", *ONE_EPOCH)
+    assert first.exit_code == 0, first.output
+    weights = ["--weights", data / "first/checkpoint.safetensors", "--out", data / "more", *ONE_EPOCH, "--overwrite"]
+    assert "but for" not in call("train", data / "target", *weights).output
+    for part in ("train", "val"):
+        (data / "target" / part / "class_1").rename(data / "target" / part / "another")  # comes first, too
+    shown = call("train", data / "target", *weights)
+    assert shown.exit_code == 0 and "but for fc.weight, fc.bias" in " ".join(shown.output.split()), shown.output
+
+
 def test_series_beside_series(tmp_path: Path) -> None:
     target, source = ts_files(tmp_path, "target"), ts_files(tmp_path, "source")
     options = ["--task", "series", "--model", "resnet1d", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]

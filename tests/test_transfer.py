@@ -15,7 +15,7 @@ from torch import nn
 
 import dalipipe
 from dalipipe.finetune import Interrupted, Layers, Scores, classify, finetune, layers_of
-from dalipipe.finetune.checkpoint import save_checkpoint
+from dalipipe.finetune.checkpoint import load_checkpoint, save_checkpoint
 from dalipipe.finetune.classifier import make_model
 from dalipipe.finetune.transfer import (
     L2SP,
@@ -496,6 +496,40 @@ def test_checkpoints_of_ours_of_other_classes_and_of_another_model(tmp_path: Pat
         make_model("inceptiontime", 3, task="series", channels=2, weights=tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match=r"convolutions.0.weight' is \[64, 2, 8\] there and \[64, 1, 8\] here"):
         make_model("resnet1d", 3, task="series", channels=1, weights=tmp_path / "checkpoint.pt")
+
+
+def test_a_head_of_other_classes_is_replaced_though_their_number_is_the_same(tmp_path: Path) -> None:
+    donor, _ = make_model("resnet1d", 3, task="series", channels=2)
+
+    class Named(ArrayLoader):
+        classes = ["ant", "bee", "cat"]
+
+    finetune(Two(3), Named(), Named(), small_config(tmp_path, epochs=1, warmup_epochs=0))
+    run = load_checkpoint(tmp_path / "checkpoint.safetensors")
+    save_checkpoint(tmp_path / "run.safetensors", {**run, "model": donor.state_dict()})
+    save_checkpoint(tmp_path / "plain.safetensors", {"model": donor.state_dict()})
+    head = ["head.weight", "head.bias"]
+    for classes, file, expected in (
+        (["ant", "bee", "cat"], "run", []),
+        (["ant", "bee", "dog"], "run", head),
+        (["bee", "ant", "cat"], "run", head),  # each row would stand for another class
+        (["ant", "bee", "cat", "dog"], "run", head),
+        (3, "run", []),  # what is not said cannot differ
+        (["ant", "bee", "dog"], "plain", []),
+    ):
+        weights = tmp_path / f"{file}.safetensors"
+        model, fresh = make_model("resnet1d", classes, task="series", channels=2, weights=weights)
+        assert fresh == expected and equal(model.blocks, donor.blocks), classes  # type: ignore[arg-type]
+        assert torch.equal(model.head.weight, donor.head.weight) == (not expected)  # type: ignore[union-attr]
+
+
+def test_both_heads_of_lraspp_are_replaced() -> None:
+    donor, _ = make_model("lraspp_mobilenet_v3_large", 3, task="segmentation")
+    model, _ = make_model("lraspp_mobilenet_v3_large", 3, task="segmentation")
+    fresh = start_from(model, donor.state_dict(), name="lraspp", same_classes=False)
+    assert {name.rpartition(".")[0] for name in fresh} == {"classifier.low_classifier", "classifier.high_classifier"}
+    with pytest.raises(ValueError, match=r"LRASPP gives its outputs by 2 .*low_classifier and .*high_classifier"):
+        share_trunk(model, 5)
 
 
 def test_models_of_timm(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ class _Fit:
                 chatter.set_verbosity_error()  # what starts at random is said here
                 chatter.disable_progress_bar()
         torch.manual_seed(job.seed)
-        model, fresh = make_model(job.model, len(self.classes), weights=job.weights, **self._of_data)
+        model, fresh = make_model(job.model, self.classes, weights=job.weights, **self._of_data)
         if job.carry is not None:
             carried = carry_checkpoint(job.carry, model, self.classes)
             words = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"

@@ -173,7 +173,7 @@ def layers_of(model: nn.Module) -> list[list[str]]:
     return [*layers, waiting] if waiting else layers
 
 
-def head_of(model: nn.Module) -> tuple[str, nn.Module]:
+def head_of(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv1d | nn.Conv2d]:
     """The last linear layer, or convolution, of a model's last layer, and its name: its outputs are the classes.
 
     Raises:
@@ -188,6 +188,21 @@ def head_of(model: nn.Module) -> tuple[str, nn.Module]:
     raise ValueError(
         f"{type(model).__name__} does not end in a linear layer or a convolution; its last layer has {last}"
     )
+
+
+def outputs_of(model: nn.Module) -> list[str]:
+    """Names of the modules that give a model's outputs: that of `head_of`, and others like it, of as many outputs, in
+    the last layer. LRASPP has two.
+
+    Raises ``ValueError`` as `head_of` does.
+    """
+    outputs = len(head_of(model)[1].weight)
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in layers_of(model)[-1])
+    return [name for name in owners if _is_linear(model.get_submodule(name), outputs)]
+
+
+def _is_linear(module: nn.Module, outputs: int) -> bool:
+    return isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) and len(module.weight) == outputs
 
 
 def _units(module: nn.Module, prefix: str) -> Iterator[tuple[bool, list[str]]]:
