@@ -109,6 +109,20 @@ def test_no_penalty_is_plain_training_and_a_heavy_one_holds_still(tmp_path: Path
     assert 0 < near < 0.2 * away
 
 
+def test_another_start_is_no_resume(tmp_path: Path) -> None:
+    def run(moved: float, resume: bool) -> None:
+        model = small_model()
+        with torch.no_grad():
+            model[0].weight += moved
+        config = small_config(tmp_path, epochs=1, warmup_epochs=0, resume=resume)
+        finetune(model, ArrayLoader(), ArrayLoader(), config, objective=L2SP(model, ["5"], alpha=1.0))
+
+    run(0.0, False)
+    run(0.0, True)
+    with pytest.raises(ValueError, match="belongs to a run with other settings: objective.start was '.*', is '.*'. Res"):
+        run(1e-6, True)
+
+
 @pytest.mark.parametrize("stop_at", [3, 9])
 def test_resume_is_exact_with_a_penalty(tmp_path: Path, stop_at: int) -> None:
     """The start is that of the pretrained weights, not where the run was stopped."""
@@ -357,9 +371,15 @@ def test_another_weight_or_penalty_is_no_resume(tmp_path: Path) -> None:
 
     run(0.5, 0.1, False)
     run(0.5, 0.1, True)
-    for weight, alpha in ((0.4, 0.1), (0.5, 0.2)):
-        with pytest.raises(ValueError, match="belongs to a run with other settings: objective was"):
+    for weight, alpha, different in (
+        (0.4, 0.1, r"objective.objective.weight was 0\.5, is 0\.4\. Resume"),
+        (0.5, 0.2, r"objective.alpha was 0\.1, is 0\.2\. Resume"),
+    ):
+        with pytest.raises(ValueError, match=f"belongs to a run with other settings: {different}"):
             run(weight, alpha, True)
+    with pytest.raises(ValueError, match=r"settings: objective.name was 'L2SP', is 'Joint'\. Resume"):
+        model, config = joined(), small_config(tmp_path, epochs=1, warmup_epochs=0, resume=True)
+        finetune(model, SideBySide(ArrayLoader(), Source()), ArrayLoader(n=8), config, objective=Joint(0.5))
 
 
 def test_objectives_may_be_any(tmp_path: Path) -> None:
