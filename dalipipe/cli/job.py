@@ -14,6 +14,7 @@ from dalipipe.cli.app import new_console
 from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, policy_of
 from dalipipe.cli.teaching import Teaching
 from dalipipe.cli.transferring import Transfer
+from dalipipe.cli.trial import try_out
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +117,14 @@ class _Fit:
         model, fresh, origin = self._make_model()
         self._say(job.title, style="bold")
         hard = job.objective or classify
+        try_out(
+            model if self.config.shard else model.to(self.device),  # which one device may not hold
+            hard,
+            self.train_loader,
+            name=job.model,
+            config=self.config,
+            layers=job.transfer.layers,
+        )
         batches: Any = self.train_loader
         objective: Objective = hard
         if job.teaching is not None:
@@ -260,7 +269,7 @@ class _Fit:
         parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         self._say(f"  {TASKS[job.task].noun:8}  {counts}")
         self._say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
-        if told := job.transfer.describe(model, self.source):
+        if told := job.transfer.describe(model, self.source, job.epochs):
             self._say(f"  transfer  {'; '.join(told)}")
         self._say(f"  device    {place}, {self.train_loader.threads} loader threads")
 

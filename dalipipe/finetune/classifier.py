@@ -242,8 +242,8 @@ def make_model(
     pad: int | None = None,
     weights: str | os.PathLike[str] | None = None,
 ) -> tuple[nn.Module, list[str]]:
-    """A model with an output for each of the ``classes``, their number or names, and the names of the tensors that start
-    at random.
+    """A model with an output for each of the ``classes``, their number or names, and the names of the tensors that
+    start at random.
 
     ``task``: ``"image"``, for torchvision's classification models, or ``timm/NAME`` for timm's; ``"segmentation"``, see
     :func:`~dalipipe.finetune.segmentation.segmentation_model`, which also start from a classifier's weights;

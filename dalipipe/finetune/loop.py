@@ -350,7 +350,7 @@ class _Run:
             "val_images": found.images,
             "eval_s": eval_s,
         }
-        if found.confusion is not None and int(found.confusion.sum()) > found.images:  # several a sample: pixels
+        if found.of_pixels and found.confusion is not None:
             row["val_mean_iou"] = found.mean_iou
         self.journal.write(row)
         if found.confusion is not None and self.ranks.main:

@@ -12,8 +12,8 @@ def replace_head(model: nn.Module, classes: int) -> list[str]:
     names of its parameters. It finds those of torchvision, timm, Hugging Face and our own models, see `head_of`.
 
     Raises:
-        ValueError: fewer than one class, or a model that does not end in a linear layer or a convolution, or in more than
-            one.
+        ValueError: fewer than one class, or a model that does not end in a linear layer or a convolution, or ends in
+            several.
     """
     if not isinstance(classes, int) or classes < 1:
         raise ValueError(f"replace_head: classes must be a whole number, at least 1, got {classes!r}")
@@ -22,8 +22,8 @@ def replace_head(model: nn.Module, classes: int) -> list[str]:
         raise ValueError(f"replace_head: the model is its own head, {head}: make a new one instead")
     if len(several := outputs_of(model)) > 1:
         raise ValueError(
-            f"replace_head: {type(model).__name__} gives its outputs by {len(several)} layers, {' and '.join(several)}: "
-            "take a model that ends in one"
+            f"replace_head: {type(model).__name__} gives its outputs by {len(several)} layers, "
+            f"{' and '.join(several)}: take a model that ends in one"
         )
     has_bias = head.bias is not None
     new: nn.Module
