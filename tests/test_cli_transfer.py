@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_cli import SMALL_MODEL, Folder, call, one_thread, ts_files
 
+from dalipipe.cli.wording import in_flags
+from dalipipe.finetune.classifier import make_model
 from dalipipe.finetune.transfer import read_weights
 
 _ = one_thread  # a fixture of this module, too
 ONE_EPOCH = ["--epochs", "1", *SMALL_MODEL]
+
+
+def said_of(shown: Any) -> str:
+    return " ".join(shown.output.split())
 
 
 def tensors(out: Path) -> dict[str, torch.Tensor]:
@@ -37,7 +44,7 @@ def test_from_a_pretrained_run_to_frozen_gradual_and_joint(data: Path) -> None:
 
     shown = call("train", data / "target", *weights, "--freeze", "-1", "--out", data / "frozen", *ONE_EPOCH)
     assert shown.exit_code == 0, shown.output
-    assert "of the parameters frozen" in shown.output and "but for fc.weight, fc.bias" in shown.output
+    assert "parameters frozen" in shown.output and "but for fc.weight, fc.bias" in shown.output
     for name, value in tensors(data / "frozen").items():
         assert name.startswith("fc.") or torch.equal(value, start[name]), name
 
@@ -46,7 +53,8 @@ def test_from_a_pretrained_run_to_frozen_gradual_and_joint(data: Path) -> None:
     assert shown.exit_code == 0, shown.output
     said = " ".join(shown.output.split())
     assert "16 to train on, 8 to validate" in said
-    assert "more learns every 1 epochs; each layer's rate 0.5 of the next one's; L2-SP 0.1 instead of" in said
+    assert "one layer more learns every 1 epochs, 1 of 19 by the end; each layer's rate 0.5 of the next" in said
+    assert "L2-SP 0.1 instead of weight decay" in said
     assert torch.equal(tensors(data / "gradual")["conv1.0.weight"], start["conv1.0.weight"])
 
     beside = ["--source", data / "source", "--target-weight", "0.5", "--freeze", "conv1", "--l2-sp", "0.1"]
@@ -59,10 +67,76 @@ def test_from_a_pretrained_run_to_frozen_gradual_and_joint(data: Path) -> None:
     again = call("train", data / "target", *weights, *beside, "--resume", "--out", data / "joint", *ONE_EPOCH)
     assert again.exit_code == 0, again.output
 
+    # What is not the same is told, in flags, and that alone.
+    beside[3] = "0.25"
+    again = call("train", data / "target", *weights, *beside, "--resume", "--out", data / "joint", *ONE_EPOCH)
+    assert again.exit_code == 2 and "other settings: --target-weight was 0.5, is 0.25. Resume" in said_of(again)
+    beside[3] = "0.5"
+    again = call("train", data / "target", *beside, "--resume", "--out", data / "joint", *ONE_EPOCH)
+    assert again.exit_code == 2 and "give the same --weights, or --carry, as before" in said_of(again)
+    torch.save({name: value + 1 for name, value in start.items()}, data / "other.pth")
+    other = ["--weights", data / "other.pth", *beside, "--resume", "--out", data / "joint", *ONE_EPOCH]
+    again = call("train", data / "target", *other)
+    assert again.exit_code == 2 and "what --weights, or --carry, start from is not what it was" in said_of(again)
+
     # What came out goes on as an ordinary model.
     more = ["--weights", next((data / "joint").glob("checkpoint.*")), "--out", data / "more"]
     shown = call("train", data / "target", *more, *ONE_EPOCH)
     assert shown.exit_code == 0 and "but for" not in shown.output, shown.output
+
+
+def test_a_run_on_other_classes_of_the_same_number_gives_no_head(data: Path) -> None:
+    first = call("train", data / "target", "--out", data / "first", *ONE_EPOCH)
+    assert first.exit_code == 0, first.output
+    weights = ["--weights", data / "first/checkpoint.safetensors", "--out", data / "more", *ONE_EPOCH, "--overwrite"]
+    assert "but for" not in call("train", data / "target", *weights).output
+    for part in ("train", "val"):
+        (data / "target" / part / "class_1").rename(data / "target" / part / "another")  # comes first, too
+    shown = call("train", data / "target", *weights)
+    assert shown.exit_code == 0 and "but for fc.weight, fc.bias" in " ".join(shown.output.split()), shown.output
+
+
+def test_a_single_picture_a_step_where_norms_allow_it(data: Path) -> None:
+    """Frozen norms take no statistics; and one of maps has places enough."""
+    torch.save(make_model("efficientnet_b0", 2)[0].state_dict(), data / "own.pth")
+    options = ["--model", "efficientnet_b0", "--batch-size", "1", "--freeze", "-1", "--weights", data / "own.pth"]
+    shown = call("train", data / "target", *ONE_EPOCH, *options, "--subset", "2", "--out", data / "run")
+    assert shown.exit_code == 0, shown.output
+
+
+def test_two_heads_are_no_trunk_for_a_source(tmp_path: Path) -> None:
+    for name in ("target", "source"):
+        for part in ("images", "masks"):
+            (tmp_path / name / part).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (32, 32)).save(tmp_path / name / "images" / f"{number}.png")
+            Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / name / "masks" / f"{number}.png")
+    options = ["--task", "segmentation", "--model", "lraspp_mobilenet_v3_large", "--size", "32", "--device", "cpu"]
+    target = [tmp_path / "target", "--val-fraction", "0.5", "--out", tmp_path / "run"]
+    shown = call("train", *target, *options, "--batch-size", "2", "--source", tmp_path / "source")
+    assert shown.exit_code == 2 and "LRASPP gives its outputs by 2 layers" in said_of(shown), shown.output
+
+
+@pytest.mark.parametrize(
+    "message, words",
+    [
+        ("FineTuneConfig.save_every must be", "--save-every must be"),
+        (
+            "FineTuneConfig: cuda_graphs keeps gradients, so accumulate must be 1",
+            "--cuda-graphs keeps gradients, so --acc",
+        ),
+        ("finetune: shard=True deals out", "--shard deals out"),
+        ("mixing: cutmix must be an alpha", "--cutmix must be an alpha"),
+        ("Distill: hard_weight must be", "--hard-weight must be"),
+        ("layers.lr_decay was 1, is 2; layers.freeze was 0, is 3", "--layer-decay was 1, is 2; --freeze was 0, is 3"),
+        ("objective.alpha was 1; objective.objective.weight was 2", "--l2-sp was 1; --target-weight was 2"),
+        ("target_threshold must be in [0, 1), got 1.5", "--bce-target-threshold must be in [0, 1), got 1.5"),
+        ("loss must be ce or bce, got 'x'", "--loss must be ce or bce, got 'x'"),
+        ("the training loss became nan", "the training loss became nan"),
+    ],
+)
+def test_messages_name_flags(message: str, words: str) -> None:
+    assert in_flags(message).startswith(words)
 
 
 def test_series_beside_series(tmp_path: Path) -> None:
@@ -85,17 +159,37 @@ def test_texts_of_a_part(tmp_path: Path) -> None:
     assert shown.exit_code == 2 and "--source is for pictures, sounds and series" in shown.output
 
 
+OWN = ("--weights", "{}/own.pth")
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         (["--target-weight", "2"], "--target-weight is the target's beside a --source"),
         (["--subset", "few"], "--subset must be 20, say, a class, or 0.1 of each, got 'few'"),
-        (["--subset", "13"], "class 0 has 12 samples, fewer than the 13 wanted"),
-        (["--freeze", "layer1"], "no module or parameter of ShuffleNetV2 is called 'layer1'"),
-        (["--freeze", "-99"], "freeze=-99: ShuffleNetV2 has 19 layers"),
-        (["--layer-decay", "2"], "lr_decay must be in (0, 1], got 2"),
-        (["--unfreeze-every", "0"], "unfreeze_every must be in (0, inf)"),
-        (["--l2-sp", "0.1"], "give it pretrained weights first"),
+        (["--subset", "13"], "error: --subset: class 'class_0' has 12 samples, fewer than the 13 wanted"),
+        (["--subset", "0"], "error: --subset: must be a whole number of samples a class"),
+        (["--task", "segmentation", "--subset", "2"], "--subset draws by the class of whole samples"),
+        (["--freeze", "layer1", *OWN], "no module or parameter of ShuffleNetV2 is called 'layer1'"),
+        (["--freeze", "-99", *OWN], "error: --freeze=-99: ShuffleNetV2 has 19 layers"),
+        (
+            ["--freeze", "-1", "--unfreeze-every", "1", *OWN],
+            "error: --unfreeze-every=1 has nothing to unfreeze: --freeze=",
+        ),
+        (["--freeze", "0", *OWN], "--freeze '0' freezes nothing: give 1 or more for the first layers, -1 for all but"),
+        (["--freeze", "", *OWN], "--freeze '' freezes nothing"),
+        (["--freeze", "-1"], "without weights to begin with is at random: give --weights or --carry"),
+        (["--layer-decay", "2"], "error: --layer-decay must be in (0, 1], got 2"),
+        (["--unfreeze-every", "0"], "error: --unfreeze-every must be in (0, inf)"),
+        (["--l2-sp", "0.1"], "--l2-sp pulls towards the weights that a run begins with: give --weights or --carry"),
+        (["--l2-sp", "-1", "--weights", "{}/absent"], "error: --l2-sp must be a number in [0, inf), got -1"),
+        (["--ema", "1"], "error: --ema must be in [0, 1), got 1"),
+        (["--mix-off", "2"], "error: --mix-off 2 has nothing to switch off"),
+        (["--mix-off", "99"], "error: --mix-off must be a number of last epochs"),
+        (["--model", "timm/vit_tiny_patch16_224"], "it is made for pictures of 224 px: give --size 224"),
+        (["--model", "vit_b_16"], "it is made for pictures of 224 px: give --size 224"),
+        (["--model", "squeezenet1_0", "--size", "8"], "squeezenet1_0 cannot take samples of [3, 8, 8]"),
+        (["--batch-size", "1", "--model", "efficientnet_b0"], "efficientnet_b0 normalises over its batches"),
         (["--source", "{}/absent"], "no data at {}/absent"),
         (["--source", "{}/target"], "--target-weight"),
         (["--weights", "{}/other.pth"], "holds no weights of a shufflenet_v2_x0_5: it has 'nothing.weight'"),
@@ -104,9 +198,11 @@ def test_texts_of_a_part(tmp_path: Path) -> None:
 )
 def test_transfer_that_cannot_be(data: Path, options: list[str], message: str) -> None:
     torch.save({"nothing.weight": torch.zeros(2)}, data / "other.pth")
+    if OWN[1] in options:
+        torch.save(make_model("shufflenet_v2_x0_5", 2)[0].state_dict(), data / "own.pth")
     filled: list[Any] = [option.format(data) for option in options]
     if message == "--target-weight":
-        filled, message = [*filled, "--target-weight", "-1"], "Joint: weight must be a number in [0, inf), got -1"
+        filled, message = [*filled, "--target-weight", "-1"], "--target-weight must be a number in [0, inf), got -1"
     shown = call("train", data / "target", *SMALL_MODEL, *filled, "--out", data / "run")
     assert shown.exit_code == 2, shown.output
     assert message.format(data) in " ".join(shown.output.split())

@@ -202,7 +202,7 @@ def test_resume_is_exact_while_layers_join_in(tmp_path: Path, stop_at: int) -> N
     config = small_config(tmp_path / "parts", resume=True)
     finetune(again, ArrayLoader(), ArrayLoader(), config, layers=layers)
     assert moved(again, state(whole)) == set()
-    with pytest.raises(ValueError, match="other settings: layers was"):
+    with pytest.raises(ValueError, match=r"other settings: layers\.freeze was 0, is 1; "):
         finetune(three_layers(), ArrayLoader(), ArrayLoader(), config, layers=Layers(freeze=1))
 
 
@@ -245,6 +245,16 @@ def test_each_layer_has_its_rate(tmp_path: Path) -> None:
 def test_layers_errors(given: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Layers(**given)
+
+
+@pytest.mark.parametrize("freeze", [-1, 2, "0,1"])
+def test_nothing_to_unfreeze_is_said_before_an_epoch(tmp_path: Path, freeze: Any) -> None:
+    layers = Layers(freeze=freeze, unfreeze_every=1)
+    with pytest.raises(
+        ValueError, match=r"unfreeze_every=1 has nothing to unfreeze: Layers\.freeze=.* leaves only the"
+    ):
+        finetune(three_layers(), ArrayLoader(), ArrayLoader(), small_config(tmp_path), layers=layers)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(

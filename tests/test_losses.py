@@ -92,8 +92,9 @@ def test_as_timm_has_them(smoothing: float, sum_classes: bool, threshold: float 
     options: dict[str, Any] = {"target_threshold": threshold, "sum_classes": sum_classes}
     theirs = loss.BinaryCrossEntropy(smoothing=smoothing, **options)
     indices, soft = torch.randint(5, (7,)), shares(7, 5)
-    ours = soft_binary_cross_entropy(logits, indices, label_smoothing=smoothing, **options)
-    assert torch.allclose(ours, theirs(logits, indices))
+    if threshold != 0 or not smoothing:  # of which timm makes a yes of every class
+        ours = soft_binary_cross_entropy(logits, indices, label_smoothing=smoothing, **options)
+        assert torch.allclose(ours, theirs(logits, indices))
     assert torch.allclose(soft_binary_cross_entropy(logits, soft, **options), theirs(logits, soft))
     assert torch.allclose(soft_cross_entropy(logits, soft), loss.SoftTargetCrossEntropy()(logits, soft))
     smoothed = classify(Same(), (logits, indices), smoothing).losses.mean()
@@ -210,6 +211,23 @@ def test_bad_input_is_named() -> None:
         classification("bce", target_threshold=1)
 
 
+@pytest.mark.parametrize("threshold, all_alike", [(0.0, 1), (0.02, 1), (0.92, 0), (0.021, None), (0.919, None)])
+def test_a_threshold_that_makes_all_labels_alike_is_refused(threshold: float, all_alike: int | None) -> None:
+    logits, labels = torch.zeros(2, 5), torch.tensor([0, 3])
+    options: dict[str, Any] = {"label_smoothing": 0.1, "target_threshold": threshold}
+    several = {**options, "target_threshold": threshold + (0.03 if threshold < 0.5 else 0.031)}  # 0.05 to 0.95
+    one_hot = torch.eye(5)[labels]
+    if all_alike is None:
+        assert torch.equal(one_vs_rest_targets(logits, labels, **options), one_hot)
+        assert torch.equal(multi_label_targets(logits, one_hot, **{**options, "target_threshold": 0.5}), one_hot)
+        return
+    message = f"smoothing 0.1 .* labels are 0.02 to 0.92.* target_threshold {threshold:g} .* all {all_alike}: give one"
+    with pytest.raises(ValueError, match=message):
+        one_vs_rest_targets(logits, labels, **options)
+    with pytest.raises(ValueError, match=r"labels are 0\.05 to 0\.95"):
+        multi_label_targets(logits, one_hot, **several)
+
+
 def small_model(outputs: int) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(48, outputs))
@@ -249,6 +267,7 @@ def test_learns_several_labels(tmp_path: Any) -> None:
     config = FineTuneConfig(out=tmp_path, epochs=15, lr=2e-2, progress="off")
     model = small_model(3)
     found = finetune(model, train, val, config, objective=classify_labels)
+    assert "val_accuracy" in found.metrics.read_text() and "mean_iou" not in found.metrics.read_text()  # no pixels
     assert found.val_accuracy > 0.95
     ending = evaluate(model, val, objective=classify_labels)
     assert ending.confusion is not None and ending.confusion.sum() == 3 * 80
@@ -263,11 +282,14 @@ def test_train_command(jpeg_folder: Any, tmp_path: Any) -> None:
     begin = ("train", tmp_path / "data", "--out", tmp_path / "run", *SMALL_MODEL)
     for wrong, message in (
         (["--loss", "mse"], "loss must be ce or bce, got 'mse'"),
-        (["--bce-sum"], "give loss bce"),
-        (["--loss", "bce", "--bce-target-threshold", "1.5"], "target_threshold must be in [0, 1), got 1.5"),
+        (["--bce-sum"], "give --loss bce"),
+        (["--loss", "bce", "--bce-target-threshold", "1.5"], "--bce-target-threshold must be in [0, 1), got 1.5"),
     ):
         refused = call(*begin, *wrong)
         assert refused.exit_code == 2 and message in refused.output.replace("\n", " ")
     assert not (tmp_path / "run").exists()
+    refused = call(*begin, "--loss", "bce", "--bce-target-threshold", "0.04")
+    assert refused.exit_code == 2 and "labels are 0.05 to 0.95" in " ".join(refused.output.split())
+    assert not list((tmp_path / "run").glob("checkpoint*"))
     trained = call(*begin, "--epochs", "1", "--loss", "bce", "--bce-target-threshold", "0.2", "--bce-sum")
     assert trained.exit_code == 0, trained.output

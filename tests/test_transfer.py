@@ -15,7 +15,7 @@ from torch import nn
 
 import dalipipe
 from dalipipe.finetune import Interrupted, Layers, Scores, classify, finetune, layers_of
-from dalipipe.finetune.checkpoint import save_checkpoint
+from dalipipe.finetune.checkpoint import load_checkpoint, save_checkpoint
 from dalipipe.finetune.classifier import make_model
 from dalipipe.finetune.transfer import (
     L2SP,
@@ -107,6 +107,22 @@ def test_no_penalty_is_plain_training_and_a_heavy_one_holds_still(tmp_path: Path
     held = trained("held", alpha=100.0, beta=0.0)
     away, near = ((model[0].weight - start[0].weight).norm().item() for model in (plain, held))
     assert 0 < near < 0.2 * away
+
+
+def test_another_start_is_no_resume(tmp_path: Path) -> None:
+    def run(moved: float, resume: bool) -> None:
+        model = small_model()
+        with torch.no_grad():
+            model[0].weight += moved
+        config = small_config(tmp_path, epochs=1, warmup_epochs=0, resume=resume)
+        finetune(model, ArrayLoader(), ArrayLoader(), config, objective=L2SP(model, ["5"], alpha=1.0))
+
+    run(0.0, False)
+    run(0.0, True)
+    with pytest.raises(
+        ValueError, match=r"belongs to a run with other settings: objective\.start was '\w+', is '\w+'\. Res"
+    ):
+        run(1e-6, True)
 
 
 @pytest.mark.parametrize("stop_at", [3, 9])
@@ -357,9 +373,15 @@ def test_another_weight_or_penalty_is_no_resume(tmp_path: Path) -> None:
 
     run(0.5, 0.1, False)
     run(0.5, 0.1, True)
-    for weight, alpha in ((0.4, 0.1), (0.5, 0.2)):
-        with pytest.raises(ValueError, match="belongs to a run with other settings: objective was"):
+    for weight, alpha, different in (
+        (0.4, 0.1, r"objective.objective.weight was 0\.5, is 0\.4\. Resume"),
+        (0.5, 0.2, r"objective.alpha was 0\.1, is 0\.2\. Resume"),
+    ):
+        with pytest.raises(ValueError, match=f"belongs to a run with other settings: {different}"):
             run(weight, alpha, True)
+    with pytest.raises(ValueError, match=r"settings: objective.name was 'L2SP', is 'Joint'\. Resume"):
+        model, config = joined(), small_config(tmp_path, epochs=1, warmup_epochs=0, resume=True)
+        finetune(model, SideBySide(ArrayLoader(), Source()), ArrayLoader(n=8), config, objective=Joint(0.5))
 
 
 def test_objectives_may_be_any(tmp_path: Path) -> None:
@@ -496,6 +518,39 @@ def test_checkpoints_of_ours_of_other_classes_and_of_another_model(tmp_path: Pat
         make_model("inceptiontime", 3, task="series", channels=2, weights=tmp_path / "checkpoint.pt")
     with pytest.raises(ValueError, match=r"convolutions.0.weight' is \[64, 2, 8\] there and \[64, 1, 8\] here"):
         make_model("resnet1d", 3, task="series", channels=1, weights=tmp_path / "checkpoint.pt")
+
+
+def test_a_head_of_other_classes_is_replaced_though_their_number_is_the_same(tmp_path: Path) -> None:
+    donor, _ = make_model("resnet1d", 3, task="series", channels=2)
+
+    loader = ArrayLoader()
+    loader.classes = ["ant", "bee", "cat"]  # type: ignore[attr-defined]
+    finetune(Two(3), loader, ArrayLoader(), small_config(tmp_path, epochs=1, warmup_epochs=0))
+    run = load_checkpoint(tmp_path / "checkpoint.safetensors")
+    save_checkpoint(tmp_path / "run.safetensors", {**run, "model": donor.state_dict()})
+    save_checkpoint(tmp_path / "plain.safetensors", {"model": donor.state_dict()})
+    head = ["head.weight", "head.bias"]
+    for classes, file, expected in (
+        (["ant", "bee", "cat"], "run", []),
+        (["ant", "bee", "dog"], "run", head),
+        (["bee", "ant", "cat"], "run", head),  # each row would stand for another class
+        (["ant", "bee", "cat", "dog"], "run", head),
+        (3, "run", []),  # what is not said cannot differ
+        (["ant", "bee", "dog"], "plain", []),
+    ):
+        weights = tmp_path / f"{file}.safetensors"
+        model, fresh = make_model("resnet1d", classes, task="series", channels=2, weights=weights)
+        assert fresh == expected and equal(model.blocks, donor.blocks), classes  # type: ignore[arg-type]
+        assert torch.equal(model.head.weight, donor.head.weight) == (not expected)  # type: ignore[union-attr]
+
+
+def test_both_heads_of_lraspp_are_replaced() -> None:
+    donor, _ = make_model("lraspp_mobilenet_v3_large", 3, task="segmentation")
+    model, _ = make_model("lraspp_mobilenet_v3_large", 3, task="segmentation")
+    fresh = start_from(model, donor.state_dict(), name="lraspp", same_classes=False)
+    assert {name.rpartition(".")[0] for name in fresh} == {"classifier.low_classifier", "classifier.high_classifier"}
+    with pytest.raises(ValueError, match=r"LRASPP gives its outputs by 2 .*low_classifier and .*high_classifier"):
+        share_trunk(model, 5)
 
 
 def test_models_of_timm(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import dalipipe
+from dalipipe.cli.wording import in_flags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +63,7 @@ def plain_errors() -> Iterator[None]:
         wrong_input = isinstance(error, (OSError, ValueError, ImportError))
         if settings["traceback"] or not (wrong_input or _is_failed_run(error)):
             raise
-        _complain(str(error))
+        _complain(in_flags(str(error)))
         raise typer.Exit(2 if wrong_input else 1) from error
     except KeyboardInterrupt as stopped:
         from dalipipe.finetune import Interrupted

@@ -14,6 +14,7 @@ from dalipipe.cli.app import new_console
 from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, policies_of
 from dalipipe.cli.teaching import Teaching
 from dalipipe.cli.transferring import Transfer
+from dalipipe.cli.trial import try_out
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +116,14 @@ class _Fit:
         model, fresh, origin = self._make_model()
         self._say(job.title, style="bold")
         hard = job.objective or classify
+        try_out(
+            model if self.config.shard else model.to(self.device),  # which one device may not hold
+            hard,
+            self.train_loader,
+            name=job.model,
+            config=self.config,
+            layers=job.transfer.layers,
+        )
         batches: Any = self.train_loader
         objective: Objective = hard
         if job.teaching is not None:
@@ -240,7 +249,7 @@ class _Fit:
                 chatter.set_verbosity_error()  # what starts at random is said here
                 chatter.disable_progress_bar()
         torch.manual_seed(job.seed)
-        model, fresh = make_model(job.model, len(self.classes), weights=job.weights, **self._of_data)
+        model, fresh = make_model(job.model, self.classes, weights=job.weights, **self._of_data)
         if job.carry is not None:
             carried = carry_checkpoint(job.carry, model, self.classes)
             words = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"
@@ -265,7 +274,7 @@ class _Fit:
         parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         self._say(f"  {TASKS[job.task].noun:8}  {counts}")
         self._say(f"  model     {job.model}, {parameters_m:.1f} M parameters, {origin}")
-        if told := job.transfer.describe(model, self.source):
+        if told := job.transfer.describe(model, self.source, job.epochs):
             self._say(f"  transfer  {'; '.join(told)}")
         self._say(f"  device    {place}, {self.train_loader.threads} loader threads")
 

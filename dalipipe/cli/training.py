@@ -234,6 +234,11 @@ def train(
                 raise ValueError(
                     "--loss bce is for classes of whole samples; --task segmentation has ce, pixel by pixel"
                 )
+            if subset is not None:
+                raise ValueError(
+                    "--subset draws by the class of whole samples, and --task segmentation has one for every pixel: "
+                    "leave it out"
+                )
             objective = segment
         transfer = Transfer(freeze, unfreeze_every, layer_decay, l2_sp, source, target_weight, subset)
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
@@ -291,6 +296,7 @@ def train(
             transfer=transfer,
             teaching=teaching,
         )
+        transfer.check_start(given=any((weights, carry, folder)), resume=job.resume)
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():
             sources = open_data(
                 data,

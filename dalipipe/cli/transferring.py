@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,35 @@ class Transfer:
     def __post_init__(self) -> None:
         if self.target_weight is not None and self.source is None:
             raise ValueError("--target-weight is the target's beside a --source: give that too, or leave it out")
+        for flag, value in (("--l2-sp", self.l2_sp), ("--target-weight", self.target_weight)):
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{flag} must be a number in [0, inf), got {value:g}")
+        if self.freeze is not None and self.layers.freeze in (0, ""):
+            raise ValueError(
+                f"--freeze {self.freeze!r} freezes nothing: give 1 or more for the first layers, -1 for all but the "
+                "last, or names; or leave it out"
+            )
         _ = self.layers, self._count
+
+    def check_start(self, *, given: bool, resume: bool) -> None:
+        """``given``: whether there are weights to begin with.
+
+        Raises ``ValueError`` for options that are of no use without them.
+        """
+        if self.l2_sp is not None and not given:
+            wanted = "give the same --weights, or --carry, as before" if resume else "give --weights or --carry"
+            raise ValueError(f"--l2-sp pulls towards the weights that a run begins with: {wanted}")
+        if self.freeze is not None and not given and not resume:
+            raise ValueError(
+                "--freeze keeps layers as they are, which without weights to begin with is at random: give --weights "
+                "or --carry, or leave it out"
+            )
 
     @property
     def layers(self) -> Layers:
         from dalipipe.finetune import Layers
 
-        names = self.freeze or "0"
+        names = "0" if self.freeze is None else self.freeze
         freeze: int | str
         try:
             freeze = int(names)
@@ -120,7 +143,7 @@ class Transfer:
             objective = L2SP(model, fresh, alpha=self.l2_sp, objective=objective)
         return model, target, objective
 
-    def describe(self, model: nn.Module, source: Any) -> list[str]:
+    def describe(self, model: nn.Module, source: Any, epochs: int) -> list[str]:
         """What is out of the ordinary, for the heading; of a model that `prepare` gave."""
         from dalipipe.finetune import layers_of
 
@@ -128,9 +151,13 @@ class Transfer:
         learning = sum(p.numel() for group in layers.groups(model, weight_decay=0) for p in group["params"])
         if layers.freeze:
             whole = sum(parameter.numel() for parameter in model.parameters())
-            told.append(f"{1 - learning / whole:.1%} of the parameters frozen")
+            told.append(f"{whole - learning:,} of {whole:,} parameters frozen")
         if layers.unfreeze_every is not None:
-            told.append(f"one of {len(layers_of(model))} layers more learns every {layers.unfreeze_every:g} epochs")
+            every, names = layers_of(model), layers.learning(model, epochs - 1)
+            awake = sum(not names.isdisjoint(layer) for layer in every)
+            told.append(
+                f"one layer more learns every {layers.unfreeze_every:g} epochs, {awake} of {len(every)} by the end"
+            )
         if layers.lr_decay != 1:
             told.append(f"each layer's rate {layers.lr_decay:g} of the next one's")
         if self.l2_sp is not None:

@@ -276,7 +276,7 @@ def _make(name: str, source: Source, loader: DataLoader, task: str, weights: Pat
     from dalipipe.finetune.tuning import check_folds
     from dalipipe.sources import Text
 
-    classes = len(source.classes) if source.classes else int(check_folds(source, 2).max()) + 1
+    classes = source.classes or int(check_folds(source, 2).max()) + 1
     return make_model(
         name,
         classes,

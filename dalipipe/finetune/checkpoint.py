@@ -8,11 +8,12 @@ share their memory, such as tied weights, are in the file once, under their firs
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
         raise ValueError(f"{path} holds no state dict (name → tensor)")
     return loaded
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor], begin: str = "") -> str:
+    """Of names, types, shapes and contents, and of ``begin``: 24 hexadecimal digits."""
+    hashed = hashlib.blake2b(begin.encode(), digest_size=12)
+    for name, value in tensors.items():
+        hashed.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        hashed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def _read(path: Path) -> Any:

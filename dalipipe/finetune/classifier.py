@@ -6,7 +6,7 @@ import difflib
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +234,7 @@ def _check_classes(train: Source, val: Source, train_name: str, val_name: str) -
 
 def make_model(
     name: str,
-    classes: int,
+    classes: int | Sequence[str],
     *,
     task: str = "image",
     channels: int = 1,
@@ -242,7 +242,8 @@ def make_model(
     pad: int | None = None,
     weights: str | os.PathLike[str] | None = None,
 ) -> tuple[nn.Module, list[str]]:
-    """A model with ``classes`` outputs, and the names of the tensors that start at random.
+    """A model with an output for each of the ``classes``, their number or names, and the names of the tensors that
+    start at random.
 
     ``task``: ``"image"``, for torchvision's classification models, or ``timm/NAME`` for timm's; ``"segmentation"``, see
     :func:`~dalipipe.finetune.segmentation.segmentation_model`, which also start from a classifier's weights;
@@ -250,8 +251,9 @@ def make_model(
     words of a vocabulary, ``vocabulary_size`` of them, or the model of Hugging Face in the folder ``name``, with its
     weights, which learns from ``pad`` what stands behind texts if it does not say so itself. ``weights``: a file with
     a state dict, such as torchvision, timm and Hugging Face distribute, or a checkpoint of :func:`finetune`, see
-    :func:`~dalipipe.finetune.read_weights`. A head of other classes, or none, is left at random; nothing is
-    downloaded.
+    :func:`~dalipipe.finetune.read_weights`. A head of other classes, or none, is left at random; where
+    ``classes`` are names, so is that of a checkpoint trained on others, or on these in another order, be they as many.
+    Nothing is downloaded.
 
     Raises:
         ValueError: no model of this name, or a file whose tensors are not this model's.
@@ -259,24 +261,27 @@ def make_model(
         ModuleNotFoundError: timm or transformers is missing.
     """
     model: nn.Module
+    outputs = classes if isinstance(classes, int) else len(classes)
     if task == "segmentation":
-        model = segmentation_model(name, classes)
+        model = segmentation_model(name, outputs)
     elif task == "image":
         timm_name = name.removeprefix("timm/")
-        model = _torchvision_model(name, classes) if timm_name == name else _timm_model(timm_name, classes)
+        model = _torchvision_model(name, outputs) if timm_name == name else _timm_model(timm_name, outputs)
     elif is_folder_of_model(name, task):
-        model = HFClassifier.from_path(name, num_labels=classes, pad_token_id=pad)
+        model = HFClassifier.from_path(name, num_labels=outputs, pad_token_id=pad)
         if weights is None:
             return model, model.fresh
     else:
-        model = _own_model(name, classes, task, vocabulary_size if task == "text" else channels)
+        model = _own_model(name, outputs, task, vocabulary_size if task == "text" else channels)
     if weights is None:
         return model, list(model.state_dict())
     loaded = read_weights(weights)
     if task == "segmentation" and (backbone := backbone_weights(loaded, model.state_dict())) is not None:
         model.load_state_dict(backbone, strict=False)
         return model, [key for key in model.state_dict() if key not in backbone]
-    return model, start_from(model, loaded, name=name, origin=weights)
+    there = None if isinstance(classes, int) else read_classes(weights)
+    same = there is None or isinstance(classes, int) or there == list(classes)
+    return model, start_from(model, loaded, name=name, origin=weights, same_classes=same)
 
 
 def _timm_model(name: str, classes: int) -> nn.Module:

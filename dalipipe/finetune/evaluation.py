@@ -21,13 +21,15 @@ class Evaluation(NamedTuple):
     """Means over every prediction for the samples of a loader, and how many samples there were.
 
     ``confusion``: int64 [classes, classes], on the CPU: how often samples of a row's class were taken for a column's;
-    ``None`` where predictions are no classes, or more than 4096 of them.
+    ``None`` where predictions are no classes, or more than 4096 of them. ``of_pixels``: whether each sample has a class
+    for every pixel.
     """
 
     loss: float
     accuracy: float
     images: int
     confusion: torch.Tensor | None = None
+    of_pixels: bool = False
 
     @property
     def ious(self) -> torch.Tensor | None:
@@ -79,6 +81,7 @@ def evaluate(
     device = next(model.parameters()).device
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, correct, predictions, samples
     confusion: torch.Tensor | None = None
+    of_pixels = False
     model.eval()
     with torch.no_grad():  # what is made here, such as weights put together, may be used in training, too
         for batch in loader:
@@ -92,6 +95,7 @@ def evaluate(
             predicted = counts if scores.predictions is None else scores.predictions.where(counts, 0)
             parts = scores.losses.double().where(counts, 0), scores.correct.where(counts, 0), predicted, counts
             sums += torch.stack([part.sum() for part in parts])
+            of_pixels |= scores.answers is not None and scores.answers.truth.ndim > 2
             if scores.answers is not None and scores.answers.classes <= _MOST_CLASSES:
                 confusion = _counted(scores.answers, counts, confusion)
             if stop is not None and stop.poll() is not None:
@@ -104,7 +108,7 @@ def evaluate(
         confusion = confusion.cpu()
         if ranks.world_size > 1:
             confusion = torch.tensor(ranks.sum(confusion.flatten().tolist())).long().view(confusion.shape)
-    return Evaluation(loss / predictions_made, hits / predictions_made, int(samples), confusion)
+    return Evaluation(loss / predictions_made, hits / predictions_made, int(samples), confusion, of_pixels)
 
 
 def placed(batch: Iterable[Any], device: torch.device, memory_format: Any = torch.preserve_format) -> list[Any]:

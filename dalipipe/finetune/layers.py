@@ -61,7 +61,8 @@ class Layers:
         what the learning rate is multiplied by. Every parameter that ever learns is in one of them.
 
         Raises:
-            ValueError: ``freeze`` fits nothing of this model, or all of it.
+            ValueError: ``freeze`` fits nothing of this model, or all of it; or there is nothing that
+                ``unfreeze_every`` could ever let learn.
         """
         frozen = self._frozen(model)
         learning = {
@@ -69,6 +70,11 @@ class Layers:
             for name, parameter in model.named_parameters()
             if (name not in frozen and parameter.is_floating_point() if self._decides else parameter.requires_grad)
         }
+        if self.unfreeze_every is not None and not learning.keys() - set(layers_of(model)[-1]):
+            raise ValueError(
+                f"Layers.unfreeze_every={self.unfreeze_every:g} has nothing to unfreeze: Layers.freeze={self.freeze} "
+                "leaves only the last layer to learn; leave one of them out"
+            )
         if self.lr_decay == 1:
             parts = [(1.0, list(learning.values()))]
         else:
@@ -88,18 +94,23 @@ class Layers:
         """Sets ``requires_grad`` of every parameter for this epoch, a function of its number alone; returns whether any
         has changed.
         """
+        learning, changed = self.learning(model, epoch), False
+        for name, parameter in model.named_parameters():
+            learns = name in learning
+            changed |= parameter.requires_grad != learns
+            parameter.requires_grad_(learns)
+        return changed
+
+    def learning(self, model: nn.Module, epoch: int) -> set[str]:
+        """Names of the parameters that learn in this epoch."""
         if not self._decides:
-            return False
+            return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         resting = self._frozen(model)
         if self.unfreeze_every is not None:
             awake = 1 + int(min(epoch / self.unfreeze_every, 1e9))
             resting.update(name for layer in layers_of(model)[:-awake] for name in layer)
-        changed = False
-        for name, parameter in model.named_parameters():
-            learns = name not in resting and parameter.is_floating_point()
-            changed |= parameter.requires_grad != learns
-            parameter.requires_grad_(learns)
-        return changed
+        parameters = model.named_parameters()
+        return {name for name, one in parameters if name not in resting and one.is_floating_point()}
 
     def train(self, model: nn.Module) -> None:
         """Training mode, where layers learn."""
@@ -155,8 +166,9 @@ def layers_of(model: nn.Module) -> list[list[str]]:
     in which they run. A layer is an item of a ``Sequential`` or ``ModuleList`` (of lists within lists, the innermost
     ones'), such as a residual block or a transformer's, or a module beside these, such as a stem or a head. What has
     no matrix or filter of its own, such as a norm, and parameters that stand alone, such as a class token, belong to
-    the layer before them, or, at the beginning, to the one behind. A model whose modules run in another order says so:
-    ``model.layer_order()`` gives the names of modules or parameters, a sequence for each layer.
+    the layer before them, or, at the beginning, to the one behind. Where lists run side by
+    side, as in the Inception blocks of GoogLeNet, each branch counts as if it came after the one before. A model whose
+    modules run in another order says so: ``model.layer_order()`` gives the names of modules or parameters, a sequence for each layer.
     """
     parameters = dict(model.named_parameters())
     layers: list[list[str]] = []
@@ -173,7 +185,7 @@ def layers_of(model: nn.Module) -> list[list[str]]:
     return [*layers, waiting] if waiting else layers
 
 
-def head_of(model: nn.Module) -> tuple[str, nn.Module]:
+def head_of(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv1d | nn.Conv2d]:
     """The last linear layer, or convolution, of a model's last layer, and its name: its outputs are the classes.
 
     Raises:
@@ -188,6 +200,21 @@ def head_of(model: nn.Module) -> tuple[str, nn.Module]:
     raise ValueError(
         f"{type(model).__name__} does not end in a linear layer or a convolution; its last layer has {last}"
     )
+
+
+def outputs_of(model: nn.Module) -> list[str]:
+    """Names of the modules that give a model's outputs: that of `head_of`, and others like it, of as many outputs, in
+    the last layer. LRASPP has two.
+
+    Raises ``ValueError`` as `head_of` does.
+    """
+    outputs = len(head_of(model)[1].weight)
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in layers_of(model)[-1])
+    return [name for name in owners if _is_linear(model.get_submodule(name), outputs)]
+
+
+def _is_linear(module: nn.Module, outputs: int) -> bool:
+    return isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) and len(module.weight) == outputs
 
 
 def _units(module: nn.Module, prefix: str) -> Iterator[tuple[bool, list[str]]]:

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +350,7 @@ class _Run:
             "val_images": found.images,
             "eval_s": eval_s,
         }
-        if found.confusion is not None and int(found.confusion.sum()) > found.images:  # several a sample: pixels
+        if found.of_pixels and found.confusion is not None:
             row["val_mean_iou"] = found.mean_iou
         self.journal.write(row)
         if found.confusion is not None and self.ranks.main:
@@ -444,7 +445,7 @@ class _Run:
         then, now = {**FineTuneConfig(out=config.out).fingerprint(), **saved["settings"]}, self._settings()
         then["layers"] = {**dataclasses.asdict(Layers()), **then.get("layers", {})}  # of what there was not yet, then
         then.setdefault("objective", now["objective"])
-        different = [f"{key} was {then.get(key)!r}, is {now[key]!r}" for key in now if then.get(key) != now[key]]
+        different = [f"{name} was {was!r}, is {this!r}" for name, was, this in _differences(then, now)]
         if different:
             raise ValueError(
                 f"{path} belongs to a run with other settings: {'; '.join(different)}. "
@@ -525,6 +526,21 @@ class _Run:
         for parameter, learned in zip(self.model.parameters(), self.learned, strict=True):
             parameter.requires_grad_(learned)
         self.journal.close()
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What is other now: names, of what is inside of others with dots between, and both values. What was told then
+    alone is left out at the top, as versions differ in it; so is what things of different names were told.
+    """
+    if then.get("name") != now.get("name"):
+        yield f"{prefix}name", then.get("name"), now.get("name")
+        return
+    for name in dict.fromkeys([*now, *(then if prefix else ())]):
+        was, this = then.get(name), now.get(name)
+        if isinstance(was, dict) and isinstance(this, dict):
+            yield from _differences(was, this, f"{prefix}{name}.")
+        elif was != this:
+            yield f"{prefix}{name}", was, this
 
 
 def _optimizer(model: nn.Module, layers: Layers, config: FineTuneConfig, device: torch.device) -> torch.optim.Optimizer:

@@ -141,7 +141,8 @@ def soft_binary_cross_entropy(
         label_smoothing: share of each row spread over all classes, [0, 1). (timm leaves rows of shares alone, which
             timm's mixup has smoothed already.)
         target_threshold: in [0, 1): after smoothing, labels above it become 1, others 0; so both parts of a picture
-            that mixing made are fully there. None: shares stay.
+            that mixing made are fully there. It must lie between what smoothing makes of 0 and of 1. None: shares
+            stay.
         sum_classes: the sum over classes instead of their mean: gradients do not fade where classes are many.
 
     Raises:
@@ -170,8 +171,9 @@ def one_vs_rest_targets(
         targets = functional.one_hot(labels.long(), classes).float()
     else:
         targets = _shares(logits, labels, or_indices=True)
-    targets = targets * (1 - label_smoothing) + label_smoothing / classes
-    return _at_threshold(targets, target_threshold)
+    lowest = label_smoothing / classes
+    targets = targets * (1 - label_smoothing) + lowest
+    return _at_threshold(targets, target_threshold, label_smoothing, lowest, 1 - label_smoothing + lowest)
 
 
 def multi_label_targets(
@@ -189,8 +191,9 @@ def multi_label_targets(
     Raises ``ValueError`` for shapes that do not fit, or an argument out of its range.
     """
     _check_share("label_smoothing", label_smoothing)
-    targets = _shares(logits, labels, or_indices=False) * (1 - label_smoothing) + label_smoothing / 2
-    return _at_threshold(targets, target_threshold)
+    lowest = label_smoothing / 2
+    targets = _shares(logits, labels, or_indices=False) * (1 - label_smoothing) + lowest
+    return _at_threshold(targets, target_threshold, label_smoothing, lowest, 1 - lowest)
 
 
 def binary_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -213,10 +216,19 @@ def _check_share(name: str, value: float) -> None:
         raise ValueError(f"binary cross-entropy: {name} must be in [0, 1), got {value!r}")
 
 
-def _at_threshold(targets: torch.Tensor, threshold: float | None) -> torch.Tensor:
+def _at_threshold(
+    targets: torch.Tensor, threshold: float | None, smoothing: float, lowest: float, highest: float
+) -> torch.Tensor:
+    """0 and 1, where there is a threshold; ``lowest``, ``highest``: what smoothing has made of these."""
     if threshold is None:
         return targets
     _check_share("target_threshold", threshold)
+    if smoothing and not lowest < threshold < highest:
+        raise ValueError(
+            f"binary cross-entropy: with label smoothing {smoothing:g} of {targets.shape[1]} classes labels are "
+            f"{lowest:.3g} to {highest:.3g}, and target_threshold {threshold:g} would make them all "
+            f"{int(threshold <= lowest)}: give one between"
+        )
     return (targets > threshold).float()
 
 

@@ -16,8 +16,8 @@ from dalipipe.finetune.losses import binary_losses, multi_label_targets, one_vs_
 class Answers(NamedTuple):
     """What a batch's predictions should have been, and were: what confusion matrices count.
 
-    ``truth``, ``predicted``: integers [N, ...], classes 0 to ``classes`` - 1; where ``truth`` is negative, nothing was
-    asked.
+    ``truth``, ``predicted``: integers [N], [N, labels] or, of pixels, [N, H, W], classes 0 to ``classes`` - 1; where
+    ``truth`` is negative, nothing was asked.
     """
 
     truth: Tensor

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dalipipe.finetune.checkpoint import digest_of
 from dalipipe.finetune.objectives import Fields, Objective, Scores, classify, settings_of
 from dalipipe.finetune.sharding import like, local
 
@@ -66,6 +67,7 @@ class L2SP:
                 f"L2SP: all parameters of {type(model).__name__} are new, so there is no start to stay near: give it "
                 "pretrained weights first"
             )
+        self._digest = digest_of(self.start)
 
     def __call__(self, model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
         if not torch.is_grad_enabled():
@@ -76,8 +78,9 @@ class L2SP:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """See `settings_of`."""
-        return {"alpha": self.alpha, "beta": self.beta, "objective": settings_of(self.objective)}
+        """See `settings_of`. The start is there as a digest."""
+        told = {"alpha": self.alpha, "beta": self.beta, "start": self._digest}
+        return {**told, "objective": settings_of(self.objective)}
 
     def penalty(self, model: nn.Module) -> Tensor:
         """The formula above, a scalar in float32 or what parameters are in, with its gradient; of parameters that are

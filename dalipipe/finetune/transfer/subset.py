@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dalipipe import rng
@@ -11,8 +13,10 @@ from dalipipe.sources import Source, Text
 _SUBSET = 0x7375  # what these drawings mix into the seed, so that none sees another's numbers
 
 
-def draw_rows(labels: np.ndarray, count: float, *, seed: int = 0) -> np.ndarray:
-    """Rows int64 [n], rising: of each class as many as ``count`` says, see :func:`draw_subset`. ``labels``: int [N]."""
+def draw_rows(labels: np.ndarray, count: float, *, seed: int = 0, classes: Sequence[str] | None = None) -> np.ndarray:
+    """Rows int64 [n], rising: of each class as many as ``count`` says, see :func:`draw_subset`. ``labels``: int [N].
+    ``classes``: their names, for messages.
+    """
     labels = np.asarray(labels)
     share = isinstance(count, float)
     if isinstance(count, bool) or not isinstance(count, (int, float)) or not (0 < count <= 1 if share else count >= 1):
@@ -27,7 +31,8 @@ def draw_rows(labels: np.ndarray, count: float, *, seed: int = 0) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         wanted = max(1, round(count * len(members))) if share else int(count)
         if wanted > len(members):
-            raise ValueError(f"draw_subset: class {label} has {len(members)} samples, fewer than the {wanted} wanted")
+            name = repr(classes[label]) if classes else label
+            raise ValueError(f"draw_subset: class {name} has {len(members)} samples, fewer than the {wanted} wanted")
         order = rng.Permutation(len(members), rng.make_key(rng.mix64(seed, _SUBSET), int(label)))
         drawn.append(members[order(np.arange(wanted))])
     return np.sort(np.concatenate(drawn)).astype(np.int64)
@@ -48,7 +53,7 @@ def draw_subset(source: Source, count: float, *, seed: int = 0) -> Source:
     """
     if source.labels is None:
         raise ValueError("draw_subset: the labels are known only when the source is read: it cannot be drawn by class")
-    rows = draw_rows(source.labels, count, seed=seed)
+    rows = draw_rows(source.labels, count, seed=seed, classes=source.classes)
     if not isinstance(source, Text):
         return Part(source, rows)
     if source.strings is None or source.split is None:

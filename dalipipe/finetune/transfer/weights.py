@@ -8,14 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dalipipe.finetune.layers import layers_of
+from dalipipe.finetune.layers import layers_of, outputs_of
 
 _WRAPPERS = ("model.", "target.", "model.target.", "module.", "_orig_mod.")
 _UNUSED = ("aux", "AuxLogits")  # heads of torchvision's models that are for training from scratch
 
 
 def start_from(
-    model: nn.Module, weights: Mapping[str, Tensor], *, name: str, origin: object = "the weights"
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    name: str,
+    origin: object = "the weights",
+    same_classes: bool = True,
 ) -> list[str]:
     """Copies weights into a model, all but a head's of other classes; gives the names of the tensors that stay as they
     are, which is at random for a model just made.
@@ -27,10 +32,13 @@ def start_from(
         model: left as it was where an error is raised.
         weights: by name, as :func:`~dalipipe.finetune.read_weights` gives them.
         name, origin: the model's name, and where the weights are from, for messages.
+        same_classes: whether outputs of the same number are those of the same classes, in the same order. Where they
+            are not, the head stays as it is.
 
     Raises:
         ValueError: they are those of another model: names that this one does not have; names that it has and they
-            lack, but for its last layer; or tensors of other shapes, but where only the number of outputs differs.
+            lack, but for its last layer; or tensors of other shapes, but where only the number of outputs differs. Or
+            the head is to stay, and none is found.
     """
     own = model.state_dict()
     loaded = max(_views(weights), key=lambda view: len(own.keys() & view.keys()))
@@ -42,9 +50,12 @@ def start_from(
         problem = f"it has {foreign[0]!r}" if foreign else f"it lacks {absent[0]!r}"
     fresh = [key for key in own if key not in loaded and not key.endswith("num_batches_tracked")]
     outputs = _outputs(model, head)
+    of_others = set() if same_classes else set(outputs_of(model))
     for key in own:
         there, here = loaded.get(key, own[key]).shape, own[key].shape
         if there == here:
+            if key in loaded and key.rpartition(".")[0] in of_others:
+                fresh.append(key)
             continue
         if not (len(there) == len(here) and here[:1] == (outputs,) and there[1:] == here[1:]):
             problem = problem or f"{key!r} is {list(there)} there and {list(here)} here"
