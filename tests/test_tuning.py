@@ -910,10 +910,11 @@ def test_weight_decay_of_train(folder: Path, tmp_path: Path, monkeypatch: pytest
     jobs: list[Any] = []
     monkeypatch.setattr("dalipipe.cli.training.fit", lambda train, val, job: jobs.append(job))
     for options in ((), ("--weight-decay", 0.3), ("--l2-sp", 0.1), ("--l2-sp", 0.1, "--weight-decay", 0)):
-        result = call("train", folder, "--val-fraction", 0.5, *options)
+        result = call("train", folder, "--val-fraction", 0.5, "--weights", "some.pth", *options)
         assert result.exit_code == 0, result.output
     assert [job.weight_decay for job in jobs] == [0.05, 0.3, 0.0, 0.0]
-    result = call("train", folder, "--val-fraction", 0.5, "--l2-sp", 0.1, "--weight-decay", 0.1)
+    both = ("--l2-sp", 0.1, "--weight-decay", 0.1)
+    result = call("train", folder, "--val-fraction", 0.5, "--weights", "some.pth", *both)
     assert result.exit_code == 2 and "leave --weight-decay out" in result.output.replace("\n", " ")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import math
 import os
 import shutil
@@ -19,6 +18,7 @@ from torch import nn
 
 from dalipipe import rng
 from dalipipe.finetune.chance import left_to_chance
+from dalipipe.finetune.checkpoint import digest_of
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.loop import finetune
 from dalipipe.finetune.objectives import Objective, classify, settings_of
@@ -322,12 +322,9 @@ class _Trainings:
         """Of the first fold's model, what tells it from others: its kind, and a digest of its modules and weights."""
         with contextlib.closing(self._loader(0, self.eval_policy, training=True)) as loader:
             model = self._model(loader, 0)
-        hashed = hashlib.blake2b(repr(model).encode(), digest_size=6)
-        for name, value in model.state_dict().items():
-            hashed.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            hashed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        return f"{type(model).__qualname__}, {parameters_m:.1f} M parameters that begin as {hashed.hexdigest()}"
+        digest = digest_of(model.state_dict(), repr(model))
+        return f"{type(model).__qualname__}, {parameters_m:.1f} M parameters that begin as {digest}"
 
     def _seed(self, fold: int) -> int:
         return rng.mix64(self.config.seed, fold) >> 1
