@@ -166,9 +166,9 @@ def layers_of(model: nn.Module) -> list[list[str]]:
     in which they run. A layer is an item of a ``Sequential`` or ``ModuleList`` (of lists within lists, the innermost
     ones'), such as a residual block or a transformer's, or a module beside these, such as a stem or a head. What has
     no matrix or filter of its own, such as a norm, and parameters that stand alone, such as a class token, belong to
-    the layer before them, or, at the beginning, to the one behind. Where lists run side by
-    side, as in the Inception blocks of GoogLeNet, each branch counts as if it came after the one before. A model whose
-    modules run in another order says so: ``model.layer_order()`` gives the names of modules or parameters, a sequence for each layer.
+    the layer before them, or, at the beginning, to the one behind. Where lists run side by side, as in the Inception
+    blocks of GoogLeNet, each branch counts as if it came after the one before. A model whose modules run in another
+    order says so: ``model.layer_order()`` gives the names of modules or parameters, a sequence for each layer.
     """
     parameters = dict(model.named_parameters())
     layers: list[list[str]] = []
