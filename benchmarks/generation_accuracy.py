@@ -71,7 +71,8 @@ def sources(task: str, folder: str, size_px: int) -> tuple[Any, Any]:
 
     if task.startswith("digits"):
         train, test = open_folders(write_digits(Path(folder) / "digits"))
-        return pictures(train, size_px), pictures(test, size_px)
+        real = pictures(train, size_px)
+        return real, pictures(test, size_px, channels=real.images.shape[3])
     train = dalipipe.Series.open(Path(folder) / "ucr" / f"{task}_TRAIN.ts")
     test = dalipipe.Series.open(Path(folder) / "ucr" / f"{task}_TEST.ts", classes=train.classes)
     frames = np.concatenate(series_values(train))
@@ -161,8 +162,8 @@ def as_arrays(folder: Any, real: Any) -> Any:
     """Pictures that were written, as many channels as the real ones have, in their order of classes."""
     from dalipipe.finetune.generation import pictures
 
-    found = pictures(folder, real.images.shape[1])
-    assert found.classes == real.classes and found.images.shape[3] == real.images.shape[3]
+    found = pictures(folder, real.images.shape[1], channels=real.images.shape[3])
+    assert found.classes == real.classes
     return found
 
 

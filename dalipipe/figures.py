@@ -60,8 +60,7 @@ def draw_curves(
         axes.plot(step, column(steps, key), color=BLUE, alpha=0.3, linewidth=1)
         axes.plot(ends, column(epochs, key), color=BLUE, linewidth=1.8, label=training[key], **marks)
         axes.plot(ends, column(epochs, f"val_{key}"), color=ORANGE, linewidth=1.8, label="validation", **marks)
-    loss.legend(frameon=False, labelcolor=INK, loc="upper right")
-    accuracy.legend(frameon=False, labelcolor=INK, loc="lower right")
+        _legend_above(axes)
     loss.set_ylim(bottom=0)
     low = min(column(steps, "accuracy").min(), column(epochs, "val_accuracy").min())
     accuracy.set_ylim(max(0.0, np.floor(low * 10) / 10), 1.01)
@@ -102,36 +101,63 @@ def draw_curves(
 def draw_tuning(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> Path:
     """Draw accuracy over a policy's strength, a line for each number of copies or operators, as a PNG.
 
-    ``rows``: of each candidate its ``strength``, 0: none; ``line``: which line it is on, "": on all (none at
-    all); ``mean`` and ``error`` of its accuracy, [0, 1]; ``in_full``: others, which were given up early and
-    trained less, have a picture of their own; ``chosen``.
+    ``rows``: of each candidate in each round its ``strength``, 0: none, or ``None``: another policy, a level line;
+    ``line``: which line it is on, "": on all (none at all); ``mean`` and ``error`` of its accuracy, [0, 1];
+    ``in_full``: what was trained less has a picture of its own; ``chosen``.
 
     Raises ``ValueError`` for no rows, ``ModuleNotFoundError`` where matplotlib is missing.
     """
     if not rows:
         raise ValueError("draw_tuning: no candidates given")
-    figure = _figure(8.2, 4.4)
+    figure = _figure(8.2, 4.8)
     from matplotlib import colormaps
     from matplotlib.ticker import PercentFormatter
 
     full, early = [row for row in rows if row["in_full"]], [row for row in rows if not row["in_full"]]
-    both = figure.subplots(1, 2 if early else 1, squeeze=False)[0]
-    lines = list(dict.fromkeys(row["line"] for row in rows if row["line"]))
-    colours = dict(zip(lines, colormaps["viridis"](np.linspace(0, 0.85, max(len(lines), 1))), strict=False))
+    both = figure.subplots(1, 2 if early else 1, squeeze=False, sharex=True, sharey=True)[0]
+    own = list(dict.fromkeys(row["line"] for row in rows if row["line"] and row["strength"] is not None))
+    strengths = sorted({row["strength"] for row in rows} - {None})
+    others = list(dict.fromkeys(row["line"] for row in rows if row["strength"] is None))
+    colours = dict(zip(own, colormaps["viridis"](np.linspace(0, 0.85, max(len(own), 1))), strict=True))
+    handles: dict[str, Any] = {}
     parts = ([(early, "after the first round")] if early else []) + [(full, "trained in full")]
     for axes, (shown, name) in zip(both, parts, strict=True):
-        for line in lines:
-            own = sorted((row for row in shown if row["line"] in (line, "")), key=lambda row: row["strength"])
-            if not any(row["line"] for row in own):
+        for line in own:
+            points = {
+                row["strength"]: row for row in shown if row["line"] in (line, "") and row["strength"] is not None
+            }
+            if not any(row["line"] for row in points.values()):
                 continue
-            x, y = [row["strength"] for row in own], [row["mean"] for row in own]
-            error = [0.0 if np.isnan(row["error"]) else row["error"] for row in own]
-            axes.errorbar(
-                x, y, error, color=colours[line], label=line, marker="o", markersize=4, linewidth=1.6, capsize=2
+            # NaN where a strength is not there breaks the line, which would lead over it.
+            y = [points[at]["mean"] if at in points else np.nan for at in strengths]
+            error = [points[at]["error"] if at in points and at else np.nan for at in strengths]
+            handles[line] = axes.errorbar(
+                strengths, y, error, color=colours[line], marker="o", markersize=4, linewidth=1.6, capsize=2
             )
         for row in shown:
+            if row["strength"] is None:
+                handles[row["line"]] = axes.axhline(row["mean"], color=ORANGE, linewidth=1.5, linestyle="--")
+                if not np.isnan(row["error"]):
+                    ends = row["mean"] - row["error"], row["mean"] + row["error"]
+                    axes.axhspan(*ends, color=ORANGE, alpha=0.12, linewidth=0)
+            elif not row["line"]:
+                around = None if np.isnan(row["error"]) else row["error"]
+                handles["none"] = axes.errorbar(
+                    [0.0], [row["mean"]], around, color=INK, marker="s", markersize=5, linestyle="", capsize=2, zorder=3
+                )
             if row["chosen"]:
-                axes.plot(row["strength"], row["mean"], "o", markersize=11, markerfacecolor="none", color=RED, zorder=4)
+                at = row["strength"]
+                where: Any = {"transform": axes.get_yaxis_transform()} if at is None else {}
+                handles["chosen"], *_ = axes.plot(
+                    [0.5 if at is None else at],
+                    [row["mean"]],
+                    "o",
+                    markersize=11,
+                    markerfacecolor="none",
+                    color=RED,
+                    zorder=4,
+                    **where,
+                )
         axes.set_title(name, loc="left", fontsize=11, fontweight="bold", color=INK)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
         axes.grid(True, color=FAINT, linewidth=0.8)
@@ -139,7 +165,18 @@ def draw_tuning(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str],
         axes.set_xlabel("strength of the policy", color=SOFT)
         _without_frame(axes)
     both[0].set_ylabel("validation accuracy", color=SOFT)
-    both[0].legend(frameon=False, labelcolor=INK, fontsize=8)
+    names = [name for name in ("none", *own, *others, "chosen") if name in handles]
+    figure.legend(
+        [handles[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=len(names) if len(names) <= 7 else -(-len(names) // 2),
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8.5,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     figure.savefig(path, format="png")
@@ -631,6 +668,21 @@ def _without_frame(axes: Any) -> None:
     axes.tick_params(colors=SOFT, length=0, labelsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _legend_above(axes: Any) -> None:
+    """Beside the title, where no line is."""
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=2,
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8.5,
+        borderaxespad=0.1,
+        handlelength=1.4,
+        columnspacing=1.2,
+    )
 
 
 def _share_time(axes: Any, longest: int, own: int, rate_hz: float | None, *, is_first: bool) -> None:

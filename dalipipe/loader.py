@@ -303,6 +303,16 @@ class DataLoader(TorchDataLoader):
         """Threads that read, decode and augment. ``num_workers``, which counts worker processes, is 0."""
         return self._threads
 
+    @property
+    def source(self) -> Source:
+        """What is read from: the data set itself, or what stands around one of another kind."""
+        return self._source
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of pictures and signals in batches."""
+        return self._dtype
+
     # Iterating ------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:

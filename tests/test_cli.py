@@ -22,7 +22,7 @@ from sounds import wav
 from typer.testing import CliRunner, Result
 
 import dalipipe
-from dalipipe import bench, doctor
+from dalipipe import bench, doctor, figures
 from dalipipe.cli import app
 from dalipipe.demo_data import DIGITS_COUNT, write_digits
 from dalipipe.figures import draw_curves, draw_grid
@@ -774,6 +774,23 @@ def test_curves_need_something_to_draw(tmp_path: Path) -> None:
         draw_curves(tmp_path / "metrics.jsonl", tmp_path / "c.png")
     with pytest.raises(FileNotFoundError):
         draw_curves(tmp_path / "absent.jsonl", tmp_path / "c.png")
+
+
+def test_legends_of_curves_stand_above_the_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [
+        {"kind": "step", "step": n, "loss": 2 / n, "accuracy": 0.5, "lr": 1e-3, "stall": 0.1, "images_per_s": 9.0}
+        for n in range(1, 9)
+    ]
+    ends = [
+        {"kind": "epoch", "step": n, "loss": 1.0, "accuracy": 0.5, "val_loss": 2.0, "val_accuracy": 0.4} for n in (4, 8)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*steps, *ends])))
+    shown: list[Any] = []
+    made = figures._figure
+    monkeypatch.setattr(figures, "_figure", lambda *size: shown.append(made(*size)) or shown[-1])
+    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "c.png", title="run", smoothed_labels=True)
+    for axes in shown[0].axes[:2]:
+        assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1 - 1
 
 
 # Bench -------------------------------------------------------------------------------------------------------------

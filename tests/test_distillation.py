@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -36,6 +37,7 @@ from dalipipe.finetune.distillation import (
     sparse_logits,
     subset_then_transfer,
 )
+from dalipipe.finetune.parts import Part
 from dalipipe.loader import StateMismatchError
 from dalipipe.ops import image as ops
 from dalipipe.ops.mix import MixUp
@@ -66,7 +68,10 @@ POLICY = dalipipe.Policy([ops.RandomCrop(10), ops.HorizontalFlip(), ops.Contrast
 def loader(n: int = 40, classes: int = 3, **changes: Any) -> dalipipe.DataLoader:
     settings: dict[str, Any] = {"shuffle": True, "drop_last": True, "seed": 3, "device": "cpu", "num_workers": 1}
     settings |= {"policy": POLICY, "draw_epochs": 2, **changes}
-    return dalipipe.DataLoader(pictures(n, classes), settings.pop("batch_size", 8), **settings)
+    data = pictures(n, classes)
+    if settings.pop("repainted", False):  # where the fingerprint, which looks at a few, does not see it
+        data.images[1::2] //= 2
+    return dalipipe.DataLoader(data, settings.pop("batch_size", 8), **settings)
 
 
 def net(seed: int, width: int = 6, classes: int = 3) -> nn.Sequential:
@@ -361,6 +366,7 @@ def test_live_and_kept_lessons_continue_each_other(tmp_path: Path, monkeypatch: 
                     os.kill(os.getpid(), signal.SIGTERM)
             return super().__call__(*arguments)
 
+    Stopping.__name__ = "Distill"  # which a run to be resumed is asked for
     with pytest.raises(Interrupted):
         finetune(parts, Taught(loader(), teacher()), val, config(tmp_path / "parts"), objective=Stopping())
     again = config(tmp_path / "parts", resume=True)
@@ -406,6 +412,8 @@ def test_a_fill_that_is_stopped_goes_on(tmp_path: Path):
         ("data set", {"n": 41}),
         ("policy", {"policy": dalipipe.Policy([ops.RandomCrop(10), ops.Normalize()])}),
         ("seed", {"seed": 4}),
+        ("dtype", {"dtype": torch.bfloat16}),
+        ("data set", {"repainted": True}),
         ("draw_epochs", {"draw_epochs": 3}),
         ("copies", {"sampler": orders.Repeated(2), "shuffle": False}),
     ],
@@ -458,9 +466,96 @@ def test_caches_that_cannot_be(tmp_path: Path):
     assert not (tmp_path / "a").exists()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").touch()
-    with pytest.raises(OSError):
+    with pytest.raises(FileExistsError, match="b is there, and holds no teacher's answers: name a new or an empty"):
         TeacherCache(tmp_path / "b", loader(), teacher())
+    with pytest.raises(OSError, match=r"no answers can be kept: .*'[^']*mine\.txt/c'"):
+        TeacherCache(tmp_path / "b" / "mine.txt" / "c", loader(), teacher())
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    (tmp_path / "empty").mkdir()
+    TeacherCache(tmp_path / "empty", loader(), teacher())
+
+
+@pytest.mark.parametrize(
+    "name,content", [("teacher.json", "{"), ("teacher.json", "[]"), ("values.npy", "x"), ("filled.npy", None)]
+)
+def test_a_damaged_cache_is_told_by_the_file(tmp_path: Path, name: str, content: str | None):
+    TeacherCache(tmp_path / "cache", loader(), teacher())
+    file = tmp_path / "cache" / name
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged: .* Remove the folder .*cache"):
+        TeacherCache(tmp_path / "cache", loader(), teacher())
+
+
+def test_only_the_epochs_of_a_training_are_filled(tmp_path: Path):
+    settings: dict[str, Any] = {"draw_epochs": 5}
+    for epochs, answers in ((2, 80), (4, 80), (9, 40)):
+        cache = TeacherCache(tmp_path / "cache", loader(**settings), teacher(), epochs=epochs)
+        assert cache.missing == answers
+        cache.fill()
+        cache.wait(0.1)
+        train = loader(**settings)
+        for _ in range(epochs):
+            for lesson in Taught(train, cache):
+                assert torch.equal(lesson.logits[0], teacher().teach(lesson.fields).logits[0])
+
+
+class Doubled(nn.Sequential):
+    """The same weights as another's, and other answers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def test_teachers_of_one_s_weights_are_not_that_one(tmp_path: Path):
+    one = net(99, 10)
+    strided = net(99, 10)
+    strided[3].stride = (1, 1)
+    digests = [Teacher(model, CLASSES).digest for model in (one, net(99, 10), Doubled(*one), strided)]
+    assert digests[0] == digests[1] and len(set(digests)) == 3
+    acting = [nn.Sequential(nn.Linear(2, 3)) for _ in range(2)]
+    for number, model in enumerate(acting):
+        model.extra_repr = functools.partial("<function act at 0x{:x}>".format, 2**40 + number)
+        model.load_state_dict(acting[0].state_dict())
+    assert Teacher(acting[0], CLASSES).digest == Teacher(acting[1], CLASSES).digest
+
+
+@pytest.mark.parametrize("bad", ["repainted", "moved"])
+def test_identity_is_of_contents_and_not_of_places(tmp_path: Path, bad: str):
+    from PIL import Image
+
+    from dalipipe.sources.contents import identity
+
+    def write(root: Path, light: int) -> dalipipe.ImageFolder:
+        for i in range(70):
+            path = root / CLASSES[i % 2] / f"{i:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4, 3), light + i, np.uint8)).save(path)
+        return dalipipe.ImageFolder(root)
+
+    one, other = write(tmp_path / "one", 0), write(tmp_path / "other", 9 if bad == "repainted" else 0)
+    assert one.fingerprint() == other.fingerprint()
+    assert (identity(one) == identity(other)) == (bad == "moved")
+    half = [identity(Part(whole, np.arange(0, 70, 2))) for whole in (one, other)]
+    assert (half[0] == half[1]) == (bad == "moved") and half[0] != identity(one)
+    (tmp_path / "one" / CLASSES[0] / "00000.png").unlink()  # a record that cannot be read is none of another data set
+    assert identity(one) != identity(other)
+
+
+def test_identity_of_what_may_be_random_is_the_fingerprint():
+    from dalipipe.sources.contents import identity
+
+    class Random:
+        targets = (0, 1)
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Any:
+            return np.random.default_rng().integers(0, 9, (4, 4, 3)).astype(np.uint8), index
+
+    whole = dalipipe.MapDataset(Random())
+    for source in (whole, Part(whole, np.arange(1))):
+        assert identity(source) == identity(source) == source.fingerprint()
 
 
 def test_teachers_that_cannot_be():
@@ -519,6 +614,24 @@ def test_hints(tmp_path: Path):
     )
     after = hint_loss([hinted.train()(lesson.fields[0])[1][0]], lesson.features)
     assert after < square
+
+
+def test_hints_that_are_not_taken(tmp_path: Path):
+    asked, val = teacher(layers=["3"]), loader(shuffle=False, drop_last=False)
+    hinted = Hinted(net(1), asked.model, {"3": "3"}, [torch.zeros(2, 3, 10, 10)])
+
+    def refused(message: str, student: nn.Module, train: Any, **options: Any) -> None:
+        with pytest.raises(ValueError, match=message):
+            finetune(student, train, val, config(tmp_path, overwrite=True), **options)
+
+    message = "features of 1 layers as hints, and the student takes none"
+    refused(message, net(1), Taught(loader(), asked), objective=Distill())
+    refused("the student is Hinted, at 1 layers, and batches", hinted, Taught(loader(), teacher()), objective=Distill())
+    refused("the student is Hinted, at 1 layers, and batches", hinted, loader(), objective=Distill())
+    for student in (hinted, net(1)):
+        refused("classify: a batch of this loader is several sequences.*Distill", student, Taught(loader(), asked))
+    refused("classify: the model gives a tuple, expected logits.*Distill", hinted, loader())
+    finetune(net(1), Taught(loader(), asked), val, config(tmp_path, overwrite=True), objective=Distill(hint_weight=0))
 
 
 def test_hints_of_other_sizes_and_none():
@@ -604,10 +717,18 @@ def test_train_with_a_teacher(jpeg_folder: Any, tmp_path: Path):
     live = call("train", data, *student, "--teacher", checkpoint, "--out", tmp_path / "live", "--temperature", "inf")
     assert live.exit_code == 0, live.output
 
+    longer = call("train", data, *student, *kept[:-1], "5", "--out", tmp_path / "e")
+    assert longer.exit_code == 2
+    said = " ".join(longer.output.split())
+    assert "answers to 2 epochs' augmentation, and --cache-epochs is 5: give --cache-epochs 2, or" in said
+    wider = [*kept[:2], "--teacher-cache", tmp_path / "wider"]  # ten epochs' augmentation, of any number of epochs
+    for epochs, answers in (("1", "24 answers"), ("2", "24 answers"), ("1", "its answers are in")):
+        found = call("train", data, *student, *wider, "--out", tmp_path / "f", "--epochs", epochs, "--overwrite")
+        assert found.exit_code == 0 and answers in found.output, found.output
     seed = call("train", data, *student, *kept, "--out", tmp_path / "c", "--seed", "5")
     assert seed.exit_code == 2 and "seed: kept 0, here 5" in seed.output
     alone = call("train", data, *student, "--out", tmp_path / "live", "--resume")
-    assert alone.exit_code == 2 and "version: saved 'with a teacher'" in alone.output
+    assert alone.exit_code == 2 and "a run with other settings: objective was {'name': 'Distill'" in alone.output
     wide = ["--model", "shufflenet_v2_x1_0", *student[2:], "--epochs", "1", "--out", tmp_path / "wide"]
     carried = call("train", data, *wide, "--carry", checkpoint)
     assert carried.exit_code == 0, carried.output
@@ -621,6 +742,7 @@ def test_train_with_a_teacher(jpeg_folder: Any, tmp_path: Path):
     assert not (tmp_path / "d" / "metrics.jsonl").exists()
     other = call("train", data, *wide, "--overwrite", "--carry", checkpoint)
     assert other.exit_code == 2 and "was trained on other classes" in " ".join(other.output.split())
+    assert "start_from" not in other.output and "learnt on these classes" in " ".join(other.output.split())
 
 
 @pytest.mark.parametrize(

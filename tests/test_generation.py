@@ -24,6 +24,7 @@ from dalipipe.finetune.generation import (
     Judge,
     PictureCNN,
     SeriesGAN,
+    check_learnt_from,
     fit_classifier,
     generate,
     pictures,
@@ -39,6 +40,7 @@ from dalipipe.finetune.parts import Part, joined
 from dalipipe.sources import Arrays, ImageFolder, Series, Source
 
 TINY = GANConfig(steps=6, batch_size=8, noise=4, width=2)
+SHORT = GANConfig(steps=60, batch_size=16, noise=8, width=8)  # enough for bars
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -351,6 +353,131 @@ def test_generate_writes_series(tmp_path: Path) -> None:
     assert np.array_equal(values_of(made)[manifest_draw[1]], written)
 
 
+def pngs(source: Arrays, root: Path) -> Path:
+    assert source.images is not None and source.labels is not None and source.classes is not None
+    for row, (image, label) in enumerate(zip(source.images, source.labels, strict=True)):
+        path = root / source.classes[label] / f"{row:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(path)
+    return root
+
+
+def tinted(source: Arrays) -> Arrays:
+    assert source.images is not None and source.labels is not None
+    images = np.repeat(source.images, 3, 3)
+    images[..., 2] //= 2
+    return Arrays(images, source.labels, classes=source.classes)
+
+
+@pytest.mark.parametrize("which", ["grey validation", "grey training"])
+def test_training_data_decide_how_many_channels_there_are(which: str, tmp_path: Path) -> None:
+    grey, colour = bars(40), tinted(bars(40))
+    train, val = (colour, grey) if which == "grey validation" else (grey, colour)
+    found = generate(train, tmp_path, per_class=1, size_px=8, config=SHORT, judge_steps=30, val=val, agreement=0.0)
+    with Image.open(ImageFolder(found.data).paths[0]) as image:
+        assert image.mode == ("RGB" if which == "grey validation" else "L")
+    assert json.loads(found.manifest.read_text())["judge"]["on"] == "val"
+
+
+def test_pictures_of_so_many_channels() -> None:
+    grey, colour = bars(4), tinted(bars(4))
+    assert grey.images is not None and colour.images is not None
+    for source, channels, wanted in (
+        (grey, None, grey.images),
+        (grey, 3, grey.images.repeat(3, 3)),
+        (Arrays(grey.images.repeat(3, 3), grey.labels), 1, grey.images),
+        (colour, None, colour.images),
+        (colour, 3, colour.images),
+        (colour, 1, (colour.images @ [0.299, 0.587, 0.114]).round()[..., None]),
+    ):
+        found = pictures(source, 8, channels=channels).images
+        assert found is not None and found.dtype == np.uint8 and found.shape == wanted.shape
+        assert np.abs(found.astype(int) - wanted).max() <= (channels == 1 and source is colour)
+
+
+def test_a_judge_of_other_settings_is_trained_anew(tmp_path: Path) -> None:
+    def run(judge_steps: int, **how: Any) -> Any:
+        found = generate(
+            bars(40), tmp_path, per_class=1, size_px=8, config=SHORT, judge_steps=judge_steps, agreement=0.0, **how
+        )
+        rows = [json.loads(line) for line in (tmp_path / "judge" / "metrics.jsonl").read_text().splitlines()]
+        return found, json.loads(found.manifest.read_text())["judge"]["steps"], rows[-1]["step"]
+
+    generator = tmp_path / "generator.safetensors"
+    first = run(30)
+    before, judged = generator.read_bytes(), (tmp_path / "judge" / "checkpoint.safetensors").stat().st_mtime_ns
+    assert first[1:] == (30, 30)
+    assert run(30, resume=True)[1:] == (30, 30)
+    assert (tmp_path / "judge" / "checkpoint.safetensors").stat().st_mtime_ns == judged
+    assert run(36, resume=True)[1:] == (36, 36) and generator.read_bytes() == before
+    assert run(30, resume=True)[1:] == (30, 30) and generator.read_bytes() == before
+
+
+def test_a_generator_is_not_resumed_with_other_pictures_of_these_names(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"per_class": 1, "size_px": 8, "config": SHORT, "judge_steps": 30, "agreement": 0.0}
+    found = generate(ImageFolder(pngs(bars(40), tmp_path / "one")), tmp_path / "out", **made)
+    told = json.loads(found.manifest.read_text())["learnt_from"]
+    other = ImageFolder(pngs(bars(40, seed=5), tmp_path / "other"))
+    assert other.fingerprint() == ImageFolder(tmp_path / "one").fingerprint()
+    with pytest.raises(ValueError, match="another data"):
+        generate(other, tmp_path / "out", **made, resume=True)
+    again = generate(other, tmp_path / "again", **made)
+    assert json.loads(again.manifest.read_text())["learnt_from"] != told
+
+
+def test_made_data_are_told_by_what_they_were_made_of(tmp_path: Path) -> None:
+    one, other = (ImageFolder(pngs(bars(20, seed=seed), tmp_path / str(seed))) for seed in (0, 1))
+    made = tmp_path / "made"
+    generate(one, made, per_class=1, size_px=8, config=SHORT, judge_steps=30, agreement=0.0)
+    for path in (made, made / "data"):
+        check_learnt_from(path, one)
+        with pytest.raises(ValueError, match=r"was made of 20 other samples than the 20 .*--val-fraction"):
+            check_learnt_from(path, other)
+    check_learnt_from(tmp_path / "0", other)  # which says nothing
+    for words in ("{", "[]", "3"):
+        (made / "manifest.json").write_text(words)
+        with pytest.raises(ValueError, match=r"manifest\.json cannot be read"):
+            check_learnt_from(made, one)
+    (made / "manifest.json").write_text('{"learnt_from": "a book"}')
+    check_learnt_from(made, one)
+
+
+def test_made_of_validation_data_is_refused(tmp_path: Path) -> None:
+    from test_cli import SMALL_MODEL, call
+
+    pngs(bars(40, size_px=16), tmp_path / "data")
+    small = "--size 8 --per-class 3 --steps 60 --batch-size 16 --width 8 --judge-steps 30 --agreement 0".split()
+
+    def trained(*options: Any) -> Any:
+        run = ("--out", tmp_path / "run", "--epochs", "1", "--policy", "digits_train", "--overwrite", *SMALL_MODEL)
+        return call("train", tmp_path / "data", *run, *options)
+
+    for name, split in (
+        ("all", ()),
+        ("fraction", ("--val-fraction", "0.2")),
+        ("held", ("--hold-out", "*/0000?.png")),
+    ):
+        made = call("generate", tmp_path / "data", "--out", tmp_path / name, *small, *split)
+        assert made.exit_code == 0, made.output
+        assert "least with" in made.output and "up" in made.output
+        if not split:
+            refused = trained("--val-fraction", "0.2", "--add", tmp_path / name)
+            assert refused.exit_code == 2 and "it may show what is validated with" in " ".join(refused.output.split())
+            continue
+        found = trained(*split, "--add", tmp_path / name)
+        assert found.exit_code == 0, found.output
+    refused = trained("--val-fraction", "0.2", "--add", tmp_path / "held")
+    assert refused.exit_code == 2 and "was made of 30 other samples than the 32" in " ".join(refused.output.split())
+    # A part is drawn of the real ones, and what is made is added to it whole.
+    part = trained("--val-fraction", "0.2", "--add", tmp_path / "fraction", "--subset", "3")
+    assert part.exit_code == 0, part.output
+    assert "12 to train on, 8 to validate" in part.output
+    both = call(
+        "generate", tmp_path / "data", "--val-fraction", "0.2", "--hold-out", "*/0000?.png", "--out", tmp_path / "x"
+    )
+    assert both.exit_code == 2 and "give one of them" in both.output
+
+
 def test_bad_input_first(tmp_path: Path) -> None:
     few = GANConfig(steps=1)
     images = bars(6).images
@@ -449,11 +576,22 @@ def test_joined(jpeg_folder: Any) -> None:
     assert values_of(joined(bars(4), bars(6)))[4].shape == (8, 8, 1)
     series = joined(waves(4), waves(5))
     assert len(series) == 9 and np.array_equal(values_of(series)[5], values_of(waves(5))[1])
+    rows = np.array([3, 0])
+    for whole, more in ((one, other), (bars(4), bars(6)), (waves(4), waves(5))):
+        part = joined(Part(Part(whole, np.arange(4)), rows), more)
+        assert type(part) is type(whole) and len(part) == 2 + len(more)
+        assert part.labels.tolist() == [*whole.labels[rows], *more.labels]
+        first, last = part.read(np.array([0, 2])), (whole.read(rows[:1]), more.read(np.zeros(1, np.int64)))
+        column = whole.schema.fields[0].name
+        assert [first.columns[column][row].tobytes() for row in (0, 1)] == [
+            single.columns[column][0].tobytes() for single in last
+        ]
+    texts = dalipipe.Text(["a", "b"], np.array([0, 1]), classes=["a", "b"])
     for pair, message in (
+        ((Part(texts, np.arange(2)), Part(texts, np.arange(2))), r"Part\(2 of Text.*cannot be joined"),
         ((bars(4), bars(4, size_px=16)), "8×8×1 and 16×16×1 cannot be joined"),
         ((one, bars(4)), "only one of them has"),
         ((one, Arrays(np.zeros((2, 4, 4), np.uint8), np.arange(2), classes=one.classes)), "cannot be joined"),
-        ((Part(waves(4), np.arange(4)), Part(waves(4), np.arange(4))), "cannot be joined"),
     ):
         with pytest.raises(ValueError, match=message):
             joined(*pair)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 import dalipipe
 from dalipipe import recipes
 from dalipipe.finetune import tuning
+from dalipipe.finetune.chance import left_to_chance
 from dalipipe.finetune.tuning import Candidate, Standing, TuneConfig, candidates, plan_rungs, stratified_folds, tune
 from dalipipe.finetune.tuning import search as search_module
 from dalipipe.finetune.tuning.fixed_steps import FixedSteps
@@ -28,7 +30,7 @@ from dalipipe.ops import image, signal
 from dalipipe.ops.image import RandAugment, TrivialAugmentWide
 from dalipipe.ops.mix import MixUp
 from dalipipe.policy import Policy, SomeOf
-from dalipipe.policy_files import load_policy
+from dalipipe.policy_files import load_policy, save_policy
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -146,10 +148,27 @@ def test_the_grid() -> None:
     assert Candidate(0.5, 2).policy(policy) == policy.at_strength(0.5).with_copies(2)
     assert candidates(policy, strengths=(0, 1), copies=(0, None), baseline=False) == (Candidate(0.0), Candidate(1.0))
     counted = Policy([RandAugment(2)])
-    assert {one.count for one in candidates(counted, strengths=(1,))} == {None, 0, 1, 2, 3}  # None: none, baseline
+    assert {one.count for one in candidates(counted, strengths=(1,))} == {None, 1, 2, 3}  # None: none, baseline
     few = Policy([SomeOf((image.Invert(), image.Rotate()), n=1)])
     assert max(one.count or 0 for one in candidates(few)) == 2
     assert Candidate(0.5, count=1).policy(counted) == Policy([RandAugment(1)]).at_strength(0.5)
+
+
+def test_what_comes_to_the_same_is_there_once() -> None:
+    """No operators at any strength is no augmentation; a range that is full at 1 is no wider at 2."""
+    counted = candidates(Policy([RandAugment(2), image.Normalize()]))
+    assert [one.name for one in counted if one.count == 0] == []
+    assert len(counted) == 1 + 5 * 3 + 1
+    some = candidates(Policy([SomeOf((image.Rotate(20), image.Invert()), n=1), image.Normalize()]), baseline=False)
+    assert len(some) == 1 + 5 * 2 and {one.count for one in some} == {None, 1, 2}
+    beside = candidates(Policy([image.Rotate(20), RandAugment(2)]), strengths=(0.5, 1), baseline=False)
+    assert {(0.5, 0), (1.0, 0)} < {(one.strength, one.count) for one in beside} and len(beside) == 1 + 2 * 4
+    full = candidates(Policy([image.Rotate((-180, 180))]), strengths=(0.5, 1, 2, 3), copies=(None,), baseline=False)
+    assert [one.strength for one in full] == [0, 0.5, 1]
+    calm = Policy([image.Resize((8, 8)), image.Normalize()])
+    assert candidates(calm, baseline=False) == (Candidate(0.0),)
+    trivial = candidates(Policy([TrivialAugmentWide()]), strengths=(1,), copies=(None,))
+    assert [one.name for one in trivial] == ["none", "strength 1"]  # which is the baseline itself
 
 
 @pytest.mark.parametrize(
@@ -305,7 +324,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, accuracy: Any) -> list[tuple[Candid
     return asked
 
 
-GRID = [Candidate(0.0), *(Candidate(s) for s in np.arange(0.1, 2.2, 0.1).round(1).tolist())]
+GRID = [Candidate(0.0), *(Candidate(s) for s in np.arange(0.1, 1.9, 0.1).round(1).tolist())]
 
 
 def planted_tune(tmp_path: Path, **settings: Any) -> Any:
@@ -330,6 +349,8 @@ def test_a_planted_optimum_is_found_and_little_is_spent(tmp_path: Path, monkeypa
     )
     tuned = planted_tune(tmp_path)
     assert 0.5 <= tuned.chosen.candidate.strength <= 0.8
+    assert [one.candidate for one in tuned.rounds[0]] == GRID  # those that went on, too
+    assert {one.candidate for one in tuned.rounds[1]} == {one.candidate for one in tuned.standings if one.in_full}
     spent = sum(steps for _, _, steps in asked)
     assert spent == tuned.cost <= tuned.grid / 4
     folds_of = {degrees: [fold for other, fold, _ in asked if other == degrees] for degrees, _, _ in asked}
@@ -382,6 +403,110 @@ def test_no_training_is_repeated_wherever_it_was_stopped(tmp_path: Path, monkeyp
         planted_tune(tmp_path / "whole")
     with pytest.raises(ValueError, match=r"lr was 0.001, is 0.1"):
         planted_tune(tmp_path / "whole", resume=True, lr=0.1)
+
+
+def test_the_plot_has_all_rounds_and_the_baseline_no_strength(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dalipipe import figures
+
+    drawn: list[Any] = []
+    whole, made = figures.draw_tuning, figures._figure
+    shown: list[Any] = []
+    monkeypatch.setattr(figures, "_figure", lambda *size: shown.append(made(*size)) or shown[-1])
+    monkeypatch.setattr(figures, "draw_tuning", lambda rows, path: drawn.append(rows) or whole(rows, path))
+    monkeypatch.setattr(
+        search_module._Trainings, "fit", lambda self, policy, fold, steps: {"accuracy": 0.9 + 0.01 * fold, "loss": 0.5}
+    )
+    policy = Policy([image.Rotate(60)])
+    grid = candidates(policy)
+    tuned = tune(
+        policy,
+        made_source([20, 20]),
+        tiny,
+        TuneConfig(tmp_path, steps=40, batch_size=8),
+        candidates=grid,
+        eval_policy=Policy([]),
+        loader=OPTIONS,
+    )
+    (rows,) = drawn
+    assert sum(not row["in_full"] for row in rows) == len(grid)  # finalists, too
+    assert sum(row["in_full"] for row in rows) == sum(one.in_full for one in tuned.standings)
+    assert next(row["strength"] for row in rows if row["line"] == "TrivialAugment") is None
+    (figure,) = shown
+    left, right = figure.axes
+    assert left.get_ylim() == right.get_ylim() and left.get_xlim() == right.get_xlim()
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"none", "1 copy", "all samples", "TrivialAugment", "chosen"} <= set(names)
+
+
+def test_results_of_another_model_or_objective_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dalipipe.finetune import classification
+
+    planted(monkeypatch, lambda degrees, fold, steps: 0.9)
+
+    def again(model: Any = tiny, resume: bool = True, **how: Any) -> None:
+        tune(
+            Policy([image.Rotate(100)]),
+            made_source([20, 20]),
+            model,
+            TuneConfig(tmp_path, steps=4, batch_size=8, folds=2, resume=resume),
+            candidates=GRID,
+            eval_policy=Policy([]),
+            loader=OPTIONS,
+            **how,
+        )
+
+    class Other(Tiny):
+        pass
+
+    def trained(loader: Any) -> nn.Module:
+        model = Tiny(2)
+        nn.init.ones_(model.head.bias)
+        return model
+
+    again(resume=False)
+    again()
+    for other in (lambda loader: Other(2), trained):
+        with pytest.raises(ValueError, match=r"model was .*Tiny, 0.0 M parameters that begin as .*, is "):
+            again(other)
+    with pytest.raises(ValueError, match=r"objective was .*classify.*, is .*one_vs_rest"):
+        again(objective=classification("bce"))
+
+
+@pytest.mark.parametrize(
+    ("ops", "name"),
+    [
+        ([image.RandomResizedCrop(8), image.Normalize(0.5, 0.5)], "RandomResizedCrop"),
+        ([image.HorizontalFlip()], "HorizontalFlip"),
+        ([SomeOf((image.Invert(p=1), image.VerticalFlip(p=1)), n=1)], "SomeOf"),
+        ([RandAugment(2)], "RandAugment"),
+        ([image.GaussianNoise()], "GaussianNoise"),
+        ([MixUp(num_classes=2)], "MixUp"),
+    ],
+)
+def test_validation_without_chance(ops: list[Any], name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"eval_policy must leave nothing to chance, and draws what {name}"):
+        tune(
+            Policy([image.Invert()]),
+            made_source([10, 10]),
+            tiny,
+            TuneConfig(tmp_path / "out", steps=2, batch_size=4),
+            candidates=[Candidate(0.0), Candidate(1.0)],
+            eval_policy=Policy(ops),
+            loader=OPTIONS,
+        )
+    assert left_to_chance(Policy(ops).at_strength(0.0)) is None
+
+
+def test_what_is_left_to_chance() -> None:
+    """Recipes for validation leave nothing, those for training something; so do all operators at strength 0."""
+    for name, maker in vars(recipes).items():
+        if getattr(maker, "__module__", None) == recipes.__name__ and not name.startswith("_"):
+            assert (left_to_chance(maker()) is None) == name.endswith("_eval"), name
+            assert left_to_chance(maker().at_strength(0.0)) is None, name
+    always = [image.Rotate((90, 90)), image.Invert(p=1), image.Brightness((1.2, 1.2)), image.CenterCrop(600)]
+    assert left_to_chance(Policy([*always, RandAugment(0), SomeOf((image.Rotate(),), n=0)])) is None
+    assert left_to_chance(Policy([*always, image.Rotate(20, p=0)])) is None
+    assert left_to_chance(Policy([*always, image.Invert(p=0.01)])) == image.Invert(p=0.01)
 
 
 def test_a_harmful_policy_of_a_made_task(tmp_path: Path) -> None:
@@ -471,6 +596,27 @@ def test_trainings_are_the_same_again(tmp_path: Path) -> None:
     assert not (tmp_path / "b" / "training").exists()
 
 
+def test_results_are_not_of_other_pictures_of_these_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    planted(monkeypatch, lambda strength, fold, steps: 0.5)
+
+    def run(**how: Any) -> None:
+        config = TuneConfig(tmp_path / "out", folds=2, steps=2, batch_size=2, **how)
+        data = dalipipe.ImageFolder(folder)
+        grid = [Candidate(0.0), Candidate(1.0)]
+        tune(Policy([image.Rotate(20)]), data, tiny, config, candidates=grid, eval_policy=Policy([]), loader=OPTIONS)
+
+    run()
+    run(resume=True)
+    for path in folder.rglob("*.png"):
+        Image.new("RGB", (16, 16), "red").save(path)
+    with pytest.raises(ValueError, match="data"):
+        run(resume=True)
+
+
 def test_what_diverges_is_last(tmp_path: Path) -> None:
     class Diverges(Tiny):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -496,6 +642,7 @@ def test_what_diverges_is_last(tmp_path: Path) -> None:
     [
         ({"candidates": []}, "another candidate"),
         ({"candidates": [Candidate(1.0), Candidate(1.0)]}, "given twice"),
+        ({"candidates": [Candidate(1.0), Candidate(2.0)], "policy": Policy([image.Rotate(180)])}, "come to the same"),
         ({"config": {"batch_size": 17}}, "batch_size must be at most 16"),
         ({"config": {"batch_size": 0}}, "batch_size must be a whole number"),
         ({"config": {"lr": -1.0}}, "lr must be in"),
@@ -583,6 +730,24 @@ def test_the_range_test_finds_where_training_diverges(tmp_path: Path) -> None:
     assert found.draw(tmp_path / "range.png", title="squares").stat().st_size > 5000
 
 
+def test_the_steepest_rate_is_none_of_the_first_few() -> None:
+    """Losses of the first batches jump by themselves; the loss falls around the 60th of 100 steps."""
+    from dalipipe.finetune import Scores
+
+    random = np.random.default_rng(0)
+    steps = itertools.count()
+
+    def planned(model: Any, batch: Any, smoothing: float) -> Any:
+        step = next(steps)
+        loss = 2.3 - 1.5 / (1 + math.exp((60 - step) / 4)) + (9.0 if step == 0 else random.normal(0, 0.2))
+        loss += 8.0 * max(0, step - 80)  # diverges
+        return Scores(model.head.weight.sum() * 0 + torch.full((4,), loss), torch.zeros(4))
+
+    loader = [(torch.zeros(4, 1), torch.zeros(4, dtype=torch.int64))]
+    found = tuning.lr_range_test(Tiny(2), loader, objective=planned)
+    assert found.rates[52] < found.steepest < found.rates[72]
+
+
 def test_the_range_test_on_data() -> None:
     options = {"shuffle": True, "drop_last": True, "seed": 0, "policy": Policy([]), **OPTIONS}
     loader = dalipipe.DataLoader(made_source([60, 60]), 16, **options)
@@ -643,16 +808,62 @@ def test_tune_by_command(folder: Path, tmp_path: Path) -> None:
     assert again.exit_code == 2 and "resume" in again.output
     again = call(*given_, "--resume")
     assert again.exit_code == 0 and "chosen" in again.output
+    again = call(*given_, "--resume", "--model", "squeezenet1_0")
+    assert again.exit_code == 2 and "model was" in again.output
+    command = shlex.split(result.output.splitlines()[-1])
+    assert command[:3] == ["dalipipe", "train", str(folder)] and "squeezenet1_1" in command
+    trained = call(*command[1:])  # as it is printed
+    assert trained.exit_code == 0, trained.output
+    assert (tmp_path / "out" / "chosen" / "checkpoint.safetensors").is_file()
+
+
+def test_the_command_for_what_was_chosen(folder: Path, tmp_path: Path) -> None:
+    from dalipipe.cli.tuning import _train_command
+
+    options = {"task": "image", "lr": 0.001, "weights": None, "out": "a b"}
+    rest = "--task image --lr 0.001 --out 'a b'"
+    assert _train_command(folder, "image", options) == f"dalipipe train {folder} --val-fraction 0.2 {rest}"
+    for part in ("train", "val"):
+        (tmp_path / "both" / part).mkdir(parents=True)
+    for data in (tmp_path / "both", tmp_path / "both" / "train"):
+        assert _train_command(data, "image", options) == f"dalipipe train {tmp_path / 'both'} {rest}"
+    (tmp_path / "both" / "val").rmdir()
+    for data in (tmp_path / "both", tmp_path / "both" / "train"):
+        found = _train_command(data, "image", options)
+        assert found == f"dalipipe train {tmp_path / 'both' / 'train'} --val-fraction 0.2 {rest}"
+    for names, split in ((["one.tsv"], True), (["two_train.tsv", "two_val.tsv"], False)):
+        for name in names:
+            (tmp_path / name).write_text("good\tfilm\n")
+        assert ("--val-fraction" in _train_command(tmp_path / names[0], "text", options)) == split
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "suggest"])
+def test_a_size_that_nothing_becomes_of(command: str, folder: Path, tmp_path: Path) -> None:
+    for name, policy in (("my.yaml", recipes.digits_train(16)), ("my_eval.yaml", recipes.digits_eval(16))):
+        save_policy(policy, tmp_path / name)
+    split = ("--val-fraction", "0.5", "--out", tmp_path / "out") if command == "train" else ()
+    result = call(command, folder, "--policy", tmp_path / "my.yaml", "--size", 64, *split)
+    said = result.output.replace("\n", " ")
+    assert result.exit_code == 2 and "--size is for recipes" in said and "my.yaml says itself what size" in said
+    assert "leave it out" in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--folds", 13), "13 folds need 13 samples of every class"),
-        (("--strengths", "a"), "--strengths must be numbers with commas"),
+        (("--strengths", "a"), "--strengths must be numbers, at least 0, with commas"),
         (("--copies", "1,many"), "or all, got"),
         (("--operators", "1"), "SomeOf, RandAugment"),
         (("--policy", "cifar11"), "no recipe is called"),
+        (("--strengths", "-1"), "--strengths must be numbers, at least 0"),
+        (("--copies", "-1,all"), "--copies must be whole numbers, at least 0"),
+        (("--operators", "1"), "leave it out"),
+        (("--share", "0"), "--share must be above 0 and at most 1, got 0"),
+        (("--policy", "cifar10", "--size", "48"), "cifar10 says itself what size"),
+        (("--eval-policy", "deit"), "deit draws what RandomResizedCrop does"),
+        (("--policy", "nope.yaml", "--eval-policy", "cifar10_eval"), "there is no policy at nope.yaml"),
+        (("--strengths", "1", "--copies", "0", "--no-baseline"), "there is nothing to choose"),
     ],
 )
 def test_tune_says_what_is_wrong(options: tuple[Any, ...], message: str, folder: Path, tmp_path: Path) -> None:
@@ -667,9 +878,50 @@ def test_suggest_by_command(folder: Path, tmp_path: Path) -> None:
     given_ = ("suggest", folder, *words.split())
     result = call(*given_, "--range-test", image_)
     assert result.exit_code == 0, result.output
-    for word in ("--lr", "--epochs", "--batch-size", "weight decay", "range test"):
+    for word in ("--lr", "--epochs", "--batch-size", "--weight-decay", "range test"):
         assert word in result.output
     assert image_.stat().st_size > 5000
+
+
+def test_advice_is_not_lost_with_its_picture(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dalipipe.finetune.tuning import range_test as module
+
+    asked = []
+    words = "--policy digits_train --size 32 --device cpu --model shufflenet_v2_x0_5"
+    given_ = ("suggest", folder, *words.split(), "--range-test")
+    found = tuning.RangeTest((0.1, 0.2), (1.0, 0.5), (1.0, 0.5), 0.02, 0.1)
+    monkeypatch.setattr(tuning, "lr_range_test", lambda *a, **k: asked.append(a) or found)
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "range.png", tmp_path):
+        result = call(*given_, path)
+        assert result.exit_code == 2 and asked == [], result.output  # before anything is trained
+    result = call(*given_, tmp_path / "new" / "range.png")  # the folder is made
+    assert result.exit_code == 0 and (tmp_path / "new" / "range.png").is_file(), result.output
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(module.RangeTest, "draw", full)
+    result = call(*given_, tmp_path / "range.png")
+    assert result.exit_code == 0 and "--weight-decay" in result.output and "no space left" in result.output
+
+
+def test_weight_decay_of_train(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Any] = []
+    monkeypatch.setattr("dalipipe.cli.training.fit", lambda train, val, job: jobs.append(job))
+    for options in ((), ("--weight-decay", 0.3), ("--l2-sp", 0.1), ("--l2-sp", 0.1, "--weight-decay", 0)):
+        result = call("train", folder, "--val-fraction", 0.5, *options)
+        assert result.exit_code == 0, result.output
+    assert [job.weight_decay for job in jobs] == [0.05, 0.3, 0.0, 0.0]
+    result = call("train", folder, "--val-fraction", 0.5, "--l2-sp", 0.1, "--weight-decay", 0.1)
+    assert result.exit_code == 2 and "leave --weight-decay out" in result.output.replace("\n", " ")
+
+
+def test_train_wants_validation_without_chance(folder: Path, tmp_path: Path) -> None:
+    save_policy(Policy([image.Resize((16, 16)), image.HorizontalFlip()]), tmp_path / "chance.yaml")
+    words = ("--val-fraction", 0.5, "--policy", "digits_train", "--eval-policy", tmp_path / "chance.yaml")
+    result = call("train", folder, *words, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "draws what HorizontalFlip does" in result.output.replace("\n", " ")
 
 
 def test_series_and_texts(tmp_path: Path) -> None:

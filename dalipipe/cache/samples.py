@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import threading
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +17,10 @@ from dalipipe.cache import store as stores
 from dalipipe.cache.layout import Layout, UnlikeError, join
 from dalipipe.cache.settings import CacheSettings
 from dalipipe.cache.store import Store, Wanted
-from dalipipe.records import Column, Encoded, PartlyEncoded, Pictures, Tiles
+from dalipipe.records import Encoded, PartlyEncoded, Pictures, Tiles
 from dalipipe.sizes import format_bytes
 from dalipipe.sources.base import Source, digest
+from dalipipe.sources.contents import content_of, evenly
 from dalipipe.transfers import upload
 
 _LOOKED_AT = 64  # samples, to know what they are like, how large, and whose they are
@@ -208,7 +207,7 @@ class SampleCache:
         """From some of the samples. Their bytes are part of the name: data sets that go by one name may differ."""
         source = self._source
         total = len(source) * source.copies
-        rows = np.unique(np.linspace(0, total - 1, min(total, _LOOKED_AT)).astype(np.int64))
+        rows = evenly(total, _LOOKED_AT)
         records = source.read(rows, threads=threads)
         good = np.array([row for row in range(len(rows)) if row not in records.errors], np.int64)
         if not len(good):
@@ -221,7 +220,7 @@ class SampleCache:
         settings = self._settings
         parts = [repr((_VERSION, layout, total, settings, self._decoder, self._device.type)), source.fingerprint()]
         parts += [os.path.abspath(source.describe(int(row) % len(source))) for row in (rows[0], rows[-1])]
-        content = [_content(records.columns, int(row)) for row in good.tolist()]
+        content = [content_of(records.columns, int(row)) for row in good.tolist()]
         return Wanted(
             digest([*(part.encode("utf-8", "surrogateescape") for part in parts), *content]),
             layout,
@@ -244,18 +243,3 @@ def _sizes(files: Encoded, threads: int) -> np.ndarray:
 
 def _are_tiles(files: Encoded, rows: np.ndarray, threads: int) -> bool:
     return bool(native.Stripped(files.arena, files.starts, None, threads=threads).nbytes[rows].all())
-
-
-def _content(columns: Mapping[str, Column], row: int) -> bytes:
-    """Of one sample."""
-    parts = []
-    for name, column in columns.items():
-        value = column[row]
-        if isinstance(value, np.ndarray | np.generic):
-            parts.append(f"{name} {value.dtype.str} {value.shape}".encode() + value.tobytes())
-            continue
-        try:
-            parts.append(name.encode() + pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
-        except Exception:  # then it is not kept either
-            parts.append(name.encode() + type(value).__name__.encode())
-    return digest(parts).encode()

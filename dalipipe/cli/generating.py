@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from dalipipe.sources import Source
 
 
+_WORST = 3  # classes that the summary names
+
+
 @app.command()
 def generate(
     data: Annotated[
@@ -48,6 +51,10 @@ def generate(
         float | None,
         typer.Option(help="Keep this share of each class out, as train does, for a folder without train/ and val/."),
     ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(help="Keep out the files whose path in the folder fits, as train does.", show_default=False),
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Train on real, on made data and on both, and test on real ones.")
     ] = False,
@@ -68,9 +75,11 @@ def generate(
             raise ValueError(f"--task must be image or series, got {task}: others are not made")
         if resume and overwrite:
             raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
-        source, val = _open(data, task, val_fraction)
+        source, val = _open(data, task, val_fraction, hold_out)
         if report and val is None:
-            raise ValueError(f"{data} has nothing to test on, which --report needs: add val/, or give --val-fraction")
+            raise ValueError(
+                f"{data} has nothing to test on, which --report needs: add val/, or give --val-fraction or --hold-out"
+            )
         console = new_console()
         width = width or (8 if task == "image" and size >= 32 else 16)
         config = GANConfig(steps=steps, batch_size=batch_size, width=width, lr=lr, seed=seed)
@@ -95,19 +104,21 @@ def generate(
             console.print(_worth(source, val, found, size))
 
 
-def _open(data: Path, task: str, val_fraction: float | None) -> tuple[Source, Source | None]:
+def _open(data: Path, task: str, val_fraction: float | None, hold_out: str | None) -> tuple[Source, Source | None]:
     from dalipipe.finetune.classifier import open_data, open_series, series_file
     from dalipipe.sources import Series, open_source
 
     if task == "series":
-        if val_fraction is not None:
-            raise ValueError("series come in two files, _TRAIN.ts and _TEST.ts: leave --val-fraction out")
+        if val_fraction is not None or hold_out is not None:
+            raise ValueError(
+                "series come in two files, _TRAIN.ts and _TEST.ts: leave --val-fraction and --hold-out out"
+            )
         try:
             return open_series(data)
         except FileNotFoundError:
             return Series.open(data if data.is_file() else series_file(data)), None
-    if val_fraction is not None or (data / "val").is_dir():
-        return open_data(data, val_fraction=val_fraction)
+    if val_fraction is not None or hold_out is not None or (data / "val").is_dir():
+        return open_data(data, val_fraction=val_fraction, hold_out=hold_out)
     return open_source(data / "train" if (data / "train").is_dir() else data), None
 
 
@@ -156,6 +167,10 @@ def _summary(title: str, found: Generated) -> Any:
     table.add_column(overflow="fold")
     table.add_row("kept", f"{sum(found.kept.values()):,} samples of {len(found.kept)} classes")
     table.add_row("agreement", f"of those made the classifier agreed with {share:.0%}")
+    shares = {name: found.agreed[name] / tried for name, tried in found.tried.items()}
+    worst = sorted(shares, key=shares.__getitem__)[:_WORST]
+    if len(shares) > 1:
+        table.add_row("", f"least with {', '.join(f'{name} {shares[name]:.0%}' for name in worst)}")
     judge = about["judge"]
     on = "held-out" if judge["on"] == "val" else "its training"
     table.add_row("classifier", f"{judge['accuracy']:.2%} right on {on} data")
@@ -172,7 +187,10 @@ def _worth(source: Source, val: Source, found: Generated, size: int) -> Any:
     from dalipipe.sources import ImageFolder, Series
 
     if source.schema.of_kind("image"):
-        real, test, made = (pictures(one, size) for one in (source, val, ImageFolder(found.data)))
+        real = pictures(source, size)
+        test, made = (
+            pictures(one, size, channels=real.schema.fields[0].channels) for one in (val, ImageFolder(found.data))
+        )
         rows: list[Worth] = worth(real, made, test)
     else:
         rows = worth(source, Series.open(found.data, classes=source.classes), val)

@@ -104,15 +104,15 @@ def hint_at_texts(data: Path) -> Iterator[None]:
 
 
 def policy_of(wanted: str, *, size: int | None = None, rate_hz: int = RATE_HZ) -> Policy:
-    """A recipe by its name, at ``size`` px or ``rate_hz``; or what a file says, which sets its own sizes."""
-    from dalipipe import recipes
+    """A recipe by its name, at ``size`` px or ``rate_hz``; or what a file says, which sets its own sizes.
+
+    Raises ``ValueError`` for a name that there is not, or a ``size`` that nothing becomes of.
+    """
     from dalipipe.policy import Policy
 
-    makers = {
-        key: value
-        for key, value in vars(recipes).items()
-        if inspect.isfunction(value) and value.__module__ == recipes.__name__ and not key.startswith("_")
-    }
+    makers = _recipes()
+    if size is not None and not _takes_size(wanted):
+        raise ValueError(f"--size is for recipes that take one; {wanted} says itself what size it makes: leave it out")
     if wanted in makers:
         takes = inspect.signature(makers[wanted]).parameters
         settings = {"rate_hz": rate_hz, **({} if size is None else {"size": size})}
@@ -123,9 +123,53 @@ def policy_of(wanted: str, *, size: int | None = None, rate_hz: int = RATE_HZ) -
         raise ValueError(
             f"no recipe is called {wanted!r}; there are {', '.join(sorted(makers))}, and files, policy.yaml or .json"
         )
+    if not Path(wanted).is_file():
+        raise FileNotFoundError(f"there is no policy at {wanted}: name a recipe, or a file that is there")
     from dalipipe.policy_files import load_policy
 
     return load_policy(Path(wanted))
+
+
+def policies_of(
+    wanted: str, wanted_eval: str | None, *, size: int | None = None, rate_hz: int = RATE_HZ
+) -> tuple[Policy, Policy]:
+    """For training and, ``wanted_eval`` or the twin of ``wanted``, for validation; ``size`` is for those that take it.
+
+    Raises:
+        ValueError: as `policy_of`; a ``size`` that neither takes; or one for validation that leaves something to
+            chance.
+    """
+    from dalipipe.finetune.chance import left_to_chance
+
+    train = policy_of(wanted, size=size if _takes_size(wanted) else None, rate_hz=rate_hz)
+    name = wanted_eval or eval_twin(wanted)
+    if not _takes_size(wanted) and not _takes_size(name):
+        policy_of(wanted, size=size)  # which says what is wrong with it
+    evaluating = policy_of(name, size=size if _takes_size(name) else None, rate_hz=rate_hz)
+    if (node := left_to_chance(evaluating)) is not None:
+        raise ValueError(
+            f"validation needs a policy without chance, and {name} draws what {type(node).__name__} does: leave it "
+            "out there, or name another policy by --eval-policy"
+        )
+    return train, evaluating
+
+
+def _recipes() -> dict[str, Any]:
+    from dalipipe import recipes
+
+    return {
+        key: value
+        for key, value in vars(recipes).items()
+        if inspect.isfunction(value) and value.__module__ == recipes.__name__ and not key.startswith("_")
+    }
+
+
+def _takes_size(wanted: str) -> bool:
+    """Whether it is something whose size can be said: what there is not is for `policy_of` to say."""
+    maker = _recipes().get(wanted)
+    if maker is None:
+        return not is_policy_file(wanted)
+    return "size" in inspect.signature(maker).parameters
 
 
 def is_policy_file(name: str) -> bool:
@@ -154,8 +198,16 @@ def device_of(wanted: str) -> Any:
         raise ValueError(f"--{error}") from error
 
 
-def made_data(folder: Path) -> Path:
-    """Of a folder that `dalipipe generate` wrote, the data in it; else the path as it is."""
-    if (folder / "manifest.json").is_file():
-        return next((part for part in (folder / "data", folder / "data.ts") if part.exists()), folder)
-    return folder
+def with_more(train: Source, drawn: Source, add: Path, task: str, *, rate_hz: int, channels: int) -> Source:
+    """``drawn``, all of ``train`` or a part of it, and behind it the data in ``add``, which may be a folder that
+    `dalipipe generate` wrote.
+
+    Raises ``ValueError`` where the two do not fit, or those were made of other data than ``train``.
+    """
+    from dalipipe.finetune.generation import check_learnt_from
+    from dalipipe.finetune.parts import joined
+
+    check_learnt_from(add, train)
+    if (add / "manifest.json").is_file():
+        add = next((part for part in (add / "data", add / "data.ts") if part.exists()), add)
+    return joined(drawn, open_one(add, task, rate_hz=rate_hz, channels=channels))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dalipipe.cli.app import new_console
-from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, policy_of
+from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, policies_of
 from dalipipe.cli.teaching import Teaching
 from dalipipe.cli.transferring import Transfer
 from dalipipe.cli.trial import try_out
@@ -57,6 +57,7 @@ class Job:
     loop: dict[str, Any] = dataclasses.field(default_factory=dict)  # of FineTuneConfig, as they are
     channels: int = CHANNELS
     objective: Objective | None = None
+    weight_decay: float = 0.05
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
     teaching: Teaching | None = None
     carry: Path | None = None
@@ -64,9 +65,7 @@ class Job:
     @property
     def policies(self) -> tuple[Policy, Policy]:
         """For training, before anything is mixed, and for validation."""
-        recipe = policy_of(self.policy, size=self.size, rate_hz=self.rate_hz)
-        eval_recipe = policy_of(self.eval_policy or eval_twin(self.policy), size=self.size, rate_hz=self.rate_hz)
-        return recipe, eval_recipe
+        return policies_of(self.policy, self.eval_policy, size=self.size, rate_hz=self.rate_hz)
 
     @property
     def bad_samples(self) -> Path:
@@ -82,7 +81,7 @@ def fit(train: Source, val: Source, job: Job) -> Result:
         out=job.out,
         epochs=job.epochs,
         lr=job.lr,
-        weight_decay=0.05 if job.transfer.l2_sp is None else 0.0,
+        weight_decay=job.weight_decay,
         warmup_epochs=min(1.0, job.epochs / 2),
         seed=job.seed,
         resume=job.resume,
@@ -104,7 +103,7 @@ class _Fit:
         self, job: Job, config: FineTuneConfig, ranks: Ranks, device: torch.device, train: Source, val: Source
     ) -> None:
         self.job, self.config, self.ranks, self.device = job, config, ranks, device
-        self.train = job.transfer.drawn(train, job.seed)
+        self.train = train
         self.source = job.transfer.open_source(job.task, self.train, rate_hz=job.rate_hz, channels=job.channels)
         self.classes = self.train.classes or []
         self.console: Console = new_console(quiet=not ranks.main)
@@ -129,7 +128,13 @@ class _Fit:
         objective: Objective = hard
         if job.teaching is not None:
             batches, objective = job.teaching.begin(
-                self.train_loader, hard, ranks, self.console, self._of_data, job.timeout_s
+                self.train_loader,
+                hard,
+                ranks,
+                self.console,
+                self._of_data,
+                epochs=job.epochs,
+                timeout_s=job.timeout_s,
             )
         model, batches, objective = job.transfer.prepare(model, fresh, batches, self.source_loader, objective, hard)
         self._tell(model, origin)
@@ -186,7 +191,7 @@ class _Fit:
             on_error=job.on_error,
             cache=job.cache,
             cache_bytes=job.cache_bytes,
-            draw_epochs=None if job.teaching is None else job.teaching.draw_epochs(job.epochs),
+            draw_epochs=None if job.teaching is None else job.teaching.draw_epochs,
             **noted,
             **options,
         )

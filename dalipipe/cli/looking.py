@@ -15,7 +15,6 @@ from dalipipe.cli.inputs import (
     RATE_HZ,
     default_policy,
     device_of,
-    is_policy_file,
     open_one,
     policy_of,
     task_of,
@@ -84,8 +83,6 @@ def preview(
 
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, masks=masks)
         policy = policy or default_policy(task, data)
-        if size is not None and is_policy_file(policy):
-            raise ValueError(f"--size is for recipes; {policy} says itself what size it makes")
         if data is None and task != "image":
             raise ValueError(f"give the {defaults.noun} to show: dalipipe preview DATA --task {task}")
         rate_hz = rate_hz or RATE_HZ

@@ -41,6 +41,12 @@ RateOfModel = Annotated[
     float | None,
     typer.Option("--lr", help="Peak learning rate.", show_default="0.001, of Hugging Face's models 5e-05"),
 ]
+WeightDecay = Annotated[
+    float | None,
+    typer.Option(
+        "--weight-decay", min=0, help="Of weights, decoupled from the gradient.", show_default="0.05, with --l2-sp 0"
+    ),
+]
 MixUpAlpha = Annotated[
     float,
     typer.Option(
@@ -177,7 +183,7 @@ CacheEpochs = Annotated[
     typer.Option(
         min=1,
         help="With --teacher-cache: how many epochs are augmented differently; then their pictures come again.",
-        show_default="10, at most --epochs",
+        show_default="10",
         rich_help_panel=_DISTILLATION,
     ),
 ]

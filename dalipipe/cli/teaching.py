@@ -23,17 +23,28 @@ class Teaching:
     cache: Path | None
     cache_epochs: int
 
-    def draw_epochs(self, epochs: int) -> int | None:
-        """For the student's loader."""
-        return None if self.cache is None else min(self.cache_epochs, epochs)
+    @property
+    def draw_epochs(self) -> int | None:
+        """For the student's loader: also of a training of fewer epochs, so that others may use what is kept, too."""
+        return None if self.cache is None else self.cache_epochs
 
     def begin(
-        self, loader: Any, hard: Objective, ranks: Ranks, console: Any, of_data: dict[str, Any], timeout_s: float
+        self,
+        loader: Any,
+        hard: Objective,
+        ranks: Ranks,
+        console: Any,
+        of_data: dict[str, Any],
+        *,
+        epochs: int,
+        timeout_s: float,
     ) -> tuple[Any, Objective]:
         """Loads the teacher, has it asked where its answers are to be kept, and gives what to train on, and for what.
         ``of_data``: what `make_model` is to know of the data.
+
+        Raises ``ValueError`` where the cache holds other answers, in the words of options.
         """
-        from dalipipe.finetune.distillation import Taught, Teacher, TeacherCache, load_teacher
+        from dalipipe.finetune.distillation import OtherAnswersError, Taught, Teacher, TeacherCache, load_teacher
 
         model, classes = load_teacher(self.checkpoint, self.model, loader.classes, **of_data)
         teacher = Teacher(model.to(loader.device), classes)
@@ -43,11 +54,20 @@ class Teaching:
         objective = dataclasses.replace(distill, hard=hard)
         if self.cache is None:
             return Taught(loader, teacher), objective
-        if ranks.main:
-            cache = TeacherCache(self.cache, loader, teacher)
-        ranks.wait()
-        if not ranks.main:
-            cache = TeacherCache(self.cache, loader, teacher)
+        try:
+            if ranks.main:
+                cache = TeacherCache(self.cache, loader, teacher, epochs=epochs)
+            ranks.wait()
+            if not ranks.main:
+                cache = TeacherCache(self.cache, loader, teacher, epochs=epochs)
+        except OtherAnswersError as error:
+            if list(error.others) != ["draw_epochs"]:
+                raise
+            kept, _ = error.others["draw_epochs"]
+            raise ValueError(
+                f"--teacher-cache {self.cache} holds the answers to {kept} epochs' augmentation, and --cache-epochs is "
+                f"{self.cache_epochs}: give --cache-epochs {kept}, or another folder"
+            ) from error
         if ranks.main:
             _fill(cache, console)
         cache.wait(timeout_s)

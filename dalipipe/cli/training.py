@@ -15,9 +15,8 @@ from dalipipe.cli.inputs import (
     RATE_HZ,
     default_policy,
     hint_at_texts,
-    made_data,
-    open_one,
     task_of,
+    with_more,
 )
 from dalipipe.cli.job import Job, fit
 from dalipipe.cli.options import (
@@ -64,6 +63,7 @@ from dalipipe.cli.options import (
     Temperature,
     TensorBoard,
     UnfreezeEvery,
+    WeightDecay,
     Weights,
     Workers,
 )
@@ -158,6 +158,7 @@ def train(
     channels: Channels = None,
     max_length: MaxLength = None,
     lr: RateOfModel = None,
+    weight_decay: WeightDecay = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -291,6 +292,7 @@ def train(
             },
             channels=channels or CHANNELS,
             objective=objective,
+            weight_decay=transfer.weight_decay(weight_decay),
             transfer=transfer,
             teaching=teaching,
         )
@@ -306,9 +308,7 @@ def train(
                 tokenizer=folder,
                 max_length=max_length or (None if folder is None else longest_text(folder)),
             )
+        learnt = transfer.drawn(sources[0], seed)  # of what is added, all
         if add is not None:
-            from dalipipe.finetune.parts import joined
-
-            more = open_one(made_data(add), task, rate_hz=job.rate_hz, channels=channels or CHANNELS)
-            sources = joined(sources[0], more), sources[1]
-        fit(*sources, job)
+            learnt = with_more(sources[0], learnt, add, task, rate_hz=job.rate_hz, channels=job.channels)
+        fit(learnt, sources[1], job)

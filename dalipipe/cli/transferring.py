@@ -79,6 +79,12 @@ class Transfer:
         except ValueError:
             raise ValueError(f"--subset must be 20, say, a class, or 0.1 of each, got {self.subset!r}") from None
 
+    def weight_decay(self, given: float | None) -> float:
+        """Of the optimiser: L2-SP stands in for it."""
+        if self.l2_sp is not None and given:
+            raise ValueError("--l2-sp pulls weights by itself, instead of weight decay: leave --weight-decay out")
+        return 0.0 if self.l2_sp is not None else 0.05 if given is None else given
+
     def drawn(self, train: Source, seed: int) -> Source:
         """What to train on: all, or a part of each class."""
         from dalipipe.finetune.transfer import draw_subset

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dalipipe.cli.app import app, new_console, plain_errors, several
-from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, eval_twin, open_one, policy_of, task_of
+from dalipipe.cli.inputs import CHANNELS, RATE_HZ, TASKS, device_of, open_one, policies_of, policy_of, task_of
 from dalipipe.cli.options import (
     BatchSize,
     Channels,
@@ -22,6 +25,7 @@ from dalipipe.cli.options import (
     Seed,
     SizeOfRecipe,
     TaskOption,
+    WeightDecay,
     Weights,
     Workers,
 )
@@ -76,7 +80,13 @@ def tune(
         ),
     ] = None,
     baseline: Annotated[bool, typer.Option(help="Compare with TrivialAugment, for pictures.")] = True,
-    share: Annotated[float, typer.Option(help="Of the full grid's training that may be spent; 1: all of it.")] = 0.25,
+    share: Annotated[
+        float,
+        typer.Option(
+            help="Of the full grid's training, what is spent at most, from a dozen candidates on: of fewer, two are "
+            "trained in full all the same. 1: all are."
+        ),
+    ] = 0.25,
     model: ModelOfTask = None,
     weights: Weights = None,
     epochs: Epochs = 10,
@@ -86,6 +96,7 @@ def tune(
     channels: Channels = None,
     max_length: MaxLength = None,
     lr: RateOfModel = None,
+    weight_decay: WeightDecay = None,
     workers: Workers = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -111,8 +122,14 @@ def tune(
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or defaults.policy
         rate = rate_hz or RATE_HZ
-        written = policy_of(policy, size=size, rate_hz=rate)
-        seen = policy_of(eval_policy or eval_twin(policy), size=size, rate_hz=rate)
+        if not 0 < share <= 1:
+            raise ValueError(f"--share must be above 0 and at most 1, got {share:g}")
+        written, seen = policies_of(policy, eval_policy, size=size, rate_hz=rate)
+        if operators is not None and not written.counts:
+            raise ValueError(
+                f"--operators is for policies that say how many operators are applied, by SomeOf, RandAugment or the "
+                f"like, and {policy} does not: leave it out"
+            )
         grid = candidates(
             written,
             strengths=_numbers("strengths", strengths, float),
@@ -120,6 +137,10 @@ def tune(
             counts=None if operators is None else _numbers("operators", operators, int),
             baseline=baseline,
         )
+        if len(grid) < 2:
+            raise ValueError(
+                f"there is nothing to choose: {policy} at these --strengths and --copies changes no sample"
+            )
         source, folder = _open(data, task, model, rate_hz=rate, channels=channels, max_length=max_length)
         batch_size = max(1, min(batch_size, len(source) - -(-len(source) // folds)))
         steps = epochs * ((len(source) - -(-len(source) // folds)) // batch_size)
@@ -129,6 +150,7 @@ def tune(
             steps=steps,
             batch_size=batch_size,
             lr=lr if lr is not None else 1e-3 if folder is None else 5e-5,
+            weight_decay=0.05 if weight_decay is None else weight_decay,
             share=share,
             seed=seed,
             resume=resume,
@@ -151,7 +173,27 @@ def tune(
             say=say,
         )
         console.print(_shown(tuned))
-        say(f"dalipipe train {data} --task {task} --policy {tuned.files['policy']}")
+        options = {
+            "task": task,
+            "policy": tuned.files["policy"],
+            "model": model,
+            "weights": weights,
+            "epochs": epochs,
+            "batch-size": batch_size,
+            "rate-hz": rate_hz,
+            "channels": channels,
+            "max-length": max_length,
+            "lr": config.lr,
+            "weight-decay": config.weight_decay,
+            "workers": workers,
+            "device": None if device == "auto" else device,
+            "seed": seed,
+            "out": out / "chosen",
+        }
+        say("Train with what was chosen:")
+        console.print(
+            f"  {_train_command(data, task, options)}", style="bold", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 @app.command()
@@ -186,6 +228,8 @@ def suggest(
 
         defaults = task_of(task, size=size, rate_hz=rate_hz, channels=channels, max_length=max_length)
         model, policy = model or defaults.model, policy or defaults.policy
+        if range_test is not None:
+            _check_file(range_test)
         written = policy_of(policy, size=size, rate_hz=rate_hz or RATE_HZ)
         source, folder = _open(data, task, model, rate_hz=rate_hz or RATE_HZ, channels=channels, max_length=max_length)
         options: dict[str, Any] = {"policy": written, "shuffle": True, "drop_last": True, "seed": seed}
@@ -198,9 +242,8 @@ def suggest(
         table = Table(box=None, padding=(0, 2), title=f"{model} on {data}, {policy}", title_justify="left")
         for name in ("", "begin with", "because"):
             table.add_column(name)
-        for name, value in (("--lr", "lr"), ("--batch-size", "batch_size"), ("--epochs", "epochs")):
-            table.add_row(name, f"{getattr(advice, value):g}", advice.reasons[value])
-        table.add_row("weight decay", f"{advice.weight_decay:g}", advice.reasons["weight_decay"])
+        for name in ("lr", "weight_decay", "batch_size", "epochs"):
+            table.add_row(f"--{name.replace('_', '-')}", f"{getattr(advice, name):g}", advice.reasons[name])
         console = new_console()
         if range_test is not None:
             loader = DataLoader(source, min(advice.batch_size, len(source)), **options)
@@ -210,7 +253,7 @@ def suggest(
                 where = found.draw(range_test, title=f"{model} on {data}")
                 said = f"a tenth of where the loss is lowest; it falls fastest at {found.steepest:.2g}: {where}"
                 table.add_row("range test", f"{found.suggested:.2g}", said)
-            except ValueError as error:  # the rest is worth having all the same
+            except (ValueError, OSError, ImportError) as error:  # the rest is worth having all the same
                 table.add_row("range test", "nothing", str(error))
         console.print(table)
 
@@ -245,14 +288,44 @@ def _make(name: str, source: Source, loader: DataLoader, task: str, weights: Pat
     )[0]
 
 
+def _train_command(data: Path, task: str, options: dict[str, Any]) -> str:
+    """That trains on what was tuned on, and validates with what stands beside it, or else a part of it. ``options``:
+    ``None`` stands for what need not be said.
+    """
+    from dalipipe.finetune.classifier import text_files
+
+    split = task == "text" and len(text_files(data)) == 1
+    if task in ("image", "audio"):
+        part = data / "train" if (data / "train").is_dir() else data
+        split = part.name != "train" or not (part.parent / "val").is_dir()
+        data = part if split else part.parent
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", f"{value}")]
+    return shlex.join(["dalipipe", "train", str(data), *(["--val-fraction", "0.2"] if split else []), *given])
+
+
+def _check_file(path: Path) -> None:
+    """Before there is anything to write: that it can be."""
+    if path.is_dir():
+        raise IsADirectoryError(f"--range-test is the PNG to write, and {path} is a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"--range-test: {path} cannot be written")
+
+
 def _numbers(option: str, given: str, kind: type, none: str | None = None) -> list[Any]:
+    """Numbers ≥ 0."""
     found = []
     for part in given.split(","):
         try:
             found.append(None if part.strip() == none else kind(part))
+            if found[-1] is not None and not 0 <= found[-1] < math.inf:
+                raise ValueError(part)
         except ValueError:
+            what = "whole numbers" if kind is int else "numbers"
             also = "" if none is None else f", or {none}"
-            raise ValueError(f"--{option} must be numbers with commas between them{also}, got {given!r}") from None
+            raise ValueError(
+                f"--{option} must be {what}, at least 0, with commas between them{also}, got {given}"
+            ) from None
     return found
 
 

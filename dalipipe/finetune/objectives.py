@@ -56,14 +56,30 @@ def classify(model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> S
 
     Raises:
         ValueError: labels of classes that the model has no output for; on a GPU, which would have to be waited for,
-            only where they are shares.
+            only where they are shares. Batches of several sequences, and models that give something else.
     """
-    *inputs, labels = batch
-    logits = model(*inputs)
+    logits, labels = _asked("classify", model, batch)
     _check_labels(labels, logits.shape[1])
     losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
     right, predicted = labels if labels.ndim == 1 else labels.argmax(1), logits.argmax(1)
     return Scores(losses, predicted == right, answers=Answers(right, predicted, logits.shape[1]))
+
+
+def _asked(name: str, model: nn.Module, batch: Fields) -> tuple[Tensor, Tensor]:
+    """Logits and labels of a batch. Raises ``ValueError`` for batches and models of another objective."""
+    *inputs, labels = batch
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"{name}: a batch of this loader is several sequences of fields, expected (*inputs, labels): give an "
+            "objective for what it holds, Distill for that of Taught, Joint for that of SideBySide"
+        )
+    logits = model(*inputs)
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"{name}: the model gives a {type(logits).__name__}, expected logits, a tensor [N, classes]: give an "
+            "objective for what it gives; a Hinted student is trained by Distill"
+        )
+    return logits, labels
 
 
 def _check_labels(labels: Tensor, outputs: int) -> None:
@@ -94,8 +110,7 @@ def classify_one_vs_rest(
 
     Raises ``ValueError`` for labels that do not fit the logits.
     """
-    *inputs, labels = batch
-    logits = model(*inputs)
+    logits, labels = _asked("classify_one_vs_rest", model, batch)
     targets = one_vs_rest_targets(logits, labels, label_smoothing=label_smoothing, target_threshold=target_threshold)
     each = binary_losses(logits, targets)
     losses = each.sum(1) if sum_classes else each.mean(1)
@@ -115,8 +130,7 @@ def classify_labels(
 
     Raises ``ValueError`` for labels that do not fit the logits.
     """
-    *inputs, labels = batch
-    logits = model(*inputs)
+    logits, labels = _asked("classify_labels", model, batch)
     if labels.dtype == torch.bool:
         raise ValueError(
             "classify_labels: labels must be numbers, got torch.bool, which in a batch says which rows count: give the "

@@ -23,6 +23,7 @@ class Part(Source):
         self.whole, self.rows = whole, np.asarray(rows, np.int64)
         self.schema, self.classes, self.transform = whole.schema, whole.classes, whole.transform
         self.front, self.copies, self.in_memory = whole.front, whole.copies, whole.in_memory
+        self.repeatable = whole.repeatable
         self.labels = None if whole.labels is None else whole.labels[self.rows]
 
     def __len__(self) -> int:
@@ -37,6 +38,9 @@ class Part(Source):
 
     def describe(self, index: int) -> str:
         return self.whole.describe(int(self.rows[index]))
+
+    def __repr__(self) -> str:
+        return f"Part({len(self)} of {self.whole!r})"
 
     def files(self) -> Iterable[str]:
         return self.whole.files()
@@ -90,7 +94,7 @@ def choose(whole: Source, root: Path, *, val_fraction: float | None, hold_out: s
 
 def joined(one: Source, other: Source) -> Source:
     """Two data sets of the same classes as one, ``one``'s records first: two folders of pictures, arrays of pictures of
-    one size, or series.
+    one size, or series; or parts of such.
 
     Raises ``ValueError`` where they do not fit together.
     """
@@ -98,6 +102,7 @@ def joined(one: Source, other: Source) -> Source:
         odd = sorted(set(one.classes or []) ^ set(other.classes or []))
         where = f"only one of them has {odd[0]!r}" if odd else "their order differs"
         raise ValueError(f"data sets to be joined must have the same classes; {where}")
+    one, other = _alone(one), _alone(other)
     if isinstance(one, ImageFolder) and isinstance(other, ImageFolder):
         samples = [pair for part in (one, other) for pair in zip(part.paths, part.labels.tolist(), strict=True)]
         return ImageFolder.from_samples(samples, one.classes)
@@ -112,7 +117,26 @@ def joined(one: Source, other: Source) -> Source:
             raise ValueError(f"pictures of {' and '.join(sizes)} cannot be joined: bring them to one size")
         return Arrays(np.concatenate([one.images, other.images]), labels, classes=one.classes)
     if isinstance(one, Series):
-        signals = [(part.read(np.arange(len(part))).columns["series"], len(part)) for part in (one, other)]
-        values = [np.array(column[row]) for column, count in signals for row in range(count)]
+        values = [value for part in (one, other) for value in _series_values(part)]
         return Series(values, labels, classes=one.classes, rate_hz=one.rate_hz)
     raise ValueError(f"{one!r} cannot be joined with others: write it as a folder of class folders, or a .ts file")
+
+
+def _alone(source: Source) -> Source:
+    """A part of what can be joined as a source of its kind."""
+    if not isinstance(source, Part):
+        return source
+    whole, rows = _alone(source.whole), source.rows
+    if isinstance(whole, ImageFolder) and whole.labels is not None:
+        pairs = [(whole.paths[row], int(whole.labels[row])) for row in rows.tolist()]
+        return ImageFolder.from_samples(pairs, whole.classes, storage=whole.storage)
+    if isinstance(whole, Arrays) and whole.images is not None:
+        return Arrays(whole.images[rows], source.labels, classes=whole.classes)
+    if isinstance(whole, Series):
+        return Series(_series_values(source), source.labels, classes=whole.classes, rate_hz=whole.rate_hz)
+    return source
+
+
+def _series_values(source: Source) -> list[np.ndarray]:
+    signals = source.read(np.arange(len(source))).columns["series"]
+    return [np.array(signals[row]) for row in range(len(source))]

@@ -32,6 +32,8 @@ class Source(ABC):
     """How often every record is there, each time prepared differently: copy c of record i is read as number c · len +
     i. Epoch e takes copy e mod copies.
     """
+    repeatable: bool = True
+    """Whether a record is the same each time that it is read; what a user's own code gives need not be."""
     in_memory: bool = False
     """Whether reading gives pictures by address, of memory or memory maps that the source keeps: nothing is gained by
     keeping them once more.

@@ -54,6 +54,8 @@ class MapDataset(Source):
         ValueError: an empty one, or none of whose first items can be had.
     """
 
+    repeatable = False
+
     def __init__(self, dataset: Any, *, workers: Workers = "threads", columns: Columns = None) -> None:
         _check(dataset)
         if workers not in get_args(Workers):

@@ -1,6 +1,6 @@
 """Distillation: a student learns what a teacher says of the pictures that it sees, besides their labels."""
 
-from dalipipe.finetune.distillation.cache import TeacherCache
+from dalipipe.finetune.distillation.cache import OtherAnswersError, TeacherCache
 from dalipipe.finetune.distillation.hints import Hinted, hint_loss
 from dalipipe.finetune.distillation.loss import Distill, dense_logits, distillation_losses, sparse_logits
 from dalipipe.finetune.distillation.staged import Staged, carry_checkpoint, subset_then_transfer
@@ -10,6 +10,7 @@ __all__ = [
     "Distill",
     "Hinted",
     "Lesson",
+    "OtherAnswersError",
     "Staged",
     "Taught",
     "Teacher",

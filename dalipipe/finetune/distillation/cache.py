@@ -19,10 +19,23 @@ from torch import Tensor
 from dalipipe import rng
 from dalipipe.finetune.distillation.teacher import Lesson, Teacher, check_classes
 from dalipipe.orders import Given, Repeated, Sequential, Subset
+from dalipipe.sources.contents import identity
 
-_VERSION = 1
+_VERSION = 2
 _SAVE_S = 10.0  # work that a crash may cost
 _MISSING, _THERE, _BAD = 0, 1, 2  # in filled.npy
+
+
+class OtherAnswersError(ValueError):
+    """What a folder keeps are answers to other questions; ``others``: by name, what was kept and what is asked for."""
+
+    def __init__(self, path: Path, others: dict[str, tuple[Any, Any]]) -> None:
+        self.path, self.others = path, others
+        lines = [f"  {name}: kept {was!r}, here {now!r}" for name, (was, now) in others.items()]
+        super().__init__(
+            f"the answers in {path} are to other questions; name another folder, or remove this one:\n"
+            + "\n".join(lines)
+        )
 
 
 class TeacherCache:
@@ -39,14 +52,22 @@ class TeacherCache:
         path: the folder; made where there is none.
         loader: the student's `dalipipe.DataLoader`, with ``draw_epochs``.
         teacher: on the loader's device.
+        epochs: of this training. Of fewer than ``draw_epochs`` only these are filled, and waited for; a longer training
+            fills more. None: all.
+
+    Which samples these are is told by `identity`: data may move, and other pictures under the same names are found out.
 
     Raises:
-        ValueError: the folder has answers of another teacher, or to other samples, policies, seeds, ...; the loader
-            gives ever new pictures; hints, which a cache does not keep; teacher and data have other classes.
+        ValueError: the folder has answers of another teacher, or to other samples, policies, seeds, ...
+            (`OtherAnswersError`), or is damaged; the loader gives ever new pictures; hints, which a cache does not
+            keep; teacher and data have other classes.
+        FileExistsError: there is something else at ``path``.
         OSError: the folder cannot be written, or the disk is too small.
     """
 
-    def __init__(self, path: str | os.PathLike[str], loader: Any, teacher: Teacher) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], loader: Any, teacher: Teacher, *, epochs: int | None = None
+    ) -> None:
         check_classes(teacher.classes, loader.classes)
         if teacher.layers:
             raise ValueError("TeacherCache: features for hints are too large to be kept: ask the teacher itself")
@@ -59,15 +80,17 @@ class TeacherCache:
                 "DataLoader(draw_epochs=), how many epochs' augmentation there is to be"
             )
         self._copies, self._epochs = _copies(loader), state["draw_epochs"]
+        self._asked = self._epochs if epochs is None else min(epochs, self._epochs)
         self._identity = {
             "version": _VERSION,
             "teacher": self.digest,
             "classes": list(self.classes),
             "top_k": teacher.top_k,
             "rows": teacher.rows,
-            "data set": state["dataset"],
+            "data set": identity(loader.source, threads=loader.threads),
             "samples": len(loader.dataset),
             "policy": state["policy"],
+            "dtype": str(loader.dtype).removeprefix("torch."),
             "seed": state["seed"],
             "draw_epochs": self._epochs,
             "copies": self._copies,
@@ -75,14 +98,16 @@ class TeacherCache:
         if not (self.path / "teacher.json").is_file():
             self._make()
         self._check()
-        names = ("values",) if teacher.top_k == len(self.classes) else ("values", "classes", "rest")
-        self._filled = self._mapped("filled")
-        self._files = [self._mapped(name) for name in names]
+        self._filled, *self._files = map(self._mapped, self._layout)
 
     @property
     def missing(self) -> int:
-        """Answers that are not there yet."""
-        return int(np.count_nonzero(self._filled == _MISSING))
+        """Answers that are not there yet, and will be asked for."""
+        return int(np.count_nonzero(self._wanted == _MISSING))
+
+    @property
+    def _wanted(self) -> np.ndarray:
+        return self._filled[: self._asked * self._copies]
 
     def fill(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Works out what is missing, by a loader of its own. ``progress`` is told after every batch how many answers
@@ -91,7 +116,7 @@ class TeacherCache:
         What the loader skips or substitutes as bad is passed over. Warns where the teacher's kernels do not take
         rows alike.
         """
-        total = self._filled.size
+        total = self._wanted.size
         there, saved_s, checked = total - self.missing, time.monotonic(), False
         done: list[tuple[np.ndarray, np.ndarray]] = []
         try:
@@ -157,7 +182,7 @@ class TeacherCache:
 
     def _batches(self, done: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[Any]:
         """Those that lack answers, epoch by epoch; at its end an epoch's are saved."""
-        for epoch in range(self._epochs):
+        for epoch in range(self._asked):
             filled = self._filled[epoch * self._copies : (epoch + 1) * self._copies]
             if filled.all():
                 continue
@@ -191,20 +216,25 @@ class TeacherCache:
         self._filled.flush()
         done.clear()
 
-    def _make(self) -> None:
+    @property
+    def _layout(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Of each file."""
         draws, samples, top_k = self._epochs * self._copies, self._identity["samples"], self._teacher.top_k
-        files: dict[str, Any] = {
-            "filled": (np.uint8, (draws, samples)),
-            "values": (np.float32, (draws, samples, top_k)),
-        }
+        files = {"filled": ("uint8", (draws, samples)), "values": ("float32", (draws, samples, top_k))}
         if top_k < len(self.classes):
-            files["classes"] = np.uint16 if len(self.classes) <= 1 << 16 else np.int32, (draws, samples, top_k)
-            files["rest"] = np.float32, (draws, samples)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+            files["classes"] = "uint16" if len(self.classes) <= 1 << 16 else "int32", (draws, samples, top_k)
+            files["rest"] = "float32", (draws, samples)
+        return {name: (np.dtype(dtype), shape) for name, (dtype, shape) in files.items()}
+
+    def _make(self) -> None:
+        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+            raise FileExistsError(
+                f"{self.path} is there, and holds no teacher's answers: name a new or an empty folder"
+            )
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            temporary.mkdir()
-            for name, (dtype, shape) in files.items():
+            temporary.mkdir(parents=True)
+            for name, (dtype, shape) in self._layout.items():
                 np.lib.format.open_memmap(temporary / f"{name}.npy", "w+", dtype, shape).flush()
                 with open(
                     temporary / f"{name}.npy", "r+b"
@@ -212,25 +242,36 @@ class TeacherCache:
                     os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
             (temporary / "teacher.json").write_text(json.dumps(self._identity, indent=1) + "\n", encoding="utf-8")
             os.rename(temporary, self.path)
+        except OSError as error:
+            if not (self.path / "teacher.json").is_file():  # another process was faster
+                raise OSError(error.errno, f"no answers can be kept: {error.strerror}", str(self.path)) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _check(self) -> None:
-        found = json.loads((self.path / "teacher.json").read_text(encoding="utf-8"))
-        lines = [
-            f"  {name}: kept {found.get(name)!r}, here {value!r}"
-            for name, value in self._identity.items()
-            if found.get(name) != value
-        ]
-        if lines:
-            raise ValueError(
-                f"the answers in {self.path} are to other questions; name another folder, or remove this one:\n"
-                + "\n".join(lines)
-            )
+        file = self.path / "teacher.json"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise self._damaged(file, str(error)) from error
+        if not isinstance(found, dict):
+            raise self._damaged(file, f"it holds a {type(found).__name__}")
+        others = {name: (found.get(name), value) for name, value in self._identity.items() if found.get(name) != value}
+        if others:
+            raise OtherAnswersError(self.path, others)
 
     def _mapped(self, name: str) -> np.memmap[Any, Any]:
-        file: np.memmap[Any, Any] = np.lib.format.open_memmap(self.path / f"{name}.npy", "r+")
+        path, (dtype, shape) = self.path / f"{name}.npy", self._layout[name]
+        try:
+            file: np.memmap[Any, Any] = np.lib.format.open_memmap(path, "r+")
+        except (ValueError, FileNotFoundError) as error:
+            raise self._damaged(path, str(error)) from error
+        if file.dtype != dtype or file.shape != shape:
+            raise self._damaged(path, f"it holds {file.dtype} {list(file.shape)}, expected {dtype} {list(shape)}")
         return file
+
+    def _damaged(self, file: Path, why: str) -> ValueError:
+        return ValueError(f"{file} is damaged: {why}. Remove the folder {self.path}, and have it made again")
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -53,11 +53,15 @@ class Distill:
         return {**own, "hard": settings_of(self.hard)}
 
     def __call__(self, model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> Scores:
-        """Raises ``ValueError`` where teacher and student have different numbers of classes."""
+        """Raises ``ValueError`` where teacher and student have different numbers of classes, or one of them gives hints
+        and the other does not.
+        """
         taught = not isinstance(batch[0], Tensor)
         fields = batch[0] if taught else batch
         output = model(*fields[:-1])
         logits, features = output if isinstance(output, tuple) else (output, [])
+        if model.training and self.hint_weight:
+            self._check_hints(features, batch[2] if taught and len(batch) > 2 else ())
         scores = self.hard(lambda *_: logits, fields, label_smoothing)  # type: ignore[arg-type]
         if not taught or (self.hard_weight == 1 and not features):
             return scores
@@ -68,6 +72,19 @@ class Distill:
         if features and self.hint_weight:
             parts += [self.hint_weight * hint_loss(features, batch[2])]
         return scores._replace(minimised=torch.stack(parts).sum())
+
+    @staticmethod
+    def _check_hints(mine: Fields, its: Fields) -> None:
+        if its and not mine:
+            raise ValueError(
+                f"Distill: the teacher gives features of {len(its)} layers as hints, and the student takes none: wrap "
+                "it as Hinted(student, ...), or make the Teacher without layers"
+            )
+        if mine and not its:
+            raise ValueError(
+                f"Distill: the student is Hinted, at {len(mine)} layers, and batches have no features of a teacher: "
+                "train on Taught(loader, Teacher(..., layers=...)), or the student itself"
+            )
 
 
 def distillation_losses(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

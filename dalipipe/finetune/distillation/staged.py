@@ -87,7 +87,10 @@ def carry_checkpoint(path: str | os.PathLike[str], target: nn.Module, classes: S
     if own is not None and own != list(classes):
         odd = sorted(set(own) ^ set(classes))
         where = f"only one of them has {odd[0]!r}" if odd else "their order differs"
-        raise ValueError(f"{path} was trained on other classes than these; {where}: start_from leaves heads out")
+        raise ValueError(
+            f"{path} was trained on other classes than these; {where}. Give weights that were learnt on these "
+            "classes, of a part of these data, say"
+        )
     return carry_weights(weights, target)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -52,7 +53,8 @@ class Teacher:
 
     It is always given ``rows`` samples at one time, the last of them repeated where there are fewer: kernels round
     differently for batches of other sizes, and so what it says of a sample does not depend on its batch, to the bit,
-    where the model's kernels take rows alike (see `row_by_row`) and samples are not padded to their batch's longest.
+    where the model's kernels take rows alike (see `row_by_row`) and samples are not padded to their batch's longest, as
+    series and texts may be: these differ by roundings, some 3e-8.
 
     Args:
         model: maps inputs to logits [N, classes], on the device of the batches; put into evaluation mode.
@@ -78,8 +80,13 @@ class Teacher:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of its weights, as they are when it is first asked for, and of how they are used."""
-        hashed = hashlib.blake2b(f"{self.classes} {self.top_k} {self.rows} {self.layers}".encode(), digest_size=12)
+        """Of its weights, as they are when it is first asked for, its class and modules, and how they are used. What a
+        class's ``forward`` does is not looked at: other code under the same name is the same teacher.
+        """
+        kind = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
+        modules = re.sub(r" at 0x[0-9a-f]+", "", repr(self.model))  # functions are shown with where they lie in memory
+        told = f"{kind} {modules} {self.classes} {self.top_k} {self.rows} {self.layers}"
+        hashed = hashlib.blake2b(told.encode(), digest_size=12)
         for name, value in self.model.state_dict().items():
             hashed.update(f"{name} {value.dtype} {list(value.shape)}".encode())
             hashed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -149,8 +156,8 @@ class Taught:
         if state.get("version") != _VERSION or state.get("teacher") != self.teacher.digest:
             was = "with another teacher" if state.get("version") == _VERSION else "without a teacher"
             raise ValueError(
-                f"this run was begun {was} (other weights, classes, top_k, rows or layers): continue it as it was "
-                "begun, or begin anew in another folder"
+                f"this run was begun {was} (other weights, modules, classes, top_k, rows or layers): continue it as it "
+                "was begun, or begin anew in another folder"
             )
         self.loader.load_state_dict(state["loader"])
 

@@ -11,7 +11,7 @@ from dalipipe.finetune.generation.images import ImageGAN
 from dalipipe.finetune.generation.report import Worth, worth
 from dalipipe.finetune.generation.run import generate
 from dalipipe.finetune.generation.series import SeriesGAN
-from dalipipe.finetune.generation.writing import Generated, sample_agreed, write_agreed
+from dalipipe.finetune.generation.writing import Generated, check_learnt_from, sample_agreed, write_agreed
 
 __all__ = [
     "ConditionalGAN",
@@ -23,6 +23,7 @@ __all__ = [
     "PictureCNN",
     "SeriesGAN",
     "Worth",
+    "check_learnt_from",
     "fit_classifier",
     "generate",
     "pictures",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from dalipipe.ops.image import Normalize
 from dalipipe.orders import Weighted
 from dalipipe.policy import Policy
 from dalipipe.sources import Source
+from dalipipe.sources.contents import identity
 
 
 class PictureCNN(nn.Module):
@@ -114,8 +117,15 @@ class Judge:
         cls, real: Source, out: str | os.PathLike[str], *, steps: int = 300, seed: int = 0, val: Source | None = None
     ) -> tuple[Judge, float]:
         """A small one, trained on ``real`` in the folder ``out``, and its accuracy on ``val``, or on what it has
-        learnt from.
+        learnt from. What stands there is continued where it is of the same data, steps and seed, else replaced.
         """
+        told = {"steps": steps, "seed": seed, "data": [None if one is None else identity(one) for one in (real, val)]}
+        settings = Path(out) / "judge.json"
+        if not settings.is_file() or settings.read_text(encoding="utf-8") != json.dumps(told):
+            for file in Path(out).glob("checkpoint.*"):
+                file.unlink()
+            settings.parent.mkdir(parents=True, exist_ok=True)
+            settings.write_text(json.dumps(told), encoding="utf-8")
         model = small_classifier(real, seed)
         found = fit_classifier(model, real, real if val is None else val, out, steps=steps, seed=seed)
         return cls(model), found.val_accuracy

@@ -35,6 +35,7 @@ from dalipipe.finetune.checkpoint import load_checkpoint, save_checkpoint
 from dalipipe.finetune.generation.generator import as_source, check_labels
 from dalipipe.finetune.interrupts import Interrupted, StopSignals
 from dalipipe.sources import Source
+from dalipipe.sources.contents import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,7 +165,7 @@ class ConditionalGAN(ABC):
         """
         _, self.classes = check_labels(source)
         examples = self._examples(source)
-        settings = {**self._settings(), "data": source.fingerprint()}
+        settings = {**self._settings(), "data": identity(source)}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             generator, discriminator = self._networks()

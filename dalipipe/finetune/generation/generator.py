@@ -52,9 +52,11 @@ def check_labels(source: Source, least: int = 2) -> tuple[np.ndarray, list[str]]
     return labels.astype(np.int64), list(classes)
 
 
-def pictures(source: Source, size_px: int, *, threads: int = 1) -> Arrays:
-    """A source's pictures in memory, ``size_px`` × ``size_px``, uint8 [N, S, S, C], with their labels and classes; of
-    one channel where all of them are grey.
+def pictures(source: Source, size_px: int, *, channels: int | None = None, threads: int = 1) -> Arrays:
+    """A source's pictures in memory, ``size_px`` × ``size_px``, uint8 [N, S, S, C], with their labels and classes.
+
+    ``channels``: 3, or 1, which is luma of what is in colour; None: 1 where all of them are grey. Data that are to go
+    together, such as what is trained on and tested with, want the same number, whatever is in them.
 
     Raises:
         ValueError: there are no pictures or labels, or a class without any.
@@ -75,9 +77,17 @@ def pictures(source: Source, size_px: int, *, threads: int = 1) -> Arrays:
         seed=0,
     )
     found = np.concatenate([batch[0].permute(0, 2, 3, 1).numpy() for batch in loader])
-    if found.shape[3] == 3 and (found == found[..., :1]).all():
-        found = np.ascontiguousarray(found[..., :1])
+    if channels is None:
+        channels = 1 if (found == found[..., :1]).all() else 3
+    if channels != found.shape[3]:
+        found = _luma(found) if channels == 1 else found.repeat(3, 3)
     return Arrays(found, labels, classes=classes)
+
+
+def _luma(pictures: np.ndarray) -> np.ndarray:
+    """Of uint8 [..., 3]: uint8 [..., 1], by ITU-R 601 as Pillow rounds it, which leaves grey as it is."""
+    weighted = pictures.astype(np.int32) @ np.array([19595, 38470, 7471], np.int32)
+    return ((weighted + (1 << 15)) >> 16).astype(np.uint8)[..., None]
 
 
 def series_values(source: Source) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from dalipipe.finetune.generation.images import ImageGAN
 from dalipipe.finetune.generation.series import SeriesGAN
 from dalipipe.finetune.generation.writing import Generated, check_names, write_agreed
 from dalipipe.sources import Source
+from dalipipe.sources.contents import identity
 
 
 def generate(
@@ -45,7 +46,7 @@ def generate(
         agreement: least probability, [0, 1), that the classifier gives the class a sample was made for; it must be the
             highest, too.
         config: of the GAN, with its seed: see `GANConfig`.
-        judge_steps: of the classifier.
+        judge_steps: of the classifier. It is trained anew where a run to resume had another one.
         val: real samples that tell how good the classifier is; none: those it learns from.
         device: where the GAN learns.
         resume: continue the run in ``out``, if there is one. overwrite: replace it.
@@ -53,7 +54,7 @@ def generate(
 
     Raises:
         ValueError: data that cannot be learnt from, a name of a class that cannot be written, an argument out of its
-            range, a run to resume with other settings, or too little agreement.
+            range, a run to resume with other settings of the GAN or other data, or too little agreement.
         FileExistsError: there is a run in ``out``, and neither ``resume`` nor ``overwrite`` is set.
         Interrupted: Ctrl-C or SIGTERM.
     """
@@ -69,8 +70,10 @@ def generate(
     there = checkpoint.is_file() or (out / "manifest.json").is_file()
     if there and not (resume or overwrite):
         raise FileExistsError(f"{out} holds generated data: resume continues the run, overwrite replaces it")
-    real = pictures(source, size_px) if isinstance(model, ImageGAN) else source
-    tested = val if val is None or not isinstance(model, ImageGAN) else pictures(val, size_px)
+    real, tested = source, val
+    if isinstance(model, ImageGAN):
+        real = pictures(source, size_px)
+        tested = None if val is None else pictures(val, size_px, channels=real.schema.fields[0].channels)
     if overwrite:
         checkpoint.unlink(missing_ok=True)
         _forget_judge(out)
@@ -79,7 +82,7 @@ def generate(
     about = {
         "kind": model.kind,
         "generator": dataclasses.asdict(config),
-        "learnt_from": {"samples": len(real), "fingerprint": source.fingerprint()},
+        "learnt_from": {"samples": len(real), "identity": identity(source)},
         "judge": {"steps": judge_steps, "accuracy": round(accuracy, 4), "on": "training" if val is None else "val"},
     }
     return write_agreed(

@@ -19,6 +19,7 @@ from dalipipe.figures import Trace, draw_grid, draw_traces
 from dalipipe.finetune.generation.classifiers import Judge
 from dalipipe.finetune.generation.generator import Generator, as_source, values_of
 from dalipipe.sources import Arrays, Source
+from dalipipe.sources.contents import identity
 
 _COMPARED = 2000
 _SHOWN_CLASSES, _SHOWN_REAL, _SHOWN_MADE = 20, 3, 9
@@ -55,6 +56,27 @@ def check_names(kind: str, classes: Sequence[str]) -> None:
             raise ValueError(f"class {name!r} cannot name a folder: rename it")
         if kind == "series" and (not name or any(letter.isspace() or letter == ":" for letter in name)):
             raise ValueError(f"class {name!r} cannot stand in a .ts file, which parts by spaces and colons: rename it")
+
+
+def check_learnt_from(made: str | os.PathLike[str], train: Source) -> None:
+    """Raises ``ValueError`` where the manifest of ``made``, a folder that `generate` wrote or the data in it, says that
+    these were made of other records than ``train`` has: of what is validated with, perhaps. Data without a manifest, or
+    with one that does not say, may be of anything.
+    """
+    path = Path(made)
+    file = (path.parent if path.name in ("data", "data.ts") else path) / "manifest.json"
+    if not file.is_file():
+        return
+    try:
+        learnt_from = json.loads(file.read_text(encoding="utf-8")).get("learnt_from")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}. Make the data again") from error
+    if isinstance(learnt_from, dict) and learnt_from.get("identity", here := identity(train)) != here:
+        raise ValueError(
+            f"{made} was made of {learnt_from.get('samples')} other samples than the {len(train)} that are trained on "
+            "here, so it may show what is validated with. Make it of these: dalipipe generate with the same data, "
+            "--val-fraction and --hold-out"
+        )
 
 
 class Agreed(NamedTuple):

@@ -6,10 +6,11 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from dalipipe.ops.image import Normalize, TrivialAugmentWide
 from dalipipe.ops.mix import MixOp
-from dalipipe.policy import Node, Policy
+from dalipipe.policy import Copies, Macro, Node, Op, Policy, SomeOf
 
 TRIVIAL = "TrivialAugment"
 
@@ -71,7 +72,7 @@ def candidates(
     baseline: bool = True,
 ) -> tuple[Candidate, ...]:
     """The grid: every strength with every number of copies and of operators, weakest first; no augmentation at all is
-    always among them.
+    always among them. Of those that come to the same (no operators, at any strength), only the weakest is.
 
     Args:
         policy: as written.
@@ -95,13 +96,30 @@ def candidates(
     found = [Candidate(0.0)]
     for strength, n, count in itertools.product(strengths, copies, numbers):
         one = Candidate(float(strength), n, count)
-        if strength == 0.0 or n == 0 or one in found:
-            continue
-        one.policy(policy)  # which says what does not fit
-        found.append(one)
+        if strength != 0.0 and n != 0:
+            found.append(one)
     if baseline and all(leaf.op.modality in ("image", "mix") for leaf in policy.leaves) and policy.leaves:
         found.append(Candidate(baseline=TRIVIAL))
-    return tuple(sorted(found, key=lambda one: (one.dose, one.strength)))
+    kept: dict[Any, Candidate] = {}
+    for one in sorted(found, key=lambda one: (one.dose, one.strength)):
+        kept.setdefault(effect(one.policy(policy).ops), one)
+    return tuple(kept.values())
+
+
+def effect(nodes: Sequence[Node]) -> tuple[Any, ...]:
+    """Equal for policies that come to the same: their operators, but for those that are applied to no sample."""
+    found: list[Any] = []
+    for node in nodes:
+        if isinstance(node, Copies):
+            found += effect(node.nodes())
+        elif isinstance(node, Macro):
+            found += [node] if node.nodes() else []
+        elif isinstance(node, Op):
+            found += [node] if node.p else []
+        elif node.p and (inner := effect(node.ops)) and not (isinstance(node, SomeOf) and node.n == (0, 0)):
+            own = [getattr(node, field.name) for field in dataclasses.fields(node) if field.name != "ops"]
+            found.append((type(node), *own, len(node.ops), inner))
+    return tuple(found)
 
 
 def trivial_augment(policy: Policy) -> Policy:

@@ -17,6 +17,8 @@ from dalipipe.finetune.layers import Layers
 from dalipipe.finetune.loop import placed
 from dalipipe.finetune.objectives import Objective, classify
 
+_MEMORY = 10  # steps that the smoothed loss looks back
+
 
 @dataclasses.dataclass(frozen=True)
 class RangeTest:
@@ -26,7 +28,8 @@ class RangeTest:
         rates: the learning rates that were gone through, rising.
         losses: of each batch, in nats; ``smoothed``: their mean with weights that fall by a tenth a step.
         suggested: a tenth of the rate of the lowest smoothed loss: safely below where training begins to diverge.
-        steepest: the rate at which the smoothed loss falls fastest.
+        steepest: the rate at which the smoothed loss falls fastest, over ten steps; where it has been smoothed over
+            ten, too.
     """
 
     rates: tuple[float, ...]
@@ -95,10 +98,10 @@ def lr_range_test(
         value = float(loss.detach())
         if not math.isfinite(value):
             break
-        mean = 0.9 * mean + 0.1 * value
+        mean += (value - mean) / _MEMORY
         rates.append(rate)
         losses.append(value)
-        smoothed.append(mean / (1 - 0.9 ** (step + 1)))
+        smoothed.append(mean / (1 - (1 - 1 / _MEMORY) ** (step + 1)))
         if smoothed[-1] > 4 * min(smoothed):
             break
         loss.backward()
@@ -112,8 +115,19 @@ def lr_range_test(
         raise ValueError(
             f"lr_range_test: the loss falls at no learning rate from {low:g} on: begin lower, or look at the labels"
         )
-    slopes = np.gradient(np.array(smoothed[: lowest + 1]), np.log(np.array(rates[: lowest + 1])))
-    return RangeTest(tuple(rates), tuple(losses), tuple(smoothed), rates[lowest] / 10, rates[int(np.argmin(slopes))])
+    steepest = rates[_steepest(np.array(smoothed[: lowest + 1]))]
+    return RangeTest(tuple(rates), tuple(losses), tuple(smoothed), rates[lowest] / 10, steepest)
+
+
+def _steepest(smoothed: np.ndarray) -> int:
+    """The step around which a loss that is lowest at its end falls fastest. The first ones, means of a few batches, go
+    up and down by chance, and are left out where there are others.
+    """
+    half, begin = _MEMORY // 2, _MEMORY
+    if len(smoothed) <= begin + 2 * half:
+        begin, half = 0, min(half, (len(smoothed) - 1) // 2)
+    falls = smoothed[begin + 2 * half :] - smoothed[begin : len(smoothed) - 2 * half]
+    return begin + half + int(np.argmin(falls))
 
 
 def _endless(loader: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import os
 import shutil
@@ -17,11 +18,12 @@ import torch
 from torch import nn
 
 from dalipipe import rng
+from dalipipe.finetune.chance import left_to_chance
 from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.loop import finetune
-from dalipipe.finetune.objectives import Objective, classify
+from dalipipe.finetune.objectives import Objective, classify, settings_of
 from dalipipe.finetune.parts import Part
-from dalipipe.finetune.tuning.candidates import Candidate
+from dalipipe.finetune.tuning.candidates import Candidate, effect
 from dalipipe.finetune.tuning.fixed_steps import FixedSteps
 from dalipipe.finetune.tuning.folds import stratified_folds
 from dalipipe.finetune.tuning.halving import Rung, plan_rungs
@@ -30,6 +32,7 @@ from dalipipe.loader import DataLoader
 from dalipipe.policy import Policy
 from dalipipe.policy_files import save_policy
 from dalipipe.sources import Source
+from dalipipe.sources.contents import identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +137,8 @@ class Tuned:
         chosen: the weakest candidate trained in full that is within a standard error of the best.
         best: the one of highest accuracy.
         policy: the chosen one's.
-        standings: of all candidates, the best of the last rung first.
+        standings: of all candidates, in the last rung that they reached, the best of the last one first.
+        rounds: rung by rung, of all that were in it.
         cost, grid: steps of training: of what was compared, and of the full grid.
         files: what was written, by name.
     """
@@ -143,6 +147,7 @@ class Tuned:
     best: Standing
     policy: Policy
     standings: tuple[Standing, ...]
+    rounds: tuple[tuple[Standing, ...], ...]
     cost: int
     grid: int
     files: dict[str, Path]
@@ -190,7 +195,11 @@ def tune(
         FileExistsError: ``config.out`` holds trainings, and neither ``resume`` nor ``overwrite`` is set.
         Interrupted: a signal stopped it; finished trainings are kept.
     """
-    made = _check(policy, source, candidates)
+    if (chance := left_to_chance(eval_policy)) is not None:
+        raise ValueError(
+            f"tune: eval_policy must leave nothing to chance, and draws what {chance!r} does: leave it out there"
+        )
+    made = _check(policy, candidates)
     folds = stratified_folds(source, config.folds, seed=config.seed)
     smallest = len(source) - int(np.bincount(folds).max())
     if config.batch_size > smallest:
@@ -199,18 +208,22 @@ def tune(
             f"{config.batch_size}"
         )
     rungs = plan_rungs(len(made), config.folds, config.steps, share=config.share)
+    trainings = _Trainings(source, folds, model, config, eval_policy, objective, dict(loader or {}))
     settings = {
         "settings": {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume", "overwrite")},
-        "data": source.fingerprint(),
+        "data": identity(source),
+        "model": trainings.begins_with,
+        "objective": settings_of(objective),
         "policy": policy.to_dict(),
         "eval_policy": eval_policy.to_dict(),
         "candidates": [dataclasses.asdict(one) for one in made],
     }
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    trainings = _Trainings(source, folds, model, config, eval_policy, objective, dict(loader or {}))
     with Ledger(out / "fits.jsonl", settings, resume=config.resume, overwrite=config.overwrite) as ledger:
-        standings = _climb(made, rungs, trainings, ledger, say)
+        rounds = _climb(made, rungs, trainings, ledger, say)
+    last = {one.candidate: one for one_round in rounds for one in one_round}
+    standings = tuple(sorted(last.values(), key=lambda one: (-one.rung, -one.mean, one.candidate.dose)))
     finalists = [one for one in standings if one.in_full]
     best = max(finalists, key=lambda one: (one.mean, -one.candidate.dose))
     chosen = one_standard_error(finalists)
@@ -219,6 +232,7 @@ def tune(
         best=best,
         policy=made[chosen.candidate],
         standings=standings,
+        rounds=rounds,
         cost=sum(rung.cost for rung in rungs),
         grid=len(made) * config.folds * config.steps,
         files={},
@@ -236,7 +250,7 @@ def one_standard_error(standings: Sequence[Standing]) -> Standing:
     return min(near, key=lambda one: (one.candidate.dose, -one.mean))
 
 
-def _check(policy: Policy, source: Source, candidates: Sequence[Candidate]) -> dict[Candidate, Policy]:
+def _check(policy: Policy, candidates: Sequence[Candidate]) -> dict[Candidate, Policy]:
     """Each candidate's policy."""
     if not any(one.strength == 0.0 and one.baseline is None for one in candidates):
         candidates = [Candidate(0.0), *candidates]
@@ -247,6 +261,10 @@ def _check(policy: Policy, source: Source, candidates: Sequence[Candidate]) -> d
         raise ValueError("tune: a candidate is given twice")
     if made[next(iter(made))] == policy and len(policy) == 0:
         raise ValueError("tune: the policy is empty: there is nothing to choose")
+    seen: dict[Any, Candidate] = {}
+    for one, its in made.items():
+        if (other := seen.setdefault(effect(its.ops), one)) is not one:
+            raise ValueError(f"tune: {other.name!r} and {one.name!r} come to the same: give one of them")
     return made
 
 
@@ -256,12 +274,13 @@ def _climb(
     trainings: _Trainings,
     ledger: Ledger,
     say: Callable[[str], None],
-) -> tuple[Standing, ...]:
-    """Rung by rung; best of the last one first."""
+) -> tuple[tuple[Standing, ...], ...]:
+    """Rung by rung."""
     left = list(made)
-    found: dict[Candidate, Standing] = {}
+    rounds = []
     for number, rung in enumerate(rungs):
         in_full = number == len(rungs) - 1
+        found: dict[Candidate, Standing] = {}
         say(f"{len(left)} candidates, {rung.steps} steps on {rung.folds} of {trainings.config.folds} folds")
         for one in left:
             rows = []
@@ -276,13 +295,14 @@ def _climb(
             accuracies = tuple(float(row["accuracy"]) for row in rows)
             found[one] = Standing(one, number, in_full, accuracies, float(np.mean(losses)), rung.steps)
             say(f"  {one.name:32} {found[one].percent}")
+        rounds.append(tuple(found.values()))
         if not in_full:
             # Of few samples, cross-entropy tells more than how many are right.
             ranked = sorted(left, key=lambda one: (found[one].loss, one.dose))
             none = next(one for one in left if one.strength == 0.0 and one.baseline is None)
             kept = [none, *[one for one in ranked if one != none]][: rungs[number + 1].candidates]
             left = [one for one in left if one in kept]
-    return tuple(sorted(found.values(), key=lambda one: (-one.rung, -one.mean, one.candidate.dose)))
+    return tuple(rounds)
 
 
 @dataclasses.dataclass
@@ -297,25 +317,45 @@ class _Trainings:
     objective: Objective
     options: dict[str, Any]
 
+    @property
+    def begins_with(self) -> str:
+        """Of the first fold's model, what tells it from others: its kind, and a digest of its modules and weights."""
+        with contextlib.closing(self._loader(0, self.eval_policy, training=True)) as loader:
+            model = self._model(loader, 0)
+        hashed = hashlib.blake2b(repr(model).encode(), digest_size=6)
+        for name, value in model.state_dict().items():
+            hashed.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            hashed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        parameters_m = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        return f"{type(model).__qualname__}, {parameters_m:.1f} M parameters that begin as {hashed.hexdigest()}"
+
+    def _seed(self, fold: int) -> int:
+        return rng.mix64(self.config.seed, fold) >> 1
+
+    def _loader(self, fold: int, policy: Policy, *, training: bool) -> DataLoader:
+        """Of all folds but this one, or of this one."""
+        part = Part(self.source, np.flatnonzero((self.folds != fold) == training))
+        given = {"batch_size": self.config.batch_size, "seed": self._seed(fold), "policy": policy, **self.options}
+        return DataLoader(part, shuffle=training, drop_last=training, **given)
+
+    def _model(self, loader: DataLoader, fold: int) -> nn.Module:
+        torch.manual_seed(self._seed(fold))
+        return self.model(loader)
+
     def fit(self, policy: Policy, fold: int, steps: int) -> dict[str, Any]:
         """One model, trained on the other folds and validated on this one."""
         config, begun = self.config, time.perf_counter()
-        seed = rng.mix64(config.seed, fold) >> 1
-        train = Part(self.source, np.flatnonzero(self.folds != fold))
-        val = Part(self.source, np.flatnonzero(self.folds == fold))
-        given = {"batch_size": config.batch_size, "seed": seed, **self.options}
         work = Path(config.out) / "training"
-        train_loader = DataLoader(train, shuffle=True, drop_last=True, policy=policy, **given)
-        val_loader = DataLoader(val, policy=self.eval_policy, **given)
+        train_loader = self._loader(fold, policy, training=True)
+        val_loader = self._loader(fold, self.eval_policy, training=False)
         with contextlib.closing(train_loader), contextlib.closing(val_loader):
-            torch.manual_seed(seed)
-            model = self.model(train_loader)
+            model = self._model(train_loader, fold)
             try:
                 result = finetune(
                     model,
                     FixedSteps(train_loader, steps),
                     val_loader,
-                    config.fit(work, seed, steps),
+                    config.fit(work, self._seed(fold), steps),
                     objective=self.objective,
                 )
                 loss = result.val_loss if math.isfinite(result.val_loss) else None
@@ -349,14 +389,15 @@ def _write(tuned: Tuned, eval_policy: Policy, out: Path) -> dict[str, Path]:
     files["table"].write_text(table(tuned), encoding="utf-8")
     rows = [
         {
-            "strength": one.candidate.strength,
+            "strength": None if one.candidate.baseline else one.candidate.strength,
             "line": _line(one.candidate),
             "mean": one.mean,
             "error": one.error,
             "in_full": one.in_full,
             "chosen": one is tuned.chosen,
         }
-        for one in tuned.standings
+        for one_round in tuned.rounds
+        for one in one_round
     ]
     with contextlib.suppress(ModuleNotFoundError):  # without matplotlib the table says it all
         files["plot"] = draw_tuning(rows, out / "tuning.png")
