@@ -728,7 +728,7 @@ def test_train_with_a_teacher(jpeg_folder: Any, tmp_path: Path):
     seed = call("train", data, *student, *kept, "--out", tmp_path / "c", "--seed", "5")
     assert seed.exit_code == 2 and "seed: kept 0, here 5" in seed.output
     alone = call("train", data, *student, "--out", tmp_path / "live", "--resume")
-    assert alone.exit_code == 2 and "a run with other settings: objective.name was 'Distill', is 'classify'" in alone.output
+    assert alone.exit_code == 2 and "other settings: objective.name was 'Distill', is 'classify'" in alone.output
     wide = ["--model", "shufflenet_v2_x1_0", *student[2:], "--epochs", "1", "--out", tmp_path / "wide"]
     carried = call("train", data, *wide, "--carry", checkpoint)
     assert carried.exit_code == 0, carried.output
