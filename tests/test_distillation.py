@@ -27,6 +27,7 @@ from dalipipe.finetune import FineTuneConfig, Interrupted, classify, evaluate, f
 from dalipipe.finetune.distillation import (
     Distill,
     Hinted,
+    OtherAnswersError,
     Taught,
     Teacher,
     TeacherCache,
@@ -68,10 +69,7 @@ POLICY = dalipipe.Policy([ops.RandomCrop(10), ops.HorizontalFlip(), ops.Contrast
 def loader(n: int = 40, classes: int = 3, **changes: Any) -> dalipipe.DataLoader:
     settings: dict[str, Any] = {"shuffle": True, "drop_last": True, "seed": 3, "device": "cpu", "num_workers": 1}
     settings |= {"policy": POLICY, "draw_epochs": 2, **changes}
-    data = pictures(n, classes)
-    if settings.pop("repainted", False):  # where the fingerprint, which looks at a few, does not see it
-        data.images[1::2] //= 2
-    return dalipipe.DataLoader(data, settings.pop("batch_size", 8), **settings)
+    return dalipipe.DataLoader(pictures(n, classes), settings.pop("batch_size", 8), **settings)
 
 
 def net(seed: int, width: int = 6, classes: int = 3) -> nn.Sequential:
@@ -413,7 +411,6 @@ def test_a_fill_that_is_stopped_goes_on(tmp_path: Path):
         ("policy", {"policy": dalipipe.Policy([ops.RandomCrop(10), ops.Normalize()])}),
         ("seed", {"seed": 4}),
         ("dtype", {"dtype": torch.bfloat16}),
-        ("data set", {"repainted": True}),
         ("draw_epochs", {"draw_epochs": 3}),
         ("copies", {"sampler": orders.Repeated(2), "shuffle": False}),
     ],
@@ -539,6 +536,23 @@ def test_identity_is_of_contents_and_not_of_places(tmp_path: Path, bad: str):
     assert (half[0] == half[1]) == (bad == "moved") and half[0] != identity(one)
     (tmp_path / "one" / CLASSES[0] / "00000.png").unlink()  # a record that cannot be read is none of another data set
     assert identity(one) != identity(other)
+
+
+def test_a_cache_of_other_pictures_of_these_names_is_refused(tmp_path: Path):
+    from PIL import Image
+
+    def batches(light: int) -> dalipipe.DataLoader:
+        for i in range(12):
+            path = tmp_path / "data" / CLASSES[i % 3] / f"{i:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((14, 14, 3), light + i, np.uint8)).save(path)
+        settings: dict[str, Any] = {"policy": POLICY, "draw_epochs": 2, "seed": 3, "device": "cpu", "num_workers": 1}
+        return dalipipe.DataLoader(dalipipe.ImageFolder(tmp_path / "data"), 4, shuffle=True, **settings)
+
+    for _ in range(2):
+        TeacherCache(tmp_path / "cache", batches(0), teacher()).fill()
+    with pytest.raises(OtherAnswersError, match="data set: kept"):
+        TeacherCache(tmp_path / "cache", batches(9), teacher())
 
 
 def test_identity_of_what_may_be_random_is_the_fingerprint():
