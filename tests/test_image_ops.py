@@ -71,7 +71,13 @@ BAD: dict[Any, dict[str, list[Any]]] = {
     ops.Resize: {"size": SIZE, "interpolation": INTERPOLATION, "max_size": [0, 2.5, 7, 8]},
     ops.RandomResize: {"min_size": [0, 9.5, (1, 2), 20], "max_size": [0, 9.5, 5], "interpolation": INTERPOLATION},
     ops.CenterCrop: {"size": SIZE, "fill": FILL},
-    ops.RandomCrop: {"size": SIZE, "padding": PADDING, "pad_if_needed": [1, "yes", None], "fill": FILL},
+    ops.RandomCrop: {
+        "size": SIZE,
+        "padding": PADDING,
+        "pad_if_needed": [1, "yes", None],
+        "fill": FILL,
+        "spread": [-0.1, 1.1, NAN, "wide", None],
+    },
     ops.Pad: {"padding": PADDING, "fill": FILL},
     ops.RandomResizedCrop: {
         "size": SIZE,

@@ -44,7 +44,7 @@ def test_groups_fit_into_batches(batch_size: int, group: int) -> None:
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"off": 1}, "off=1 has nothing to switch off"),
+        ({"off": 1}, "--mix-off 1 has nothing to switch off"),
         ({"mixup": 0.5, "off": 4}, "fewer than all 4 of them, got 4"),
         ({"mixup": 0.5, "off": -1}, "at least 0 and fewer"),
         ({"mixup": -0.5}, r"mixup must be an alpha, above 0, or 0 for none, got -0\.5"),
@@ -113,7 +113,7 @@ def test_train_with_mixing(jpeg_folder: Callable[..., Path], tmp_path: Path) -> 
     state = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
     assert state["loader"]["phases"] == [0, 1]
     for arguments, message in (
-        (["--mix-off", "1", "--overwrite"], "off=1 has nothing to switch off"),
+        (["--mix-off", "1", "--overwrite"], "--mix-off 1 has nothing to switch off"),
         (["--mixup", "0.8", "--mix-off", "2", "--overwrite"], "fewer than all 2 of them"),
         (["--mixup", "0.8", "--cutmix", "1", "--resume"], "phases"),
     ):
