@@ -108,12 +108,12 @@ def test_without_mixing_all_else_is_drawn_as_it_was() -> None:
 
 
 def test_a_name_for_operators_that_mix_is_refused() -> None:
-    class Mixture(Macro):
+    class MadeUp(Macro):
         def nodes(self) -> tuple[Any, ...]:
             return (MixUp(),)
 
     with pytest.raises(ValueError, match="stands for operators that mix: write them out"):
-        Policy([Mixture()]).without_mixing()
+        Policy([MadeUp()]).without_mixing()
 
 
 # Through the loader ------------------------------------------------------------------------------------------------
