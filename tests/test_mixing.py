@@ -44,7 +44,7 @@ def test_groups_fit_into_batches(batch_size: int, group: int) -> None:
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"off": 1}, "--mix-off 1 has nothing to switch off"),
+        ({"off": 1}, "off=1 has nothing to switch off"),
         ({"mixup": 0.5, "off": 4}, "fewer than all 4 of them, got 4"),
         ({"mixup": 0.5, "off": -1}, "at least 0 and fewer"),
         ({"mixup": -0.5}, r"mixup must be an alpha, above 0, or 0 for none, got -0\.5"),
