@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from dalipipe.finetune.checkpoint import digest_of
 from dalipipe.finetune.distillation.hints import Watch
 from dalipipe.finetune.distillation.loss import sparse_logits
 
@@ -86,11 +86,7 @@ class Teacher:
         kind = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
         modules = re.sub(r" at 0x[0-9a-f]+", "", repr(self.model))  # functions are shown with where they lie in memory
         told = f"{kind} {modules} {self.classes} {self.top_k} {self.rows} {self.layers}"
-        hashed = hashlib.blake2b(told.encode(), digest_size=12)
-        for name, value in self.model.state_dict().items():
-            hashed.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            hashed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return hashed.hexdigest()
+        return digest_of(self.model.state_dict(), told)
 
     def teach(self, batch: Any) -> Lesson:
         """Raises ``ValueError`` where the model gives other classes' logits."""
