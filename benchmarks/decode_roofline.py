@@ -139,9 +139,12 @@ def stages(bench: Bench, batch: int, direct: dict[str, float]) -> dict[str, floa
     loader = bench.loader(batch)
     turn = bench.of_loader(loader)
     turn()
-    before = loader.stats()["stage_s"]
+    before = loader.stats()["stages"]
     pictures, total = turn()
-    spent = {name: s - before.get(name, 0.0) for name, s in loader.stats()["stage_s"].items()}
+    spent = {
+        name: now["seconds"] - (before[name]["seconds"] if name in before else 0.0)
+        for name, now in loader.stats()["stages"].items()
+    }
     loader.close()
     spent = {name: round(1e3 * s / pictures * batch, 3) for name, s in {**spent, "total": total}.items()}
     return {"strip": direct["strip"], **spent}

@@ -18,6 +18,7 @@ from torch.utils.data import DistributedSampler
 
 from dalipipe import decoders, engines, rng
 from dalipipe.cache import Place, SampleCache, make_settings
+from dalipipe.clock import StageClock
 from dalipipe.conversion import OnUnsupported, Report, convert
 from dalipipe.engines.base import Output
 from dalipipe.faults import BadSample, OnError, Quarantine
@@ -32,7 +33,7 @@ from dalipipe.sources.base import Source, digest
 from dalipipe.stages import StagedPlan, check_forms, lower
 from dalipipe.text import Vocabulary
 from dalipipe.tracks import explain
-from dalipipe.tracks.base import LaneConfig, StageClock
+from dalipipe.tracks.base import LaneConfig
 
 _STATE_VERSION = 2
 _DEPTH = 2  # batches being decoded at one time
@@ -603,14 +604,15 @@ class DataLoader(TorchDataLoader):
     def stats(self) -> dict[str, Any]:
         """What the loader has done and holds.
 
-        ``stage_s``: seconds that each stage has taken so far in the loader's threads; ``ready_batches``: finished ones
+        ``stages``: what each has taken so far in the loader's threads, `StageTimes.summary`: batches, samples, bytes,
+        seconds, and a batch's time, p50_ms and p99_ms; ``ready_batches``: finished ones
         that wait for the user now; ``buffers_bytes``: host memory kept for idle lanes to use again; ``bad_samples``:
         how many are in quarantine; ``cached_samples``, ``cached_bytes``: what the cache holds, of all that share it.
         """
         current = self._current()
         samples, nbytes = (0, 0) if self._cache is None else self._cache.kept
         return {
-            "stage_s": dict(self._clock.seconds),
+            "stages": {name: times.summary() for name, times in list(self._clock.stages.items())},
             "ready_batches": current.ready if current is not None else 0,
             "buffers_bytes": sum(lane.buffers_bytes for lane in self._lanes),
             "bad_samples": len(self._quarantine.indices),

@@ -27,6 +27,7 @@ import torch
 from dalipipe import rng
 from dalipipe.buffers import BufferPool
 from dalipipe.cache import Reading, SampleCache
+from dalipipe.clock import StageClock
 from dalipipe.faults import Quarantine
 from dalipipe.plan import Plan
 from dalipipe.records import Records
@@ -35,7 +36,7 @@ from dalipipe.schema import make_batch
 from dalipipe.stages import StagedPlan
 from dalipipe.storage import wait, wanted_while
 from dalipipe.tracks import make_track
-from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.tracks.base import LaneConfig, RowErrors
 
 _READ_S = 0.3  # how long an epoch that is broken off waits for a read under way
 _DROP_S = 2.0  # and one that is dropped, for the batch under way
@@ -240,7 +241,7 @@ class Lane:
         records: Records | Reading
         self.reading = True
         try:
-            with self._clock.stage("read"):
+            with self._clock.stage("read", len(step)):
                 if self._cache is None:
                     records = source.read(indices, threads=config.threads, allocate=self._arenas.take)
                 else:

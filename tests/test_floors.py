@@ -15,7 +15,7 @@ PACKAGE = ROOT / "dalipipe"
 # long as no circle arises. A new module needs a place here.
 FLOORS = {
     0: ("native",),
-    1: ("schema", "records", "rng", "buffers", "quantiles", "sizes"),
+    1: ("schema", "records", "rng", "buffers", "quantiles", "sizes", "clock"),
     2: ("orders", "policy", "storage", "faults", "transfers", "spectral", "text", "translation"),
     3: ("sampler", "ops", "sources", "queues"),
     4: ("passes", "recipes", "conversion", "policy_files", "cache"),
@@ -24,7 +24,7 @@ FLOORS = {
     7: ("tracks",),
     8: ("pipeline", "parts"),
     9: ("loader", "figures"),
-    10: ("packing", "finetune", "interop", "explain", "demo_data", "preview", "bench", "doctor"),
+    10: ("packing", "finetune", "interop", "stalls", "telemetry", "demo_data", "preview", "bench", "doctor"),
     11: ("cli",),
     12: ("__main__",),
 }

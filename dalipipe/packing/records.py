@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dalipipe import rng
+from dalipipe.clock import StageClock
 from dalipipe.decoders.base import inspect
 from dalipipe.engines.base import Output
 from dalipipe.faults import Quarantine, TooManyBadSamplesError
@@ -22,7 +23,7 @@ from dalipipe.records import Encoded
 from dalipipe.sampler import Sampler
 from dalipipe.sources.base import Source
 from dalipipe.stages import lower
-from dalipipe.tracks.base import LaneConfig, StageClock
+from dalipipe.tracks.base import LaneConfig
 
 BATCH = 64
 _PIXELS = Output(torch.device("cpu"), torch.uint8, torch.channels_last)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dalipipe.clock import StageClock
 from dalipipe.stages import StagedPlan
-from dalipipe.tracks.base import LaneConfig, StageClock, Track
+from dalipipe.tracks.base import LaneConfig, Track
 from dalipipe.tracks.image import ImageTrack, explain_images
 from dalipipe.tracks.signal import SignalTrack, explain_signals
 from dalipipe.tracks.staged import StagedTrack

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from dalipipe.clock import StageClock
 from dalipipe.engines.base import Output
 from dalipipe.plan import Draws, Plan
 from dalipipe.policy import DrawError
@@ -44,21 +43,6 @@ class LaneConfig:
         return (*self.source.schema.names, "valid") if self.mask else self.source.schema.names
 
 
-class StageClock:
-    """Seconds spent in each stage, added up."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
 class RowErrors(Exception):
     """Samples of a batch that went wrong, by row."""
 
@@ -72,7 +56,7 @@ def draw_step(plan: Plan, clock: StageClock, key: np.ndarray, step: Step, size: 
     applied.
     """
     variants = 0 if step.variants is None else step.variants
-    with clock.stage("draw"):
+    with clock.stage("draw", len(step)):
         try:
             # What only fills a batch up stands nowhere in the epoch, so nothing mixes with it.
             positions = np.where(step.counts, step.positions, -1)

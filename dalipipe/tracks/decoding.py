@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dalipipe.clock import StageClock
 from dalipipe.decoders import make_decoder
 from dalipipe.decoders.base import DecodeError, Decoder, inspect
 from dalipipe.decoders.device import TileDecoder
 from dalipipe.queues import queue_of
 from dalipipe.records import Encoded, PartlyEncoded, Pictures, Tiles
-from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock
+from dalipipe.tracks.base import LaneConfig, RowErrors
 from dalipipe.transfers import upload
 
 
@@ -54,7 +55,7 @@ class Decoding:
         size = np.zeros((len(part), 2), np.int64)
         if part.kept is not None:
             size[_others(part)] = part.kept.size_px
-        with self._clock.stage("probe"):
+        with self._clock.stage("probe", len(part.at)):
             headers, errors = inspect(part.encoded, threads=self._config.threads)
         if errors:
             raise RowErrors({int(part.at[row]): error for row, error in errors.items()})
@@ -63,7 +64,7 @@ class Decoding:
 
     def submit(self, looked: Looked, roi: np.ndarray | None = None) -> None:
         """Starts decoding. ``roi`` int64 [N, 4] as y, x, h, w: the regions needed; ``None``: pictures are."""
-        with self._clock.stage("decode"):
+        with self._clock.stage("decode", to_come=True):
             self._submit(looked, roi)
         self._in_flight.append(looked)
 
@@ -94,7 +95,7 @@ class Decoding:
             return part.kept
         errors: dict[int, Exception] = {}
         parts: list[tuple[np.ndarray, Pictures]] = []
-        with self._clock.stage("decode"):
+        with self._clock.stage("decode", len(part)):
             if isinstance(part.kept, Tiles):
                 assert self._tiles is not None
                 rows = _others(part)

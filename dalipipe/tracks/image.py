@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dalipipe.clock import StageClock
 from dalipipe.decoders import describe_decoder
 from dalipipe.decoders.base import inspect
 from dalipipe.decoders.tiles import kept_shares
@@ -22,7 +23,7 @@ from dalipipe.plan import Draws, Plan
 from dalipipe.policy import DrawError
 from dalipipe.records import Encoded, Pictures
 from dalipipe.sampler import Step
-from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock, draw_step
+from dalipipe.tracks.base import LaneConfig, RowErrors, draw_step
 from dalipipe.tracks.decoding import Decoding
 from dalipipe.tracks.displacements import HostDisplacements
 from dalipipe.tracks.masks import Masks
@@ -76,7 +77,7 @@ class ImageTrack:
         images = flight.images
         if images is None:
             pictures = self._decoding.collect()
-        with self._clock.stage("augment"):
+        with self._clock.stage("augment", len(flight.size)):
             # The pictures first: on CUDA they are only queued, and the host moves the rest meanwhile.
             return {
                 self._field: self._apply(pictures, flight.draws) if images is None else images(),

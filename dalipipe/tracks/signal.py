@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dalipipe import native
+from dalipipe.clock import StageClock
 from dalipipe.decoders.audio import decode_audio
 from dalipipe.engines.signal import SignalEngine, at_rate
 from dalipipe.ops.signal import AddBackgroundNoise
@@ -22,7 +23,7 @@ from dalipipe.plan import Draws, Plan
 from dalipipe.records import Encoded, Signals
 from dalipipe.sampler import Step
 from dalipipe.schema import Field
-from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock, draw_step
+from dalipipe.tracks.base import LaneConfig, RowErrors, draw_step
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class SignalTrack:
 
     def collect(self) -> dict[str, Any]:
         flight = self._in_flight.popleft()
-        with self._clock.stage("augment"):
+        with self._clock.stage("augment", len(flight.columns[self._field.name])):
             batch, frames = flight.batch()
         found: dict[str, Any] = {self._field.name: batch}
         if self._field.length is not None:
@@ -83,7 +84,7 @@ class SignalTrack:
         return self._engine.start(signals, draws)()
 
     def _decode(self, column: Encoded | Signals) -> Signals:
-        with self._clock.stage("decode"):
+        with self._clock.stage("decode", len(column)):
             signals, errors = decoded(column, self._field, threads=self._config.threads)
         if errors:
             raise RowErrors(errors)

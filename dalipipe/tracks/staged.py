@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from dalipipe.clock import StageClock
 from dalipipe.engines.base import Output
 from dalipipe.records import Pictures
 from dalipipe.sampler import Step
 from dalipipe.stages import Stage, StagedPlan
-from dalipipe.tracks.base import LaneConfig, StageClock
+from dalipipe.tracks.base import LaneConfig
 from dalipipe.tracks.decoding import Decoding
 from dalipipe.tracks.image import ImageTrack
 from dalipipe.tracks.python import run_on_pictures, run_on_tensors
@@ -73,14 +74,14 @@ class StagedTrack:
             pictures = track.collect()[self._field]
             if stage.plan is not None:  # tensors [C, H, W], channels last
                 pictures = [picture.permute(1, 2, 0).numpy() for picture in pictures]
-            with self._clock.stage("python"):
+            with self._clock.stage("python", len(pictures)):
                 changed = run_on_pictures(stage.steps, pictures, key, step, number)
             columns = {**columns, self._field: Pictures.from_arrays(changed)}
         if self._stages:
             self._last.submit(columns, key, step)
         out = self._last.collect()
         if self._plan.after is not None:
-            with self._clock.stage("python"):
+            with self._clock.stage("python", len(out[self._field])):
                 rows = run_on_tensors(self._plan.after, out[self._field].cpu(), key, step, len(self._stages))
             out[self._field] = self._stacked(rows)
         return out

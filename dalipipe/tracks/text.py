@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from dalipipe.clock import StageClock
 from dalipipe.engines.text import TextEngine, Texts
 from dalipipe.passes.text import TextParams
 from dalipipe.plan import Draws, Plan
 from dalipipe.records import Tokens
 from dalipipe.sampler import Step
-from dalipipe.tracks.base import LaneConfig, RowErrors, StageClock, draw_step
+from dalipipe.tracks.base import LaneConfig, RowErrors, draw_step
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TextTrack:
 
     def collect(self) -> dict[str, Any]:
         flight = self._in_flight.popleft()
-        with self._clock.stage("augment"):
+        with self._clock.stage("augment", len(flight.columns[self._field.name])):
             texts = flight.batch()
         found: dict[str, Any] = {self._field.name: texts.rows}
         if self._field.length is not None:
