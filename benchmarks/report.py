@@ -21,14 +21,11 @@ import blocks.training  # noqa: F401  (each puts its blocks into BLOCKS)
 from blocks.base import BLOCKS, Load, load
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (
-    "README.md",
-    "docs/decoding.md",
-    "docs/finetuning.md",
-    "docs/operators.md",
-    "docs/scale.md",
-    "docs/signals.md",
-    "docs/text.md",
+BLOCK = r"<!-- results: (\w+) -->\n.*?<!-- end -->"
+PAGES = tuple(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if "<!-- results:" in path.read_text()
 )
 
 
@@ -41,7 +38,7 @@ def render(text: str, load: Load = load) -> str:
             raise ValueError(f"no block is called {name!r}; there are {', '.join(BLOCKS)}")
         return f"<!-- results: {name} -->\n{BLOCKS[name](load)}\n<!-- end -->"
 
-    return re.sub(r"<!-- results: (\w+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(BLOCK, fill, text, flags=re.DOTALL)
 
 
 def main(arguments: list[str]) -> int:

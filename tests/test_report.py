@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,96 @@ def report() -> Any:
 def test_pages_are_up_to_date(report: Any) -> None:
     for page in report.PAGES:
         text = (ROOT / page).read_text()
-        assert text.count("<!-- results:") >= 2
         assert report.render(text) == text, f"{page} is out of date: python benchmarks/report.py"
+
+
+def test_every_block_is_on_a_page(report: Any) -> None:
+    shown = {
+        name for page in report.PAGES for name in re.findall(r"<!-- results: (\w+) -->", (ROOT / page).read_text())
+    }
+    assert shown == set(report.BLOCKS)
+
+
+NUMBER = r"(?<![\w.])\d[\d.,]*"
+WORD = r"\b(?:two|three|four|five|ten|twenty|a hundred|half an?|a third|a quarter|a fifth|a tenth)"
+FIGURE = re.compile(
+    rf"{NUMBER} ?×(?! ?\d)"  # a factor, and not a size such as 224×224
+    rf"|{NUMBER} ?(?:%|percent)"
+    rf"|{NUMBER} ?(?:(?:CPU|GPU) )?(?:µs|ms|ns|s|min|h|seconds?|minutes?|hours?|points?)\b"
+    rf"|{NUMBER} ?(?:[kMGT]i?B/s|/s\b)"
+    rf"|{NUMBER}[^.;:|()]{{0,40}}(?: (?:a|per) second\b|/s\b)"
+    rf"|(?:{NUMBER}|\btwice) (?:times )?as (?:fast|quick|slow)|{NUMBER} times the (?:rate|speed|throughput)"
+    rf"|{WORD} (?:times (?:as|faster)|points|seconds?|minutes?|hours?)\b|\b(?:half|twice) (?:its|the) (?:speed|rate)\b"
+)
+"""What a measurement looks like in a sentence."""
+
+DEFINED = {
+    ("README.md", "10 %"): "the default of max_bad",
+    ("docs/design.md", "2 s"): "what the contract asks for",
+    ("docs/text.md", "five minutes"): "a title",
+}
+"""What looks like one and is none, with the reason."""
+
+
+def typed(page: str, text: str) -> list[str]:
+    """Figures that nothing generates: outside of blocks, code, links, and the section of the design with facts."""
+    without = [r"<!-- results: .*?<!-- end -->", r"```.*?```", r"`[^`\n]*`", r"\]\([^)]*\)"]
+    if page == "docs/design.md":
+        without.append(r"\n## 7\. .*?(?=\n## )")
+    for pattern in without:
+        text = re.sub(pattern, lambda match: re.sub(r"[^\n]", "_", match[0]), text, flags=re.DOTALL)
+    sentences = re.sub(r"(?<=.)\n(?=.)", " ", text)  # a figure may be broken over two lines
+    return [
+        f"{page}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}"
+        for match in FIGURE.finditer(sentences)
+        if (page, match[0]) not in DEFINED
+    ]
+
+
+def test_no_figure_is_typed_by_hand() -> None:
+    """The pages that are generated as a whole are compared with their results by tests of their own."""
+    found = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        page, text = str(path.relative_to(ROOT)), path.read_text()
+        if not text.startswith("<!-- Written by benchmarks/") and "<!-- Written by benchmarks/parity.py" not in text:
+            found += typed(page, text)
+    assert not found, "generate these from benchmarks/results/, or say without them:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "reaches 1.8× DALI",
+        "costs 14 % more",
+        "takes 99 µs",
+        "2,135 images/s on two cores",
+        "a quarter of an hour, 234,475 sentences a second",
+        "25 million series a\nsecond",
+        "1.24 times the rate",
+        "is 3 times as fast",
+        "brings two points",
+        "in half a second",
+        "0.9 CPU ms an image",
+        "at 396 GB/s",
+    ],
+)
+def test_figures_are_recognised(line: str) -> None:
+    assert typed("README.md", f"Words before.\n\nIt {line}, and so on.") != []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "224×224 px, batches of 64",
+        "<!-- results: gpu -->\n| 12 % |\n<!-- end -->",
+        "```\nstep 31.0 ms\n```",
+        "`--share 5 %` and [so](docs/5ms.md)",
+        "500 pictures, or 300 sounds; a second data set; causal-conv1d",
+        "twice as large",
+    ],
+)
+def test_what_is_no_figure_of_a_measurement_passes(line: str) -> None:
+    assert typed("README.md", line) == []
 
 
 def test_goals_are_compared_and_not_claimed(report: Any) -> None:
