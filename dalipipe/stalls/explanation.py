@@ -1,9 +1,30 @@
-"""What was found out about a training step, as numbers: `dalipipe.explain` returns it, reports are made of it."""
+"""What was found out about a training step, as numbers and in a sentence: `dalipipe.explain` returns it, reports are
+made of it.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+LEAST_GAIN = 0.03
+"""Share of the step time that a change must be predicted to save before it is called a help."""
+
+_IN_WORDS = {
+    "read": "reading files",
+    "probe": "reading headers",
+    "draw": "drawing what is augmented",
+    "decode": "decoding",
+    "augment": "augmentation",
+    "python": "steps in Python",
+    "copy": "copying to the device",
+    "prep": "preparing batches",
+    "item": "making items",
+    "collate": "collating",
+    "hand over": "handing batches over from the workers",
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +43,7 @@ class StageAlone:
     Attributes:
         name: read, probe, draw, decode, augment, python, copy, step; of a loader that is not dalipipe's what could be
             told apart of it.
-        samples_per_s: its capacity.
+        samples_per_s: its capacity; finite.
         p50_ms, p99_ms: of a batch.
         cpu_ms: processor time of a batch, of all threads or processes; ``None``: not known.
         occupancy: share of the time of the real run in which it is at work, [0, 1].
@@ -44,8 +65,9 @@ class StageAlone:
 class WhatIf:
     """A change, and the step time predicted for it.
 
-    ``how``: what to do for it, a command or an argument, or what it stands for; ``basis``: whether the stages that it
-    changes were measured with it (``"tried"``) or calculated.
+    ``name``: what would be another, as the subject of a sentence: "packing in tiles", "running 4 threads"; ``how``:
+    what to do for it, a command or an argument, or what it stands for; ``basis``: whether the stages that it changes
+    were measured with it (``"tried"``) or calculated.
     """
 
     name: str
@@ -88,6 +110,89 @@ class Explanation:
     loader: dict[str, Any]
     machine: dict[str, Any]
 
+    @property
+    def parts(self) -> tuple[tuple[str, Span], ...]:
+        """What the step's time is made of, by name."""
+        return (
+            ("compute", self.compute_ms),
+            ("prep stall", self.prep_stall_ms),
+            ("fetch stall", self.fetch_stall_ms),
+            ("copy", self.copy_ms),
+        )
+
+    @property
+    def stall(self) -> float:
+        """Share of the step's time that goes by in waiting for data, [0, 1]."""
+        return (self.prep_stall_ms.value + self.fetch_stall_ms.value) / max(self.step_ms.value, 1e-12)
+
+    @property
+    def bound_by(self) -> str:
+        """The bottleneck in words."""
+        if self.bottleneck == "step":
+            return "the training step itself"
+        if self.bottleneck == "decode" and self.loader.get("decodes"):
+            return f"{self.loader['decodes']} decoding"
+        return _IN_WORDS.get(self.bottleneck, self.bottleneck)
+
+    def helps(self, what_if: WhatIf) -> bool:
+        """Whether the whole interval of what is predicted lies below the step as it is, and far enough to matter."""
+        step = self.step_ms.value
+        return what_if.step_ms.high < step and what_if.step_ms.value <= (1 - LEAST_GAIN) * step
+
+    @property
+    def remedy(self) -> WhatIf | None:
+        """What is predicted to help most: of what was tried, else of what was calculated; ``None``: nothing is."""
+        helping = [what_if for what_if in self.what_ifs if self.helps(what_if)]
+        return min(helping, key=lambda what_if: (what_if.basis != "tried", what_if.step_ms.value), default=None)
+
+    def __str__(self) -> str:
+        """All of it in one sentence; the parts add up as they are printed."""
+        digits = digits_of(self.step_ms.value)
+        total, *values = add_up(self.step_ms.value, [span.value for _, span in self.parts], digits)
+        parts = " + ".join(f"{name} {value}" for (name, _), value in zip(self.parts, values, strict=True))
+        remedy = self.remedy
+        if remedy is not None:
+            end = f"{remedy.name} is predicted to bring {remedy.step_ms.value:.{digits}f}"
+        elif self.bottleneck == "step":
+            end = "the loader keeps up"
+        else:
+            end = "nothing that was tried is predicted to help"
+        return f"step {total} ms = {parts} → bound by {self.bound_by}; {end}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe; `from_dict` takes it back."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Explanation:
+        """Of what `to_dict` gave. Raises ``ValueError`` where it did not give that."""
+        try:
+            spans = {name: Span(**value) for name, value in found.items() if name in _SPANS}
+            stages = tuple(StageAlone(**stage) for stage in found["stages"])
+            what_ifs = tuple(WhatIf(**{**one, "step_ms": Span(**one["step_ms"])}) for one in found["what_ifs"])
+            steps = {name: tuple(times) for name, times in found["steps_ms"].items()}
+            return cls(**{**found, **spans, "stages": stages, "what_ifs": what_ifs, "steps_ms": steps})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"Explanation.from_dict: not what to_dict gives: {error}") from error
+
+
+_SPANS = ("step_ms", "compute_ms", "copy_ms", "prep_stall_ms", "fetch_stall_ms")
+
+
+def digits_of(ms: float) -> int:
+    """How many digits after the point a time of this size is printed with: three that count."""
+    return 1 if ms >= 10 else 2 if ms >= 1 else 3
+
+
+def add_up(total: float, parts: Sequence[float], digits: int) -> list[str]:
+    """``total`` and its parts, printed so that what is printed adds up too: what rounding leaves goes to the parts that
+    it took most from.
+    """
+    unit = 10.0**-digits
+    whole = round(total / unit)
+    floors = [math.floor(part / unit) for part in parts]
+    left = whole - sum(floors)
+    by_rest = sorted(range(len(parts)), key=lambda at: parts[at] / unit - floors[at], reverse=True)
+    for at in by_rest[: max(0, left)]:
+        floors[at] += 1
+    return [f"{count * unit:.{digits}f}" for count in (whole, *floors)]
