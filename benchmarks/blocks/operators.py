@@ -54,6 +54,39 @@ def operators_summary(load: Load) -> str:
     return "\n".join([*lines, "", f"{result['what']}. Operator by operator: [docs/operators.md](docs/operators.md)."])
 
 
+@block
+def stages_cpu(load: Load) -> str:
+    """Every stage of a loader beside somebody else's way to do its work."""
+    result = load("stages_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| stage | beside | its µs a sample | dalipipe's | dalipipe is |", "|---|---|---:|---:|---:|"]
+    track = None
+    for row in result["rows"]:
+        if row["track"] != track:
+            track = row["track"]
+            lines.append(f"| **{track}** | | | | |")
+        us, factor = row["us"], row["ratio"]
+        shown = f"{factor:,.0f}×" if factor >= 9.95 else f"{factor:.1f}×"
+        both = " | ".join(_short(us[name]) for name in (row["reference"], "dalipipe"))
+        lines.append(f"| {row['stage']} | {row['reference']} | {both} | {f'**{shown}**' if factor < 0.95 else shown} |")
+    return "\n".join(
+        [
+            f"{result['what']}. Bold where dalipipe is slower.",
+            "",
+            *lines,
+            "",
+            f"Medians of {result['rounds']} interleaved rounds; factors are medians of the rounds' own. "
+            f"{measured_on(result)}.",
+        ]
+    )
+
+
+def _short(us: float) -> str:
+    """Three digits of it, and no more."""
+    return f"{us:,.0f}" if us >= 100 else f"{us:.3g}"
+
+
 def _title(library: str, result: dict[str, Any]) -> str:
     version = {**result["machine"]["versions"], **result["versions"]}[library].split("+")[0]
     return f"{'torchvision v2' if library == 'torchvision' else library.capitalize()} {version}"
