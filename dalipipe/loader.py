@@ -325,6 +325,11 @@ class DataLoader(TorchDataLoader):
         return self._tuner.settings.threads
 
     @property
+    def _ahead(self) -> int:
+        """Finished batches kept waiting."""
+        return self._tuner.settings.ahead
+
+    @property
     def source(self) -> Source:
         """What is read from: the data set itself, or what stands around one of another kind."""
         return self._source
@@ -724,9 +729,9 @@ class _Epoch:
         self._cuda = config.output.device if config.output.device.type == "cuda" else None
         draws = loader._draws_of(self.epoch)
         course = Epoch(self.epoch, rng.make_key(loader.seed, draws), self._steps, draws)
-        ahead, trials = loader._tuner.settings.ahead, loader._trials(self._steps, self.epoch, self.step)
+        trials = loader._trials(self._steps, self.epoch, self.step)
         self._batches: Prefetcher | None = Prefetcher(
-            lane, course, self.step, config, ahead, loader._lanes.append, trials
+            lane, course, self.step, config, loader._ahead, loader._lanes.append, trials
         )
 
     def __iter__(self) -> _Epoch:
