@@ -233,14 +233,7 @@ class _DeviceClock(StageClock):
     """Waits at the end of each stage for what it has queued on the device, so that it counts for that stage."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__(cpu=True)
-        self._device = device
-
-    @contextmanager
-    def stage(self, name: str, samples: int = 0, **more: Any) -> Iterator[None]:
-        with super().stage(name, samples, **more):
-            yield
-            torch.cuda.current_stream(self._device).synchronize()
+        super().__init__(cpu=True, settle=lambda: torch.cuda.current_stream(device).synchronize())
 
 
 class _Keeping(Source):
