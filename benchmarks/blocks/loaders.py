@@ -169,3 +169,26 @@ def cache_cpu(load: Load) -> str:
             f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own. {measured_on(result)}.",
         ]
     )
+
+
+@block
+def stats_cpu(load: Load) -> str:
+    """What a loader's figures cost it."""
+    result = load("stats_cpu")
+    if result is None:
+        return "Not measured yet."
+    goal = result["goal"]
+    lines = [
+        f"| loader | ms a batch | slower by | 95 % | goal ≤ {goal:.0%} | the clock's calls alone |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    for name, found in result["loaders"].items():
+        low, high = found["interval"]
+        met = "met" if found["overhead"] <= goal else "**short**"
+        lines.append(
+            f"| {name} | {found['batch_ms']:.2f} | {found['overhead']:+.2%} | {low:+.2%} to {high:+.2%} | {met} | "
+            f"{found['clock_us']:.1f} µs, {found['share']:.2%} |"
+        )
+    rounds = next(iter(result["loaders"].values()))["rounds"]
+    words = f"The same loader with its clock and with one that does nothing; medians of {rounds} interleaved rounds."
+    return "\n".join([*lines, "", f"{words} {measured_on(result)}."])
