@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Text,
         TFRecords,
     )
+    from dalipipe.stalls.explaining import explain
     from dalipipe.storage import Retry, Storage
 
 # Module → what it makes public: loaded when first asked for, so that `import dalipipe` and `dalipipe --help` do not
@@ -60,6 +61,7 @@ _NAMES = {
     "dalipipe.policy_files": "PolicyFileError load_policy save_policy",
     "dalipipe.sources": "Arrays AudioFolder AudioManifest CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder "
     "ImageMasks MNIST MapDataset PackError Packed Series ShardError Source TFRecords Table TarShards Text",
+    "dalipipe.stalls.explaining": "explain",
     "dalipipe.storage": "Retry Storage",
     "dalipipe.decoders.base": "DecodeError",
     "dalipipe.faults": "TooManyBadSamplesError",
@@ -87,7 +89,7 @@ __all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleErr
 __all__ += ["PythonStep", "UnsupportedTransformError", "convert", "save_policy"]
 __all__ += ["Series", "SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards", "Text"]
 __all__ += ["TokenBatches", "TooManyBadSamplesError", "__version__", "finetune", "ops", "orders", "recipes"]
-__all__ += ["translation"]
+__all__ += ["explain", "translation"]
 
 
 def __getattr__(name: str) -> Any:

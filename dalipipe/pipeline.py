@@ -369,7 +369,7 @@ class _Walk(threading.Thread):
 
     def _run(self) -> None:
         config, lane, epoch = self._config, self._lane, self._epoch
-        deliver = (_deliver_cuda if config.output.device.type == "cuda" else _deliver_host)(config, epoch.draws)
+        deliver = delivery(config, epoch.draws)
         steps = epoch.sampler.batches(epoch.number, self._first)
         in_flight, upcoming = 0, self._next(steps)
         while not self._stopped.is_set():
@@ -413,6 +413,11 @@ class _Walk(threading.Thread):
                 self.batches.get_nowait()
             except queue.Empty:
                 self.join(timeout=0.01)
+
+
+def delivery(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:
+    """What makes a lane's oldest batch one for the user; ``draws``: the epoch whose draws its samples take."""
+    return (_deliver_cuda if config.output.device.type == "cuda" else _deliver_host)(config, draws)
 
 
 def _deliver_host(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -10,10 +11,9 @@ import numpy as np
 from dalipipe.stalls.simulation import Get, Process, Put, Queue, Simulation, Work
 
 Times = Callable[[str, int], Work]
-"""A stage's name and a batch's number → the work that it is."""
-
-BEFORE_DECODING = ("probe", "draw")
-AFTER_DECODING = ("python", "augment", "assemble", "copy")
+"""A stage's name and a batch's number → the work that it is. Numbers go on beyond the steps asked for: an epoch's end
+would be another matter.
+"""
 
 
 @dataclass
@@ -32,16 +32,24 @@ class Course:
 class OwnPipeline:
     """dalipipe's loader as `dalipipe.pipeline` runs it: one thread reads, one decodes, one does the rest, ``depth``
     batches at most on their way, ``ahead`` finished ones waiting for the step.
+
+    ``reads_ahead``: whether reading has a thread of its own. ``before``: what the lane's thread does with a batch on
+    its way in; ``decoding``: what is then done by a thread of its own, one batch after the other; ``engine``: what is
+    begun then, and done by native threads by themselves; ``after``: what the lane's thread does on a batch's way out.
     """
 
     times: Times
     ahead: int = 2
     depth: int = 2
     reads_ahead: bool = True
-    decodes: bool = True
+    before: tuple[str, ...] = ("probe", "draw")
+    decoding: str | None = "decode"
+    engine: str | None = None
+    after: tuple[str, ...] = ("python", "augment", "assemble")
 
     def run(self, steps: int, cores: float) -> Course:
         asked, read, encoded, decoded = Queue(), Queue(), Queue(), Queue()
+        begun, done = ([Queue() for _ in range(self.depth)] for _ in range(2))
         ready = Queue(room=self.ahead)
 
         def reader() -> Process:
@@ -50,38 +58,54 @@ class OwnPipeline:
                 yield self.times("read", number)
                 yield Put(read, number)
 
-        def runner() -> Process:
+        def runner(decoding: str) -> Process:
             while True:
                 number = yield Get(encoded)
-                yield self.times("decode", number)
+                yield self.times(decoding, number)
                 yield Put(decoded, number)
+
+        def native(engine: str, place: int) -> Process:
+            while True:
+                number = yield Get(begun[place])
+                yield self.times(engine, number)
+                yield Put(done[place], number)
 
         def lane() -> Process:
             in_flight = submitted = 0
             if self.reads_ahead:
                 yield Put(asked, 0)
-            for collected in range(steps):
-                while in_flight < self.depth and submitted < steps:
+            for collected in itertools.count():
+                while in_flight < self.depth:
                     if self.reads_ahead:
-                        if submitted + 1 < steps:
-                            yield Put(asked, submitted + 1)
+                        yield Put(asked, submitted + 1)
                         yield Get(read)
                     else:
                         yield self.times("read", submitted)
-                    for stage in BEFORE_DECODING:
+                    for stage in self.before:
                         yield self.times(stage, submitted)
-                    if self.decodes:
+                    if self.decoding is not None:
                         yield Put(encoded, submitted)
+                    if self.engine is not None:
+                        yield Put(begun[submitted % self.depth], submitted)
                     submitted += 1
                     in_flight += 1
-                if self.decodes:
+                if self.decoding is not None:
                     yield Get(decoded)
-                for stage in AFTER_DECODING:
+                if self.engine is not None:
+                    yield Get(done[collected % self.depth])
+                for stage in self.after:
                     yield self.times(stage, collected)
                 yield Put(ready, collected)
                 in_flight -= 1
 
-        return _course(self.times, ready, lambda number: ready, [reader(), runner(), lane()], steps, cores)
+        processes = [lane()]
+        if self.reads_ahead:
+            processes.append(reader())
+        if self.decoding is not None:
+            processes.append(runner(self.decoding))
+        if self.engine is not None:
+            processes += [native(self.engine, place) for place in range(self.depth)]
+        return _course(self.times, ready, lambda number: ready, processes, steps, cores)
 
 
 @dataclass
@@ -102,7 +126,7 @@ class WorkerPipeline:
         self.queues = [Queue(room=max(0, self.prefetch - 1)) for _ in range(self.workers)]
 
         def worker(first: int) -> Process:
-            for number in range(first, steps, self.workers):
+            for number in itertools.count(first, self.workers):
                 for stage in self.stages:
                     yield self.times(stage, number)
                 yield Put(self.queues[first], number)

@@ -85,6 +85,9 @@ class Simulation:
                         return
                     continue
                 if isinstance(wanted, Work):
+                    if wanted.seconds <= 0.0:
+                        ready.append((running, None))
+                        continue
                     running.work, running.left_s = wanted, wanted.seconds
                     at_work.append(running)
                 elif isinstance(wanted, Get):

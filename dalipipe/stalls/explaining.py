@@ -1,0 +1,265 @@
+"""`dalipipe.explain`: runs a training step and its loader, apart and together, and says where the time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from dalipipe.cache.available import available_bytes
+from dalipipe.loader import DataLoader
+from dalipipe.plan import Plan
+from dalipipe.stages import StagedPlan
+from dalipipe.stalls import changes
+from dalipipe.stalls.explanation import Explanation, StageAlone, WhatIf
+from dalipipe.stalls.held import bytes_of
+from dalipipe.stalls.measuring import Kind, Parts, Progress, Turns, parts_of, take_turns
+from dalipipe.stalls.model import Model, Pipeline, Setting, cores, machine
+from dalipipe.stalls.pipelines import OwnPipeline, Times
+from dalipipe.stalls.walking import Measured, Stages, Walks
+
+_ORDER = ("read", "cache", "probe", "draw", "decode", "python", "augment", "assemble", "copy", "copy to device", "step")
+_MOST_HELD_BYTES = 2 << 30
+_RESIDENT = 4  # batches that lie on the device: one alone would stay in the processor's caches
+_BLOCKS = 6
+_WALKED = 16  # batches of which each stage is timed alone
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured of a loader and a step. ``model`` predicts other `Setting`s; ``cached``: with all files in
+    memory.
+    """
+
+    turns: Turns
+    parts: Parts
+    model: Model
+    cached: Setting
+    changes: tuple[changes.Change, ...]
+    queue: float
+    batch_size: float
+    batch_bytes: Mapping[str, int]
+    loader: dict[str, Any]
+
+    def explanation(self) -> Explanation:
+        parts, model = self.parts, self.model
+        stages, what_ifs = (
+            alone(self),
+            [WhatIf(change.name, change.how, model.predict(change.setting), change.basis) for change in self.changes],
+        )
+        return Explanation(
+            step_ms=parts.step,
+            compute_ms=parts.compute,
+            copy_ms=parts.copy,
+            prep_stall_ms=parts.prep,
+            fetch_stall_ms=parts.fetch,
+            bottleneck="copy" if (bound := model.bottleneck()) == "copy to device" else bound,
+            stages=stages,
+            what_ifs=tuple(sorted(what_ifs, key=lambda what_if: what_if.step_ms.value)),
+            predicted_ms=1e3 * model.predicted_s,
+            steps_ms={kind: tuple((1e3 * seconds).ravel().tolist()) for kind, seconds in self.turns.seconds.items()},
+            loader=self.loader,
+            machine=machine(),
+        )
+
+
+def explain(
+    loader: Any,
+    step: Callable[[Any], Any],
+    *,
+    steps: int = 60,
+    epoch: int | None = None,
+    progress: Progress = lambda what, share: None,
+) -> Explanation:
+    """Where a training step's time goes: computing, waiting for data to be prepared, or to be fetched; which stage of
+    the loader bounds it; and what would help, with the step times predicted for it.
+
+    Steps are run with batches that lie on the device already, with the loader and all files in memory, and with files
+    read anew, in turns of some steps each. Then every stage is timed alone, and a model of the loader's threads, which
+    is fed with these times, says what a change would bring. What the system has in memory of the files that are read
+    is forgotten for it. After "Analyzing and mitigating data stalls in DNN training" (Mohan et al., VLDB 2021).
+
+    Args:
+        loader: a `DataLoader`; it and its position stay as they are.
+        step: trains one step on a batch; what it returns is not looked at. The model learns by it, so give a copy of
+            one that matters.
+        steps: how many of each kind are timed; at least 12.
+        epoch: whose samples and draws are taken; ``None``: the loader's next.
+        progress: called with what is being done, and the share of it that is done.
+
+    Raises:
+        TypeError: a loader of another kind.
+        ValueError: fewer steps.
+        SampleError, TooManyBadSamplesError: as from the loader.
+    """
+    return investigate(loader, step, steps=steps, epoch=epoch, progress=progress).explanation()
+
+
+def investigate(
+    loader: Any,
+    step: Callable[[Any], Any],
+    *,
+    steps: int = 60,
+    epoch: int | None = None,
+    progress: Progress = lambda what, share: None,
+    tries: bool = True,
+) -> Findings:
+    """`explain`, with the model that predictions come from. ``tries``: whether changes are tried."""
+    if not isinstance(loader, DataLoader):
+        name = type(loader).__name__
+        raise TypeError(f"explain: loader must be a dalipipe.DataLoader, got {name}: make one of its data set")
+    if not callable(step):
+        raise TypeError(f"explain: step must be a function of a batch, got {type(step).__name__}")
+    if steps < 2 * _BLOCKS:
+        raise ValueError(f"explain: steps must be at least {2 * _BLOCKS}, got {steps}")
+    in_block = -(-steps // _BLOCKS)
+    nbytes = min(_MOST_HELD_BYTES, available_bytes() // 8)
+    progress("reading", 0.0)
+    warm_up = loader._ahead + 4
+    walks = Walks(loader, loader._steps.next_epoch if epoch is None else epoch, in_block + warm_up + 4, nbytes)
+    progress("reading", 1.0)
+    ready: list[int] = []
+    with ExitStack() as stack:
+        cold, cached = stack.enter_context(walks.runner()), stack.enter_context(walks.runner(walks.held))
+        resident = _batches(cached(0), min(_RESIDENT, len(walks.steps)))
+        device = _device(resident[0])
+
+        def read_anew(block: int) -> Generator[Any, None, None]:
+            walks.forget()
+            return cold(block * in_block, ready)
+
+        kinds = [
+            Kind("compute", partial(_over, [_moved(batch, device) for batch in resident]), 2),
+            Kind("cached", lambda block: cached(block * in_block), warm_up),
+            Kind("cold", read_anew, warm_up),
+        ]
+        if any(value.device != device for batch in resident for value in _tensors(batch)):
+            kinds.insert(1, Kind("host", partial(_over, resident), 2))
+        turns = take_turns(kinds, step, blocks=_BLOCKS, steps=in_block, device=device, progress=progress)
+    progress("stages", 0.0)
+    own = walks.stages(batches=_WALKED, begin=walks.forget)
+    from_memory = walks.stages(walks.held, batches=_WALKED)
+    progress("stages", 1.0)
+    train = {"step": Measured(turns.seconds["compute"].ravel(), turns.cores("compute"))}
+    if "host" in turns.seconds:
+        more = turns.seconds["host"].mean() - turns.seconds["compute"].mean()
+        train["copy to device"] = Measured(np.array([max(0.0, float(more))]), 0.0)
+    now = Setting({**own, **train}, partial(pipeline_of, walks, own), cores())
+    in_memory = Setting({**from_memory, **train}, partial(pipeline_of, walks, from_memory), cores())
+    found = list(changes.calculated(now, in_memory, walks))
+    return Findings(
+        turns,
+        parts_of(turns.seconds),
+        Model(now, turns.seconds["cold"].mean(axis=1)),
+        in_memory,
+        tuple(found),
+        float(np.mean(ready)),
+        float(np.mean([len(step) for step in walks.steps])),
+        _bytes(walks, resident),
+        _settings(loader, walks),
+    )
+
+
+def pipeline_of(walks: Walks, stages: Stages, times: Times) -> Pipeline:
+    """The loader's threads."""
+    config = walks.config
+    plan, on_host = config.plan, config.output.device.type == "cpu"
+    kind = None if plan.field is None else plan.field.kind
+    lane = tuple(name for name in _ORDER if name in stages and name not in ("read", "probe", "draw"))
+    before: tuple[str, ...] = ("probe", "draw")
+    decoding = engine = None
+    if kind == "image":
+        decoding = "decode" if "decode" in stages else None
+        staged = isinstance(plan, StagedPlan) and bool(plan.stages)
+        if decoding is None and on_host and isinstance(plan, Plan) and not staged:
+            engine = "augment"
+    elif kind is not None:
+        before = ("decode", "draw")
+        engine = "augment" if on_host else None
+    after = tuple(name for name in lane if name not in (decoding, engine, *before))
+    reads_ahead = walks.cache is None and not config.source.in_memory
+    return OwnPipeline(times, walks.ahead, config.depth, reads_ahead, before, decoding, engine, after)
+
+
+def alone(found: Findings) -> tuple[StageAlone, ...]:
+    """Every stage, in the order in which a batch passes them."""
+    stages, busy = found.model.now.stages, found.model.course.busy
+    names = sorted(stages, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+    last = next(name for name in reversed(names) if name not in ("step", "copy to device"))
+    out = []
+    for name in names:
+        measured = stages[name]
+        mean = float(measured.seconds.mean())
+        out.append(
+            StageAlone(
+                "copy" if name == "copy to device" else name,
+                found.batch_size / max(mean, 1e-9),
+                1e3 * float(np.quantile(measured.seconds, 0.5)),
+                1e3 * float(np.quantile(measured.seconds, 0.99)),
+                1e3 * mean * measured.cores,
+                min(1.0, busy.get(name, 0.0)),
+                found.queue if name == last else None,
+                found.batch_bytes.get(name),
+            )
+        )
+    return tuple(out)
+
+
+def _over(batches: list[Any], block: int) -> Generator[Any, None, None]:
+    while True:
+        yield from batches
+
+
+def _batches(run: Generator[Any, None, None], count: int) -> list[Any]:
+    try:
+        return [next(run) for _ in range(count)]
+    finally:
+        run.close()
+
+
+def _device(batch: Any) -> torch.device:
+    """Where training takes place: the device that the batch is on, or else the current CUDA device."""
+    on_cuda = [value.device for value in _tensors(batch) if value.is_cuda]
+    if on_cuda:
+        return on_cuda[0]
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    values = [value.to(device) if isinstance(value, torch.Tensor) else value for value in batch]
+    moved = type(batch)(*values)
+    moved.indices, moved.draws = batch.indices, batch.draws
+    return moved
+
+
+def _tensors(batch: Any) -> list[torch.Tensor]:
+    return [value for value in batch if isinstance(value, torch.Tensor)]
+
+
+def _bytes(walks: Walks, resident: list[Any]) -> dict[str, int]:
+    """What stages take in for a batch, as far as that is known."""
+    read = walks.held.read(walks.steps[0].indices)
+    encoded = sum(bytes_of(column) for column in read.columns.values())
+    given = sum(value.nbytes for value in _tensors(resident[0]))
+    return {"read": encoded, "decode": encoded, "copy": given, "copy to device": given, "step": given}
+
+
+def _settings(loader: DataLoader, walks: Walks) -> dict[str, Any]:
+    """What the loader is and how it is set."""
+    config = walks.config
+    return {
+        "kind": "dalipipe.DataLoader",
+        "dataset": repr(loader.source)[:200],
+        "batch_size": max(len(step) for step in walks.steps),
+        "threads": config.threads,
+        "prefetch": walks.ahead,
+        "device": str(config.output.device),
+        "decoder": config.decoder,
+        "cache": None if walks.cache is None else walks.cache.describe(config.threads),
+        "files_forgotten": len(walks.files),
+    }

@@ -1,0 +1,94 @@
+"""A source whose records are in memory, and what the page cache knows of a source's files forgotten."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from dalipipe.records import Encoded, Pictures, Records, Signals
+from dalipipe.sources.base import Source
+
+_MOST_FILES = 4096  # of a source whose records do not say which of them they are in
+_SAME = ("schema", "classes", "labels", "transform", "front", "copies", "repeatable", "in_memory")
+
+
+class Held(Source):
+    """Another source, of which some batches have been read before and are given from memory: as fast as reading can be.
+
+    What it has not kept it reads from the source.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._kept: dict[bytes, Records] = {}
+        self.nbytes = 0
+        for name in _SAME:
+            setattr(self, name, getattr(source, name))
+
+    def keep(self, indices: np.ndarray, records: Records) -> None:
+        """Keeps a batch."""
+        self._kept[indices.tobytes()] = records
+        if not self.in_memory:
+            self.nbytes += sum(bytes_of(column) for column in records.columns.values())
+
+    def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
+        records = self._kept.get(indices.tobytes())
+        if records is None:
+            return self._source.read(indices, threads=threads, allocate=allocate)
+        # Arrays and lists end in the user's batches, who may change them.
+        columns: dict[str, Any] = {
+            name: column.copy() if isinstance(column, np.ndarray | list) else column
+            for name, column in records.columns.items()
+        }
+        return Records(columns, dict(records.errors))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(index)
+
+    def files(self) -> Iterable[str]:
+        return self._source.files()
+
+
+def bytes_of(column: Any) -> int:
+    """How much memory a batch's field takes, about."""
+    if isinstance(column, Encoded):
+        return int(column.starts[-1])
+    if isinstance(column, Pictures):
+        return int(column.nbytes.sum())
+    if isinstance(column, Signals):
+        return 4 * column.channels * int(column.frames.sum())
+    return column.nbytes if isinstance(column, np.ndarray) else 0
+
+
+def files_of(source: Source, indices: np.ndarray) -> list[str]:
+    """The local files that these records are read from, where that is known."""
+    named = list(dict.fromkeys(source.describe(int(index)) for index in indices))
+    named = [path for path in named if os.path.isfile(path)]
+    if named:
+        return named
+    files = list(islice(source.files(), _MOST_FILES + 1))
+    return files if len(files) <= _MOST_FILES else []
+
+
+def forget(paths: Iterable[str]) -> None:
+    """Has the system forget these files, so that they are read anew. What is mapped stays."""
+    for path in paths:
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                with suppress(OSError):
+                    os.fdatasync(descriptor)  # what has not been written yet is not forgotten
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,147 @@
+"""A loader and a training step as they are or might be: how long a step then takes, and what it waits for.
+
+The simulated pipelines of `pipelines` are fed with the times that were measured of each stage alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from dalipipe.stalls.explanation import Span
+from dalipipe.stalls.pipelines import Course, Times
+from dalipipe.stalls.simulation import Work
+from dalipipe.stalls.walking import Measured, Stages
+
+_STEPS = 160
+_WARM_UP = 16
+_RESAMPLED = 20
+_BATCHES = 12  # so many of those measured are drawn again
+_LESS = 0.1  # so much less of a stage tells whether the step is bound by it
+
+
+class Pipeline(Protocol):
+    """One of `pipelines`."""
+
+    def run(self, steps: int, cores: float) -> Course: ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``stages``: the work of each on a batch, with ``"step"`` and, where the step brings batches to the device,
+    ``"copy to device"``; ``pipeline``: how the loader's threads do it; ``cores``: of the machine.
+    """
+
+    stages: Stages
+    pipeline: Callable[[Times], Pipeline]
+    cores: float
+
+    def with_stages(self, stages: Mapping[str, Measured]) -> Setting:
+        """With other times of some stages."""
+        return replace(self, stages={**self.stages, **stages})
+
+    def scaled(self, factors: Mapping[str, float]) -> Setting:
+        """With some stages taking so many times as long; those that there are not stay away."""
+        there = {name: factor for name, factor in factors.items() if name in self.stages}
+        return self.with_stages({name: self.stages[name].times(factor) for name, factor in there.items()})
+
+    def course(self, draws: np.ndarray) -> Course:
+        """``draws`` float64 [n], in [0, 1): which of the batches that were measured each of the simulated ones is
+        like.
+        """
+
+        def times(stage: str, number: int) -> Work:
+            measured = self.stages.get(stage)
+            if measured is None:
+                return Work(stage, 0.0, 0.0)
+            seconds = measured.seconds
+            return Work(stage, float(seconds[int(draws[number % len(draws)] * len(seconds))]), measured.cores)
+
+        return self.pipeline(times).run(_WARM_UP + _STEPS, self.cores)
+
+
+class Model:
+    """Predicts steps' times from a `Setting` as it is and the time that its steps were measured to take: float64
+    [blocks], seconds.
+    """
+
+    def __init__(self, now: Setting, measured_s: np.ndarray) -> None:
+        self.now, self._measured_s = now, measured_s
+        # The same draws for every setting, so that settings differ by themselves alone.
+        random, length = np.random.default_rng(0), _WARM_UP + _STEPS
+        self._draws = (random.permutation(length) + random.random(length)) / length  # all batches equally often
+        self._resampled = [random.random(_BATCHES)[random.integers(_BATCHES, size=length)] for _ in range(_RESAMPLED)]
+        self.course = now.course(self._draws)
+        self.predicted_s = step_s(self.course)
+        self._now_resampled = np.array([step_s(now.course(draws)) for draws in self._resampled])
+
+    @property
+    def error(self) -> float:
+        """How far the step that the model finds is from the measured one, as a share of that."""
+        return abs(self.predicted_s / float(self._measured_s.mean()) - 1.0)
+
+    def predict(self, setting: Setting) -> Span:
+        """A step's time in ms: what was measured, times what the model says of the change. As sure as the measured
+        batches, blocks and the model's own `error` let it be.
+        """
+        measured = float(self._measured_s.mean())
+        value = measured * step_s(setting.course(self._draws)) / self.predicted_s
+        ratios = np.array([step_s(setting.course(draws)) for draws in self._resampled]) / self._now_resampled
+        spread = float(np.std(ratios)) / (value / measured) if value else 0.0
+        blocks = float(np.std(self._measured_s, ddof=1)) / math.sqrt(len(self._measured_s)) / measured
+        wide = math.hypot(2.0 * spread, 2.0 * blocks) + self.error
+        return Span(1e3 * value, 1e3 * value * max(0.0, 1.0 - wide), 1e3 * value * (1.0 + wide))
+
+    def bottleneck(self) -> str:
+        """The stage of which a little less would bring the most; where none would, the busiest one."""
+        gains = {
+            name: self.predicted_s - step_s(self.now.scaled({name: 1.0 - _LESS}).course(self._draws))
+            for name in self.now.stages
+        }
+        best = max(gains, key=lambda name: gains[name])
+        if gains[best] > 1e-3 * self.predicted_s:
+            return best
+        return max(self.now.stages, key=lambda name: self.course.busy.get(name, 0.0))
+
+
+def step_s(course: Course) -> float:
+    """The mean, once the pipeline is full."""
+    return float(course.steps_s[_WARM_UP:].mean())
+
+
+def cores() -> float:
+    """Of the processor, that this process may use."""
+    there = float(len(os.sched_getaffinity(0)))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(there, float(quota) / float(period))
+    except (OSError, ValueError):  # no limit, or "max"
+        return there
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and versions."""
+    import platform
+
+    import torch
+
+    import dalipipe
+
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {
+        "processor": processor,
+        "cores": cores(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {"dalipipe": dalipipe.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }

@@ -1,0 +1,266 @@
+"""A loader's lane, walked apart from the loader: the same steps as often as wanted, ahead of the user as the loader
+does it, or one stage after the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from dalipipe import rng
+from dalipipe.cache import SampleCache
+from dalipipe.clock import StageClock
+from dalipipe.faults import Quarantine
+from dalipipe.loader import DataLoader
+from dalipipe.pipeline import Epoch, Lane, Prefetcher, delivery
+from dalipipe.sampler import Sampler, Step
+from dalipipe.sources.base import Source
+from dalipipe.stalls.held import Held, files_of, forget
+from dalipipe.tracks.base import LaneConfig
+
+WARM_UP = 2  # batches in which decoders are made and buffers grow
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A stage's work on some batches, each alone: ``seconds`` float64 [n], and how many ``cores`` it keeps busy
+    meanwhile, on average.
+    """
+
+    seconds: np.ndarray
+    cores: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float] | np.ndarray, cpu_s: float) -> Measured:
+        times = np.asarray(seconds, np.float64)
+        return cls(times, cpu_s / max(float(times.sum()), 1e-12))
+
+    def times(self, factor: float) -> Measured:
+        """As if it took so many times as long."""
+        return Measured(factor * self.seconds, self.cores)
+
+
+Stages = Mapping[str, Measured]
+
+
+class Replay(Sampler):
+    """Steps that another sampler has dealt, over and over."""
+
+    def __init__(self, steps: Sequence[Step], dealt_by: Sampler) -> None:  # it deals no order, so it has none
+        self._replayed, self._dealt_by = steps, dealt_by
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
+        for number in itertools.count(first_step):
+            yield self._replayed[number % len(self._replayed)]
+
+    def without(self, epoch: int, step: Step, bad: set[int], *, refill: bool) -> Step:
+        return self._dealt_by.without(epoch, step, bad, refill=refill)
+
+
+class Walks:
+    """Walks over some steps of a loader's epoch. They leave the loader, its position and its quarantine as they are.
+
+    ``most``: how many different steps, at most; fewer where the epoch or ``nbytes``, the memory for what is read of
+    them, has no more. ``held`` gives those from memory.
+    """
+
+    def __init__(self, loader: DataLoader, epoch: int, most: int, nbytes: int) -> None:
+        self._loader, self._dealt_by = loader, loader._steps
+        loader._steps.order.settle(epoch)
+        loader._largest = max(loader._largest, loader._steps.largest(epoch))
+        self.config, self.ahead = loader._config(epoch), loader._ahead
+        self.cache = loader._opened_cache()
+        self._quarantine = Quarantine(loader._quarantine.on_error, loader._quarantine.limit, None, len(loader.source))
+        self._quarantine.load(loader._quarantine.state())
+        draws = loader._draws_of(epoch)
+        dealt = itertools.islice(loader._steps.batches(epoch), most)
+        self._number, self._key, self._draws = epoch, rng.make_key(loader.seed, draws), draws
+        self.steps: list[Step] = []
+        self.held = Held(self.config.source)
+        self._hold(dealt, nbytes)
+        self.files = files_of(self.config.source, np.concatenate([step.indices for step in self.steps]))
+
+    def _hold(self, dealt: Iterator[Step], nbytes: int) -> None:
+        """Reads steps, and walks them once: what is bad is found now."""
+        source, refill = self.config.source, self._quarantine.on_error == "substitute"
+        keeping = _Keeping(source, self.held)
+        lane = Lane(replace(self.config, source=keeping, depth=1), self._quarantine, StageClock(), None)
+        deliver, epoch = delivery(self.config, self._draws), self._epoch([])
+        try:
+            for step in dealt:
+                lane.submit(lane.begin(epoch, step))
+                deliver(lane)
+                bad = self._quarantine.indices
+                self.steps.append(self._dealt_by.without(self._number, step, bad, refill=refill) if bad else step)
+                if self.held.nbytes > nbytes:
+                    break
+        finally:
+            lane.close()
+
+    def _epoch(self, steps: Sequence[Step]) -> Epoch:
+        return Epoch(self._number, self._key, Replay(steps, self._dealt_by), self._draws)
+
+    def forget(self) -> None:
+        """Has the steps' files read anew, as far as they are known."""
+        forget(self.files)
+
+    # Ahead of the user ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def runner(
+        self, source: Source | None = None, **changes: Any
+    ) -> Iterator[Callable[..., Generator[Any, None, None]]]:
+        """Gives what walks as the loader does: ``(first, ready)`` → batches from step ``first`` on, without end; how
+        many finished ones were waiting when each was asked for is appended to ``ready``.
+
+        ``source``: another one than the loader's; ``changes``: of its `LaneConfig`.
+        """
+        config = replace(self.config, source=source or self.config.source, **changes)
+        lanes: list[Lane] = []
+        epoch, cuda = self._epoch(self.steps), config.output.device.type == "cuda"
+        cache = self._cache_before(config.source)
+
+        def run(first: int, ready: list[int] | None = None) -> Generator[Any, None, None]:
+            lane = lanes.pop() if lanes else Lane(config, self._quarantine, StageClock(), cache)
+            prefetcher = Prefetcher(lane, epoch, first, config, self.ahead, lanes.append)
+            try:
+                while True:
+                    if ready is not None:
+                        ready.append(prefetcher.ready)
+                    batch = prefetcher.get()
+                    if cuda:  # as the loader does
+                        stream = torch.cuda.current_stream(config.output.device)
+                        for value in batch:
+                            if isinstance(value, torch.Tensor):
+                                value.record_stream(stream)
+                    yield batch
+            finally:
+                prefetcher.close()
+
+        try:
+            yield run
+        finally:
+            while lanes:
+                lanes.pop().close()
+
+    def _cache_before(self, source: Source) -> SampleCache | None:
+        """The loader's cache, before this source."""
+        if self.cache is None or source is self.config.source:
+            return self.cache
+        settings, field = self._loader._cache_settings, self.config.plan.field
+        assert settings is not None and field is not None
+        return SampleCache(settings, source, field.name, self.cache._decoder, self.cache._device)
+
+    # One stage after the other ----------------------------------------------------------------------------------------
+
+    def stages(
+        self,
+        source: Source | None = None,
+        *,
+        batches: int,
+        cache: SampleCache | None = None,
+        passes: int = 1,
+        begin: Callable[[], None] = lambda: None,
+        **changes: Any,
+    ) -> Stages:
+        """Every stage's work on ``batches`` batches, each alone: with all its threads, and nothing else going on. What
+        is none of the stages that the loader counts is ``"assemble"``.
+
+        ``begin`` is called when all is warm; ``passes``: how often the steps are walked, of which the last one counts;
+        ``source``, ``changes``: as of `runner`; ``cache``: another one than the loader's.
+        """
+        config = replace(self.config, source=source or self.config.source, depth=1, **changes)
+        clock = _clock(config)
+        lane = Lane(config, self._quarantine, clock, cache or self._cache_before(config.source))
+        deliver, epoch = delivery(config, self._draws), self._epoch(self.steps)
+        rows: list[dict[str, tuple[float, float]]] = []
+        begun = False
+        try:
+            for walk in range(passes):
+                rows.clear()
+                for number in range(-WARM_UP, batches):
+                    if walk == passes - 1 and number == 0 and not begun:
+                        begin()
+                        begun = True
+                    step = self.steps[number % len(self.steps)]
+                    before, start, cpu_s = _so_far(clock), time.perf_counter(), time.process_time()
+                    lane.submit(lane.begin(epoch, step))
+                    batch = deliver(lane)
+                    whole = time.perf_counter() - start, time.process_time() - cpu_s
+                    del batch
+                    if number >= 0:
+                        rows.append(_row(before, _so_far(clock), whole))
+        finally:
+            lane.close()
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return {
+            name: Measured.of(
+                [row.get(name, (0.0, 0.0))[0] for row in rows], sum(row[name][1] for row in rows if name in row)
+            )
+            for name in names
+        }
+
+
+def _so_far(clock: StageClock) -> dict[str, tuple[float, float]]:
+    return {name: (times.seconds, times.cpu_s) for name, times in clock.stages.items()}
+
+
+def _row(
+    before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]], whole: tuple[float, float]
+) -> dict[str, tuple[float, float]]:
+    """Of one batch: seconds and processor seconds of each stage, and of what is left of the whole."""
+    row = {}
+    for name, (seconds, cpu_s) in after.items():
+        done = before.get(name, (0.0, 0.0))
+        row[name] = (seconds - done[0], cpu_s - done[1])
+    left = (max(0.0, all_of - sum(each[i] for each in row.values())) for i, all_of in enumerate(whole))
+    row["assemble"] = (next(left), next(left))
+    return row
+
+
+def _clock(config: LaneConfig) -> StageClock:
+    return _DeviceClock(config.output.device) if config.output.device.type == "cuda" else StageClock(cpu=True)
+
+
+class _DeviceClock(StageClock):
+    """Waits at the end of each stage for what it has queued on the device, so that it counts for that stage."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(cpu=True)
+        self._device = device
+
+    @contextmanager
+    def stage(self, name: str, samples: int = 0, **more: Any) -> Iterator[None]:
+        with super().stage(name, samples, **more):
+            yield
+            torch.cuda.current_stream(self._device).synchronize()
+
+
+class _Keeping(Source):
+    """Another source, which keeps all that is read from it."""
+
+    def __init__(self, source: Source, held: Held) -> None:
+        self._source, self._held = source, held
+        self.schema, self.copies, self.in_memory = source.schema, source.copies, source.in_memory
+
+    def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Any:
+        records = self._source.read(indices, threads=threads)  # memory of its own
+        if not records.errors:
+            self._held.keep(indices, records)
+        return records
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(index)
