@@ -3,6 +3,7 @@
 #   make demo     fine-tune a model on real images through dalipipe       make lint   style and types, as checked in
 #   make test     the fast tests           make test-slow   the others    make format brings code into that style
 #   make bench    measure                  make fuzz        for a minute  make clean  what was built; distclean: .venv too
+#   make bench-check  has anything become slower beside its reference, in this very run, than in the results that are there?
 #   make bench-gpu  on a GPU, with DATA: its tests, the JPEG decoder beside others, the fused operator, loaders
 #   make parity   operators, recipes and draws beside torchvision's: docs/parity.md (with DATA; else the page alone)
 #
@@ -24,7 +25,7 @@ NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CXX_FILES := $(NATIVE) $(wildcard tests/*/*.h tests/*/*.cpp)
 WITH_DATA := $(if $(DATA),--data=$(DATA))
 
-.PHONY: install demo test test-slow bench bench-gpu parity lint format fuzz clean distclean
+.PHONY: install demo test test-slow bench bench-check bench-gpu parity lint format fuzz clean distclean
 
 install: $(INSTALLED)
 
@@ -50,6 +51,9 @@ test-slow: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(PY) -m pytest benchmarks $(WITH_DATA) $(ARGS)
+
+bench-check: $(INSTALLED)
+	$(PY) -m pytest benchmarks/test_stages.py benchmarks/test_operators.py --check $(ARGS)
 
 # What fails does not keep the rest from being measured.
 bench-gpu: export FAIL_WITHOUT_CUDA = 1

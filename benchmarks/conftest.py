@@ -6,9 +6,11 @@ to a temporary folder.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--results", type=Path, default=HERE / "results", help="where JSON goes")
     parts = "of test_decode.py: only these, by commas, into the results that are there"
     parser.addoption("--parts", type=lambda names: names.split(","), default=[], metavar="NAMES", help=parts)
+    check = "compare ratios with the results that are there, and write none"
+    parser.addoption("--check", action="store_true", help=check)
     parser.addoption("--dry-run", action="store_true", help="try what needs a GPU on a few pictures without one")
 
 
@@ -78,6 +82,23 @@ def device(
     queue = jpeg_queue(tmp_path_factory.mktemp("cuda_on_cpu"))
     decode_as_on_device(monkeypatch, queue, lambda threads: PillowDecoder(threads=threads))
     return devices.Host(queue)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What is timed has one core."""
+    import cv2
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    gc.collect()
+    gc.freeze()  # what is there by now is not gone through again before every turn
+    yield
+    gc.unfreeze()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import json
+import math
 import os
 import platform
 import resource
@@ -75,9 +76,30 @@ def interleave(
     return timings
 
 
+def lasting(run: Callable[[], Any], items: int, turn_s: float = 0.04) -> Turn:
+    """As often as fills a turn that can be timed; ``items`` a call."""
+    start = time.perf_counter()
+    run()
+    times = max(1, math.ceil(turn_s / (time.perf_counter() - start)))
+
+    def turn() -> int:
+        for _ in range(times):
+            run()
+        return times * items
+
+    return turn
+
+
 def ratio(timings: dict[str, Timing], name: str, to: str) -> float:
     """The median over rounds of ``name``'s rate over ``to``'s in the same round."""
     return statistics.median(a / b for a, b in zip(timings[name].rates, timings[to].rates, strict=True))
+
+
+def undisturbed(timings: dict[str, Timing], name: str, to: str) -> float:
+    """`ratio`, or that of each one's best round where it is higher: when others are at work on the machine, a turn now
+    and then still has it for itself.
+    """
+    return max(ratio(timings, name, to), max(timings[name].rates) / max(timings[to].rates))
 
 
 def reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Every operator beside torchvision's, Kornia's and Albumentations', on one core: microseconds a picture.
 
-    pytest benchmarks/test_operators.py
+    pytest benchmarks/test_operators.py              writes results/operators_cpu.json
+    pytest benchmarks/test_operators.py --check      compares with it, ratio by ratio
 
 64 uint8 pictures of 224×224 px → a batch of them; drawing the parameters counts. Before anything is
 timed, dalipipe's pixels are verified to be those of each operator's specification, and that the others do something of
@@ -9,19 +10,18 @@ the kind to the same pictures.
 
 from __future__ import annotations
 
-import gc
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import operator_peers
 import pytest
+import regression
 import torch
 from operator_peers import Row
-from rounds import interleave, ratio, write
+from rounds import interleave, lasting, ratio, undisturbed, write
 
 import dalipipe
 from dalipipe import rng
@@ -31,23 +31,10 @@ from dalipipe.plan import Draws, Plan, lower
 from dalipipe.records import Pictures
 from dalipipe.schema import Field, Schema
 
-N, SIDE_PX, TURN_S = 64, 224, 0.04
+N, SIDE_PX = 64, 224
 SCHEMA = Schema((Field("image", "image", channels=3), Field("label", "column")))
 
 Run = Callable[[], Any]
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    gc.collect()
-    gc.freeze()  # what is there by now is not gone through again before every turn
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -147,21 +134,20 @@ def verify_theirs(row: Row, name: str, run: Run, ours: np.ndarray, pictures: np.
         assert changed > 0.5, f"{name}'s {row.name} changes only {changed:.0%} of the pictures"
 
 
-def lasting(run: Run) -> Callable[[], int]:
-    """As often as fills a turn that can be timed."""
-    start = time.perf_counter()
-    run()
-    times = max(1, math.ceil(TURN_S / (time.perf_counter() - start)))
-
-    def turn() -> int:
-        for _ in range(times):
-            run()
-        return times * N
-
-    return turn
+def measure(row: Row, runs: dict[str, Run], rounds: int, over: Callable[..., float] = ratio) -> dict[str, Any]:
+    print(f"\n{row.family}: {row.name}")
+    timings = interleave({name: lasting(run, N) for name, run in runs.items()}, rounds, 0)
+    us = {name: round(float(1e6 / np.median(timing.rates)), 2) for name, timing in timings.items()}
+    ratios = {name: round(over(timings, "dalipipe", name), 3) for name in runs if name != "dalipipe"}
+    return {"family": row.family, "name": row.name, "us_per_image": us, "ratios": ratios}
 
 
-def test_operators(pictures: np.ndarray, one_thread: None, pytestconfig: pytest.Config) -> None:
+def ratios_of(result: dict[str, Any]) -> dict[str, float]:
+    """Of each operator beside each library."""
+    return {f"{row['name']}, {name}": value for row in result["rows"] for name, value in row["ratios"].items()}
+
+
+def test_operators(pictures: np.ndarray, one_thread: None, results: Path, pytestconfig: pytest.Config) -> None:
     rounds, found = pytestconfig.getoption("--rounds"), []
     for row in operator_peers.rows():
         runs = contenders_of(row, pictures)
@@ -172,23 +158,24 @@ def test_operators(pictures: np.ndarray, one_thread: None, pytestconfig: pytest.
         for name, run in runs.items():
             if name != "dalipipe":
                 verify_theirs(row, name, run, out, pictures)
-        print(f"\n{row.family}: {row.name}")
-        timings = interleave({name: lasting(run) for name, run in runs.items()}, rounds, 0)
-        us = {name: round(float(1e6 / np.median(timing.rates)), 2) for name, timing in timings.items()}
-        ratios = {name: round(ratio(timings, "dalipipe", name), 3) for name in runs if name != "dalipipe"}
-        found.append({"family": row.family, "name": row.name, "us_per_image": us, "ratios": ratios})
+        found.append(measure(row, runs, rounds))
     versions = {"kornia": _version("kornia"), "albumentations": _version("albumentations"), "opencv": cv2.__version__}
-    path = write(
-        "operators_cpu",
-        {
-            "what": f"µs a picture on one core, drawing counted: {N} uint8 pictures of {SIDE_PX}×{SIDE_PX} px",
-            "rounds": rounds,
-            "versions": versions,
-            "rows": found,
-        },
-        pytestconfig.getoption("--results"),
-    )
-    print(f"\n→ {path}")
+    result = {
+        "what": f"µs a picture on one core, drawing counted: {N} uint8 pictures of {SIDE_PX}×{SIDE_PX} px",
+        "rounds": rounds,
+        "versions": versions,
+        "rows": found,
+    }
+    if pytestconfig.getoption("--check"):
+
+        def again(names: set[str]) -> dict[str, float]:
+            rows = [row for row in operator_peers.rows() if any(name.startswith(f"{row.name}, ") for name in names)]
+            runs = [(row, contenders_of(row, pictures)) for row in rows]
+            return ratios_of({"rows": [measure(*each, 3 * rounds, undisturbed) for each in runs]})
+
+        print(f"\n{regression.check('operators_cpu', ratios_of, ratios_of(result), again)}")
+    else:
+        print(f"\n→ {write('operators_cpu', result, results)}")
 
 
 def _version(package: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def test_epochs_are_as_long_for_few_pictures_as_for_many() -> None:
         loader.close()
 
 
-def test_runs_that_are_there_are_not_repeated_and_the_table_has_them() -> None:
+def test_runs_that_are_there_are_not_repeated_and_the_table_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     every = study.wanted([], FEW)
     assert len(every) == len(study.ARMS) * 2 * 2 * 2 and [one[-1] for one in every[: len(every) // 2]] == [0] * 24
     random = np.random.default_rng(0)
@@ -59,21 +58,20 @@ def test_runs_that_are_there_are_not_repeated_and_the_table_has_them() -> None:
     ]
     assert study.wanted(runs, FEW) == every[-1:]
 
-    spec = importlib.util.spec_from_file_location("report", BENCHMARKS / "report.py")
-    assert spec is not None and spec.loader is not None
-    report = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(report)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import report
+
     settings = {**vars(FEW), "lr": study.ARMS}
     machine = {"date": "D", "gpu": None, "cores": 2, "cpu": "C", "simd": "S", "versions": {"torch": "1"}}
     pretrained = [{"seed": seed, "accuracy": 80.0 + seed, "cpu_s": 1.0} for seed in range(2)]
     result = {"settings": settings, "pretrained": pretrained, "runs": runs, "machine": machine}
-    text = report.transfer_accuracy({"transfer_accuracy": result}.get)
+    text = report.BLOCKS["transfer_accuracy"]({"transfer_accuracy": result}.get)
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
     assert list(rows)[1:] == list(study.ARMS)
     values = study.accuracies(runs, "frozen", 5, False)
     assert f"{np.mean(values):.2f} ± {np.std(values, ddof=1) / 2**0.5:.2f}" in rows["frozen"]
     assert rows["joint"].count("–") == 1 and "80.50 ± 0.50 %" in text
-    assert report.transfer_accuracy({}.get) == "Not measured yet."
+    assert report.BLOCKS["transfer_accuracy"]({}.get) == "Not measured yet."
 
 
 def test_the_figure_is_drawn(tmp_path: Path) -> None:

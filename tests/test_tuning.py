@@ -976,7 +976,7 @@ def test_the_study_and_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
     machine = {"date": "now", "versions": {}, "gpu": "", "cores": 2, "cpu": "x", "simd": "y"}
     result = {"settings": tune_accuracy.asdict(settings), "runs": runs, "machine": machine}
-    text = report.tune_accuracy(lambda name: result)
+    text = report.BLOCKS["tune_accuracy"](lambda name: result)
     assert "| digits, 40 samples | 10" in text and "none; strength 1 |" in text
     tune_accuracy.draw(runs, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000

@@ -46,6 +46,8 @@ from dalipipe.finetune.sharding import like, local, whole
 from dalipipe.finetune.state import State, Tally
 from dalipipe.finetune.timing import StepClock
 
+_SCORED = 32  # batches whose scores are kept before they are added up
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -187,7 +189,8 @@ class _Run:
         self.steps = Steps(resolved(config.amp, self.device), self.device)
         self.average = None if config.ema is None else Average(self.model, config.ema)
         self.clock = StepClock(self.device)
-        # Loss, correct, predictions: not yet in the state.
+        # Not yet in the state: each batch's loss, what was right and how many predictions there were; their sums.
+        self.scored: list[tuple[torch.Tensor, torch.Tensor, Any]] = []
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.images = 0
         # Of the batches of a step: what each loss is divided by, and the predictions so far.
@@ -299,10 +302,26 @@ class _Run:
                 loss = total / self.divisor if loss is None else loss * (count / self.divisor)
             with ranks.during("the all-reduce of gradients"):
                 self.steps.backward(loss)
-        # Stays on the device: nothing here waits for it.
-        made = count if isinstance(count, torch.Tensor) else self.sums.new_full((), count)
-        self.sums += torch.stack([total.detach(), correct.sum(dtype=torch.float64), made])
+        self.scored.append((total.detach(), correct, count))
         self.images += len(losses)
+        if len(self.scored) == _SCORED:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        """The sums of many batches at once: batch by batch they would be a good part of a small model's step. They stay
+        on the device: nothing here waits for it.
+        """
+        if self.scored:
+            totals, corrects, counts = zip(*self.scored, strict=True)
+            made = sum(counts)
+            self.sums += torch.stack(
+                [
+                    torch.stack(totals).sum(dtype=torch.float64),
+                    torch.cat([correct.reshape(-1) for correct in corrects]).sum(dtype=torch.float64),
+                    made if isinstance(made, torch.Tensor) else self.sums.new_full((), made),
+                ]
+            )
+            self.scored.clear()
 
     def _of_ranks(self, count: Any) -> Any:
         """The mean over the ranks of a number of predictions: of samples, all have as many."""
@@ -373,6 +392,7 @@ class _Run:
 
     def _settle(self) -> None:
         """Move the sums on the device into the state. The only place where training waits for the device."""
+        self._add_up()
         here, ranks = [*self.sums.tolist(), self.images, *self.clock.take()], self.ranks
         self.sums.zero_()
         loss, correct, predictions, images, wait_s, compute_s = ranks.sum(here)

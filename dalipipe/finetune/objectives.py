@@ -59,8 +59,11 @@ def classify(model: nn.Module, batch: Fields, label_smoothing: float = 0.0) -> S
             only where they are shares. Batches of several sequences, and models that give something else.
     """
     logits, labels = _asked("classify", model, batch)
-    _check_labels(labels, logits.shape[1])
-    losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
+    try:
+        losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
+    except (IndexError, RuntimeError):  # on the CPU torch notices; looking first would cost every batch
+        _check_labels(labels, logits.shape[1])
+        raise
     right, predicted = labels if labels.ndim == 1 else labels.argmax(1), logits.argmax(1)
     return Scores(losses, predicted == right, answers=Answers(right, predicted, logits.shape[1]))
 

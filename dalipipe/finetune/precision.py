@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ class Steps:
         self.amp, self.device = amp, device
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
-    def autocast(self) -> torch.autocast:
-        return autocast(self.amp, self.device)
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.amp == "off" else autocast(self.amp, self.device)
 
     def backward(self, loss: torch.Tensor) -> None:
         self.scaler.scale(loss).backward()

@@ -1,0 +1,171 @@
+"""Whole loaders beside each other: plain files, sources, recipes, small pictures, caches."""
+
+from __future__ import annotations
+
+from blocks.base import Load, block, measured_on
+
+RECIPE_GOAL = 3.0
+
+
+@block
+def loaders_cpu(load: Load) -> str:
+    """Whole loaders beside each other, and the goals that they were built for."""
+    result = load("loaders_cpu")
+    if result is None:
+        return "Not measured yet."
+    ours = result["contenders"]["dalipipe"]
+    lines = ["| loader | images/s | CPU ms an image | dalipipe is |", "|---|---:|---:|---:|"]
+    rows = sorted(result["contenders"].items(), key=lambda item: -item[1]["per_s"])
+    for name, timing in rows:
+        factor = "" if timing is ours else f"{result['ratios'][f'over {name}']:.2f}×"
+        shown = f"**{name}**" if timing is ours else name
+        lines.append(f"| {shown} | {timing['per_s']:,.0f} | {timing['cpu_ms']:.2f} | {factor} |")
+    first = f"{result['what']}, {result['workers']} workers or threads each; {result['images']}."
+    rounds = len(ours["rounds"])
+    return "\n".join(
+        [
+            first[0].upper() + first[1:],
+            "",
+            *lines,
+            "",
+            f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own. {measured_on(result)}.",
+        ]
+    )
+
+
+@block
+def goals_cpu(load: Load) -> str:
+    """Each goal beside what was measured: met, or said plainly that it was not."""
+    loaders, fused, memory = load("loaders_cpu"), load("fused_image_cpu"), load("memory_cpu")
+    goals: list[tuple[str, str, str, bool]] = []
+    if loaders:
+        ratios = loaders["ratios"]
+        for goal, name in ((1.9, loaders["best_torch"]), (2.5, "Pillow, DataLoader"), (1.6, "DALI's own CPU pipeline")):
+            value = ratios[f"over {name}"]
+            goals.append((f"times {name}", f"≥ {goal}", f"{value:.2f}", value >= goal))
+        value = ratios["over DALI's ROI decoding alone"]
+        goals.append(("share of DALI's bare ROI decoding rate", "≥ 80 %", f"{value:.0%}", value >= 0.8))
+    if fused:
+        value = fused["us_per_image"]
+        goals.append(("fused operator, 315×315 → 224×224, one core", "≤ 120 µs", f"{value:.0f} µs", value <= 120))
+    if memory:
+        for what, key in (("the loader's own buffers", "buffers_mb"), ("the process's peak memory", "resident_mb")):
+            epochs = memory[key]
+            value = max(epochs[2:]) / epochs[1] - 1
+            goals.append((f"growth of {what}, from the second epoch on", "< 3 %", f"{value:+.1%}", value < 0.03))
+    lines = ["| goal | wanted | measured | |", "|---|---:|---:|---|"]
+    lines += [f"| {what} | {want} | {got} | {'met' if met else '**short**'} |" for what, want, got, met in goals]
+    if memory:
+        alone = memory["dali_decoding_alone_mb"]
+        lines += [
+            "",
+            "DALI's decoder keeps a buffer per place in the batch, as large as its largest crop so far: "
+            f"by itself it goes from {alone[1]:.0f} MiB in epoch 2 to {alone[-1]:.0f} in epoch {len(alone)}.",
+        ]
+    return "\n".join(lines)
+
+
+@block
+def sources_cpu(load: Load) -> str:
+    """What the sources and the handling of faults cost beside a plain folder, and a million files from the start."""
+    sources, million = load("sources_cpu"), load("million_cpu")
+    lines: list[str] = []
+    if sources:
+        lines += ["| source | images/s | beside the folder |", "|---|---:|---:|"]
+        for name, timing in sources["contenders"].items():
+            factor = f"{sources['over_folder'][name]:.2f}×" if name in sources["over_folder"] else ""
+            lines.append(f"| {name} | {timing['per_s']:,.0f} | {factor} |")
+        rounds = len(sources["contenders"]["folder"]["rounds"])
+        lines += ["", f"The same work; {sources['images']}; {rounds} interleaved rounds. {measured_on(sources)}."]
+    if million:
+        first, later = million["first_time"], million["later"]
+        lines += [
+            "",
+            f"A million files in a thousand folders: listed in {first['index_s']:.1f} s the first time, "
+            f"{later['index_s']:.2f} s after that; in a new process the first batch is there "
+            f"{later['index_to_first_batch_s']:.2f} s after the imports.",
+        ]
+    return "\n".join(lines) or "Not measured yet."
+
+
+@block
+def policies_cpu(load: Load) -> str:
+    """DeiT's recipe beside torchvision's and timm's, and the goal it was built for."""
+    result = load("policies_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| DeiT's recipe | images/s | CPU ms an image | dalipipe is |", "|---|---:|---:|---:|"]
+    for name, timing in sorted(result["contenders"].items(), key=lambda item: -item[1]["per_s"]):
+        other = name in result["like_for_like"]
+        factor = f"{result['ratios'][f'over {name}']:.2f}×" if other else ""
+        shown = name if other else f"**{name}**"
+        lines.append(f"| {shown} | {timing['per_s']:,.0f} | {timing['cpu_ms']:.2f} | {factor} |")
+    rounds = len(result["contenders"][result["best_torchvision"]]["rounds"])
+    value = result["ratios"]["over torchvision v2"]
+    outcome = "met" if value >= RECIPE_GOAL else "**short**"
+    first = f"{result['what']}, {result['workers']} workers or threads each; {result['images']}."
+    return "\n".join(
+        [
+            first,
+            "",
+            *lines,
+            "",
+            "Each is compared with dalipipe running the policy that its own transforms are converted to. The goal was "
+            f"{RECIPE_GOAL} times torchvision v2 at its best: {value:.2f}, {outcome}.",
+            f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own. {measured_on(result)}.",
+        ]
+    )
+
+
+@block
+def small_cpu(load: Load) -> str:
+    """Small pictures in memory beside other ways with them."""
+    result = load("small_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| | images/s | CPU µs an image |", "|---|---:|---:|"]
+    for name, timing in sorted(result["contenders"].items(), key=lambda item: -item[1]["per_s"]):
+        shown = f"**{name}**" if name.startswith("dalipipe") else name
+        lines.append(f"| {shown} | {timing['per_s']:,.0f} | {1e3 * timing['cpu_ms']:,.1f} |")
+    goal = result["goals"]["dalipipe, images/s"]
+    best = max(timing["per_s"] for name, timing in result["contenders"].items() if name.startswith("dalipipe"))
+    factors = "; ".join(f"{name}: {value:,.1f}×" for name, value in result["ratios"].items())
+    rounds = len(next(iter(result["contenders"].values()))["rounds"])
+    absent = "" if result["ffcv"] else " FFCV was absent."
+    return "\n".join(
+        [
+            f"{result['what']}, {result['workers']} workers or threads; {result['images']}.",
+            "",
+            *lines,
+            "",
+            f"{factors[0].upper()}{factors[1:]}. The goal was {goal:,} images/s: "
+            f"{'met' if best >= goal else '**short**'}.",
+            f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own.{absent} "
+            f"{measured_on(result)}.",
+        ]
+    )
+
+
+@block
+def cache_cpu(load: Load) -> str:
+    """What keeping samples in memory brings, and what it costs the first epoch."""
+    result = load("cache_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = ["| loader | images/s | CPU ms an image |", "|---|---:|---:|"]
+    for name, timing in sorted(result["contenders"].items(), key=lambda item: -item[1]["per_s"]):
+        shown = f"**{name}**" if name.startswith("dalipipe") else name
+        lines.append(f"| {shown} | {timing['per_s']:,.0f} | {timing['cpu_ms']:.2f} |")
+    lines += ["", "| | measured |", "|---|---:|"]
+    lines += [f"| {name} | {value:.2f}× |" for name, value in result["ratios"].items()]
+    rounds = len(next(iter(result["contenders"].values()))["rounds"])
+    memory = f"{result['mb']['decoded']:,} MiB decoded, {result['mb']['encoded']:,} MiB as files"
+    return "\n".join(
+        [
+            f"{result['what']}, {result['workers']} workers or threads each; {result['images']}; {memory}.",
+            "",
+            *lines,
+            "",
+            f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own. {measured_on(result)}.",
+        ]
+    )
