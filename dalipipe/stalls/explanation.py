@@ -21,9 +21,8 @@ _IN_WORDS = {
     "python": "steps in Python",
     "copy": "copying to the device",
     "prep": "preparing batches",
-    "item": "making items",
+    "item": "the data set's __getitem__",
     "collate": "collating",
-    "hand over": "handing batches over from the workers",
 }
 
 
