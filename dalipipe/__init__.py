@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from dalipipe import finetune, ops, orders, recipes, translation
+    from dalipipe import finetune, ops, orders, recipes, telemetry, translation
     from dalipipe.conversion import UnsupportedTransformError, convert
     from dalipipe.decoders.base import DecodeError
     from dalipipe.faults import TooManyBadSamplesError
@@ -68,7 +68,7 @@ _NAMES = {
     "dalipipe.records": "SampleError",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
-_MODULES = ("finetune", "ops", "orders", "recipes", "translation")
+_MODULES = ("finetune", "ops", "orders", "recipes", "telemetry", "translation")
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "AudioFolder", "AudioManifest", "BucketSampler", "Choice"]
 __all__ += [
@@ -89,7 +89,7 @@ __all__ += ["PolicyFileError", "RandomApply", "RandomOrder", "Retry", "SampleErr
 __all__ += ["PythonStep", "UnsupportedTransformError", "convert", "save_policy"]
 __all__ += ["Series", "SomeOf", "Source", "StateMismatchError", "Storage", "TFRecords", "Table", "TarShards", "Text"]
 __all__ += ["TokenBatches", "TooManyBadSamplesError", "__version__", "finetune", "ops", "orders", "recipes"]
-__all__ += ["explain", "translation"]
+__all__ += ["explain", "telemetry", "translation"]
 
 
 def __getattr__(name: str) -> Any:

@@ -601,19 +601,42 @@ class DataLoader(TorchDataLoader):
 
     # Looking in and cleaning up ---------------------------------------------------------------------------------------
 
+    @property
+    def clock(self) -> StageClock:
+        """What `stats` is made of, as it runs."""
+        return self._clock
+
     def stats(self) -> dict[str, Any]:
         """What the loader has done and holds.
 
-        ``stages``: what each has taken so far in the loader's threads, `StageTimes.summary`: batches, samples, bytes,
-        seconds, and a batch's time, p50_ms and p99_ms; ``ready_batches``: finished ones
-        that wait for the user now; ``buffers_bytes``: host memory kept for idle lanes to use again; ``bad_samples``:
-        how many are in quarantine; ``cached_samples``, ``cached_bytes``: what the cache holds, of all that share it.
+        What is counted is counted since the loader was made.
+
+        ``stages``: what each has taken in the loader's threads, by name: ``batches``, ``samples``, ``bytes`` (of files
+        read, where that is known), ``seconds``, and of a batch's time ``p50_ms`` and ``p99_ms``. ``read``: files, or
+        memory; ``probe``: headers; ``draw``: what happens to each sample; ``decode``: until its pixels are there, which
+        other threads may have made meanwhile; ``augment``; ``python``: steps that are the user's; ``cache``: keeping
+        what was read; ``copy``: until a CUDA device has what is still on the host.
+
+        ``wait``: the user's, in ``next``: the same figures, of the batches given. ``interval``: from one batch given to
+        the next of its epoch, ``p50_ms`` and ``p99_ms``. ``samples_per_s``: given over the last 10 s. ``full_s``: how
+        long the loader has waited for room, since it was ahead. ``ready_batches``: finished ones that wait for the user
+        now; ``ready_batches_mean``: on average while epochs were under way. ``rank``: whose figures these are.
+
+        ``buffers_bytes``: host memory kept for idle lanes to use again; ``bad_samples``: how many are in quarantine;
+        ``cached_samples``, ``cached_bytes``: what the cache holds, of all that share it.
         """
         current = self._current()
         samples, nbytes = (0, 0) if self._cache is None else self._cache.kept
+        clock = self._clock
         return {
-            "stages": {name: times.summary() for name, times in list(self._clock.stages.items())},
+            "stages": {name: times.summary() for name, times in list(clock.stages.items())},
+            "wait": clock.wait.summary(),
+            "interval": clock.interval.summary(),
+            "samples_per_s": clock.samples_per_s(),
+            "full_s": clock.full.seconds,
             "ready_batches": current.ready if current is not None else 0,
+            "ready_batches_mean": clock.ready_mean,
+            "rank": self._steps.rank,
             "buffers_bytes": sum(lane.buffers_bytes for lane in self._lanes),
             "bad_samples": len(self._quarantine.indices),
             "cached_samples": samples,
@@ -655,6 +678,7 @@ class _Epoch:
         self.settled = False
         """Whether it is certain that this is the epoch wanted: from the first batch on."""
         self._gradients: Any = None
+        self._given_s: float | None = None  # when the last batch was
         self._start()
 
     def _start(self) -> None:
@@ -672,6 +696,18 @@ class _Epoch:
         return self
 
     def __next__(self) -> Any:
+        clock = self._loader.clock
+        with clock.waiting() as waited:
+            if torch.autograd._profiler_enabled():  # as torch's loaders call it, for tools that look for it
+                with torch.profiler.record_function("enumerate(DataLoader)#dalipipe.DataLoader.__next__"):
+                    batch = self._next()
+            else:
+                batch = self._next()
+            waited.samples = len(batch.indices)
+        self._given_s = clock.gave(waited, self._given_s)
+        return batch
+
+    def _next(self) -> Any:
         if not self.settled:
             self._settle()
         try:

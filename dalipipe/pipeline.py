@@ -30,7 +30,7 @@ from dalipipe.cache import Reading, SampleCache
 from dalipipe.clock import StageClock
 from dalipipe.faults import Quarantine
 from dalipipe.plan import Plan
-from dalipipe.records import Records
+from dalipipe.records import Encoded, PartlyEncoded, Records
 from dalipipe.sampler import Sampler, Step
 from dalipipe.schema import make_batch
 from dalipipe.stages import StagedPlan
@@ -120,7 +120,7 @@ class Lane:
     def __init__(
         self, config: LaneConfig, quarantine: Quarantine, clock: StageClock, cache: SampleCache | None = None
     ) -> None:
-        self._config, self._quarantine, self._clock, self._cache = config, quarantine, clock, cache
+        self._config, self._quarantine, self.clock, self._cache = config, quarantine, clock, cache
         self._arenas = BufferPool()
         self._in_flight: deque[Flight] = deque()
         self._track = make_track(config, clock)
@@ -157,7 +157,7 @@ class Lane:
                     assert flight.read is not None
                     tensors = {} if self._track is None else self._track.collect()
                     if flight.read.reading is not None:  # all of its samples are good
-                        with self._clock.stage("cache"):
+                        with self.clock.stage("cache"):
                             flight.read.reading.keep()
                     return {**flight.read.columns, **tensors}, flight.step
                 except RowErrors as error:
@@ -241,11 +241,12 @@ class Lane:
         records: Records | Reading
         self.reading = True
         try:
-            with self._clock.stage("read", len(step)):
+            with self.clock.stage("read", len(step)) as timing:
                 if self._cache is None:
                     records = source.read(indices, threads=config.threads, allocate=self._arenas.take)
                 else:
                     records = self._cache.read(indices, threads=config.threads, allocate=self._arenas.take)
+                timing.nbytes = _bytes_read(records.columns)
         finally:
             self.reading = False
         if records.errors:
@@ -263,6 +264,12 @@ class Lane:
         step = flight.epoch.sampler.without(flight.epoch.number, flight.dealt, bad, refill=refill)
         if not step.same_as(flight.step):
             flight.step, flight.pending, flight.read = step, None, None
+
+
+def _bytes_read(columns: dict[str, Any]) -> int:
+    """Of files. What lies in memory, or in the cache, already counts as nothing read."""
+    files = [column.encoded if isinstance(column, PartlyEncoded) else column for column in columns.values()]
+    return sum(column.arena.nbytes for column in files if isinstance(column, Encoded))
 
 
 class _Stopped(Exception):
@@ -313,7 +320,7 @@ class Prefetcher:
     @property
     def ready(self) -> int:
         """Finished batches waiting."""
-        return self._walk.batches.qsize()
+        return self._walk.batches.ready
 
     def close(self) -> None:
         """Ends the thread and waits for it, unless it hangs in a read: then it ends when it comes back."""
@@ -322,6 +329,33 @@ class Prefetcher:
     def __del__(self, _exiting: Any = sys.is_finalizing) -> None:
         if hasattr(self, "_walk") and not _exiting():  # at exit it has been ended already
             self._walk.end(most_s=_DROP_S)
+
+
+class _Finished(queue.Queue[Any]):
+    """Batches that wait for the user, and what ends them. The clock is told how many; it is asked under the lock."""
+
+    def __init__(self, room: int, clock: StageClock) -> None:
+        super().__init__(room)
+        self._clock, self._since_s = clock, time.perf_counter()
+        self.ready = 0
+
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        self._change(item, 1)
+
+    def _get(self) -> Any:
+        item = super()._get()
+        self._change(item, -1)
+        return item
+
+    def _change(self, item: Any, by: int) -> None:
+        now = time.perf_counter()
+        self._clock.saw_ready(self.ready, now - self._since_s)
+        self._since_s = now
+        if item is not None and not isinstance(item, Exception):
+            self.ready += by
+            for observer in self._clock.observers:
+                observer.ready(self.ready)
 
 
 class _Walk(threading.Thread):
@@ -337,7 +371,7 @@ class _Walk(threading.Thread):
         give_back: Callable[[Lane], None],
     ) -> None:
         super().__init__(name="dalipipe-prefetch", daemon=True)
-        self.batches: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+        self.batches = _Finished(ahead, lane.clock)
         self._lane, self._epoch, self._first, self._config, self._give_back = lane, epoch, first, config, give_back
         self._stopped = threading.Event()
         # Python must not take DALI down under it; nor wait for ever at exit for storage that hangs.
@@ -387,12 +421,15 @@ class _Walk(threading.Thread):
         return None if step is None else self._lane.begin(self._epoch, step)
 
     def _put(self, item: Any) -> None:
-        while not self._stopped.is_set():
-            try:
-                return self.batches.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-        raise _Stopped
+        if self._stopped.is_set():
+            raise _Stopped
+        with suppress(queue.Full):
+            return self.batches.put_nowait(item)
+        with self._lane.clock.is_full():
+            while not self._stopped.is_set():
+                with suppress(queue.Full):
+                    return self.batches.put(item, timeout=0.1)
+            raise _Stopped
 
     def end(self, most_s: float = math.inf, _exiting: Any = sys.is_finalizing) -> None:
         """Stops the thread and waits for it, ``most_s`` at most and not long for a read under way."""
@@ -431,11 +468,12 @@ def _deliver_host(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:
 def _deliver_cuda(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:
     """Works on a stream of its own, and waits for it: what comes out is whole, and what it was made from can be freed.
 
-    The wait costs nothing: the batches behind it are being decoded meanwhile.
+    The wait costs nothing: the batches behind it are being decoded meanwhile. Until what the lane has queued is done,
+    its time is that of augmenting (and is noted with the next batch's), and then of copying.
     """
     device = config.output.device
     torch.cuda.set_device(device)
-    stream = torch.cuda.Stream(device)
+    stream, queued = torch.cuda.Stream(device), torch.cuda.Event()
 
     def upload(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.is_cuda:
@@ -445,8 +483,15 @@ def _deliver_cuda(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:
     def deliver(lane: Lane) -> Any:
         with torch.cuda.stream(stream):
             columns, step = lane.collect()
-            values = [upload(value) for value in _values(config, columns, step)]
-            stream.synchronize()
+            clock = lane.clock
+            with clock.stage("copy", to_come=True):
+                queued.record(stream)
+                values = [upload(value) for value in _values(config, columns, step)]
+            if "augment" in clock.stages:
+                with clock.stage("augment", to_come=True):
+                    queued.synchronize()
+            with clock.stage("copy", len(step)):
+                stream.synchronize()
             return make_batch(config.names, values, step.indices, _draws(draws, step))
 
     return deliver

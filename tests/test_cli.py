@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -371,6 +372,38 @@ def test_preview_with_masks_and_without_data(halves: Path, tmp_path: Path, monke
     write_digits(tmp_path / "runs" / "demo" / "digits", size_px=64)
     shown = call("preview", "--policy", "digits_train", "--samples", "1", "--n", "1")
     assert shown.exit_code == 0 and (tmp_path / "preview.png").is_file(), shown.output
+
+
+def test_train_watched_on_the_terminal_and_by_prometheus(
+    halves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("prometheus_client")
+    from dalipipe import telemetry
+
+    served: list[tuple[list[str], int]] = []
+    serve = telemetry.serve_metrics
+    watching = ("--live", "--metrics-port", 9100)
+
+    def on_any_port(loaders: Any, port: int) -> Any:
+        served.append((list(loaders), port))
+        return serve(loaders, 0)
+
+    monkeypatch.setattr(telemetry, "serve_metrics", on_any_port)
+    shown = call("train", halves, "--out", tmp_path / "run", *SMALL_MODEL, "--epochs", 1, *watching)
+    assert shown.exit_code == 0, shown.output
+    assert "training loader: " in shown.output and "you wait" in shown.output and "validation accuracy" in shown.output
+    assert served == [(["train", "val"], 9100)]
+
+
+def test_a_port_for_metrics_that_is_taken(halves: Path, tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        shown = call("train", halves, "--out", tmp_path / "run", *SMALL_MODEL, "--metrics-port", port)
+    assert shown.exit_code == 2
+    assert shown.output.startswith(f"error: --metrics-port {port} of 127.0.0.1 cannot be had: Address already in use")
 
 
 def test_train_by_policy_files(halves: Path, tmp_path: Path) -> None:

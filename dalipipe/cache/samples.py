@@ -156,6 +156,14 @@ class SampleCache:
         store = self._store
         return (0, 0) if store is None else (store.kept, store.used_bytes)
 
+    @property
+    def share(self) -> float:
+        """Of the samples, for how many there is memory, [0, 1]; told from those that are kept."""
+        store = self._store
+        if store is None or not store.kept:
+            return 0.0
+        return min(1.0, store.capacity / (store.used_bytes / store.kept * store.rows))
+
     def close(self) -> None:
         """Frees what nobody else uses; reading again opens it anew."""
         with self._lock:

@@ -61,6 +61,8 @@ class Job:
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
     teaching: Teaching | None = None
     carry: Path | None = None
+    live: bool = False
+    metrics_port: int | None = None
 
     @property
     def policies(self) -> tuple[Policy, Policy]:
@@ -110,6 +112,10 @@ class _Fit:
         self._make_loaders(val)
 
     def run(self) -> Result:
+        with self._served():
+            return self._run()
+
+    def _run(self) -> Result:
         from dalipipe.finetune import classify, finetune
 
         job, ranks = self.job, self.ranks
@@ -139,7 +145,7 @@ class _Fit:
         model, batches, objective = job.transfer.prepare(model, fresh, batches, self.source_loader, objective, hard)
         self._tell(model, origin)
         figures = {"samples": self._draw_samples()} if ranks.main else {}
-        with contextlib.closing(batches), contextlib.closing(self.val_loader):
+        with contextlib.closing(batches), contextlib.closing(self.val_loader), self._shown():
             result = finetune(
                 model,
                 batches,
@@ -155,6 +161,23 @@ class _Fit:
             figures |= self._draw(model, result)
         self.console.print(_summary(job.title, result, figures))
         return result
+
+    def _served(self) -> contextlib.AbstractContextManager[Any]:
+        """The loaders' figures, where they are wanted."""
+        if self.job.metrics_port is None:
+            return contextlib.nullcontext()
+        from dalipipe.telemetry import serve_metrics
+
+        port = self.job.metrics_port + int(os.environ.get("LOCAL_RANK", 0))
+        return serve_metrics({"train": self.train_loader, "val": self.val_loader}, port)
+
+    def _shown(self) -> contextlib.AbstractContextManager[Any]:
+        """The training loader on the terminal, where that is wanted."""
+        if not (self.job.live and self.ranks.main):
+            return contextlib.nullcontext()
+        from dalipipe.telemetry import Live
+
+        return Live(self.train_loader, name="training loader")
 
     def _make_loaders(self, val: Source) -> None:
         """What is trained on, what is validated with, and what is learnt beside."""

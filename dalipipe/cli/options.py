@@ -9,7 +9,7 @@ import typer
 
 # Headings that `dalipipe train --help` puts them under.
 _AUGMENTATION, _LOSS, _LOOP = "Mixing", "Loss", "The loop"
-_TRANSFER, _DISTILLATION = "Transfer", "Distillation"
+_TRANSFER, _DISTILLATION, _WATCHING = "Transfer", "Distillation", "Watching the loaders"
 
 Data = Annotated[Path, typer.Argument(help="Folder of pictures: one sub-folder per class.", show_default=False)]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over what is trained on.")]
@@ -109,6 +109,21 @@ Shard = Annotated[
 ]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write metrics for TensorBoard, too.", rich_help_panel=_LOOP)
+]
+LiveView = Annotated[
+    bool,
+    typer.Option("--live", help="Show on the terminal what the training loader does.", rich_help_panel=_WATCHING),
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        help="Serve the loaders' figures to Prometheus on this port of this machine; further processes of it take the "
+        "next ones.",
+        show_default="not served",
+        rich_help_panel=_WATCHING,
+    ),
 ]
 Carry = Annotated[
     Path | None,

@@ -40,8 +40,10 @@ from dalipipe.cli.options import (
     JointSource,
     L2SPWeight,
     LayerDecay,
+    LiveView,
     Loss,
     MaxLength,
+    MetricsPort,
     MixOff,
     MixUpAlpha,
     Model,
@@ -215,6 +217,8 @@ def train(
     hard_weight: HardWeight = None,
     teacher_cache: TeacherCacheFolder = None,
     cache_epochs: CacheEpochs = None,
+    live: LiveView = False,
+    metrics_port: MetricsPort = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -295,6 +299,8 @@ def train(
             weight_decay=transfer.weight_decay(weight_decay),
             transfer=transfer,
             teaching=teaching,
+            live=live,
+            metrics_port=metrics_port,
         )
         transfer.check_start(given=any((weights, carry, folder)), resume=job.resume)
         with hint_at_texts(data) if task != "text" else contextlib.nullcontext():

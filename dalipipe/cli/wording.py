@@ -27,6 +27,8 @@ _WORDS = (
     (r"\band sum_classes are of\b", "and --bce-sum are of"),
     (r"\bgive loss bce\b", "give --loss bce"),
     (r"^loss must\b", "--loss must"),
+    (r"^serve_metrics: port\b", "--metrics-port"),
+    (r"^serve_metrics: metrics need\b", "--metrics-port needs"),
 )
 
 

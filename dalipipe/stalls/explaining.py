@@ -13,21 +13,17 @@ import torch
 
 from dalipipe.cache.available import available_bytes
 from dalipipe.loader import DataLoader
-from dalipipe.plan import Plan
-from dalipipe.stages import StagedPlan
-from dalipipe.stalls import changes
+from dalipipe.stalls.changes import TRAINING, Change, Changes, in_order, setting_of
 from dalipipe.stalls.explanation import Explanation, StageAlone, WhatIf
 from dalipipe.stalls.held import bytes_of
 from dalipipe.stalls.measuring import Kind, Parts, Progress, Turns, parts_of, take_turns
-from dalipipe.stalls.model import Model, Pipeline, Setting, cores, machine
-from dalipipe.stalls.pipelines import OwnPipeline, Times
-from dalipipe.stalls.walking import Measured, Stages, Walks
+from dalipipe.stalls.model import Model, Setting, cores, machine
+from dalipipe.stalls.walking import Measured, Walks
 
-_ORDER = ("read", "cache", "probe", "draw", "decode", "python", "augment", "assemble", "copy", "copy to device", "step")
 _MOST_HELD_BYTES = 2 << 30
 _RESIDENT = 4  # batches that lie on the device: one alone would stay in the processor's caches
 _BLOCKS = 6
-_WALKED = 16  # batches of which each stage is timed alone
+_WALKED = 16  # batches, at least, of which each stage is timed alone
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Findings:
     parts: Parts
     model: Model
     cached: Setting
-    changes: tuple[changes.Change, ...]
+    changes: tuple[Change, ...]
     queue: float
     batch_size: float
     batch_bytes: Mapping[str, int]
@@ -142,21 +138,25 @@ def investigate(
             kinds.insert(1, Kind("host", partial(_over, resident), 2))
         turns = take_turns(kinds, step, blocks=_BLOCKS, steps=in_block, device=device, progress=progress)
     progress("stages", 0.0)
-    own = walks.stages(batches=_WALKED, begin=walks.forget)
-    from_memory = walks.stages(walks.held, batches=_WALKED)
-    progress("stages", 1.0)
+    batches = min(max(_WALKED, steps // 2), len(walks.steps))
+    passes = -(-_WALKED // batches)
+    own = walks.stages(batches=batches, passes=passes, begin=walks.forget)
+    from_memory = walks.stages(walks.held, batches=batches, passes=passes)
+    progress("stages", 0.5)
     train = {"step": Measured(turns.seconds["compute"].ravel(), turns.cores("compute"))}
     if "host" in turns.seconds:
         more = turns.seconds["host"].mean() - turns.seconds["compute"].mean()
         train["copy to device"] = Measured(np.array([max(0.0, float(more))]), 0.0)
-    now = Setting({**own, **train}, partial(pipeline_of, walks, own), cores())
-    in_memory = Setting({**from_memory, **train}, partial(pipeline_of, walks, from_memory), cores())
-    found = list(changes.calculated(now, in_memory, walks))
+    now = setting_of(walks, {**own, **train}, cores())
+    cached_now = setting_of(walks, {**from_memory, **train}, cores())
+    changes = Changes(walks, now, cached_now)
+    found = [*changes.calculated(), *(changes.tried() if tries else ())]
+    progress("stages", 1.0)
     return Findings(
         turns,
         parts_of(turns.seconds),
         Model(now, turns.seconds["cold"].mean(axis=1)),
-        in_memory,
+        cached_now,
         tuple(found),
         float(np.mean(ready)),
         float(np.mean([len(step) for step in walks.steps])),
@@ -165,32 +165,11 @@ def investigate(
     )
 
 
-def pipeline_of(walks: Walks, stages: Stages, times: Times) -> Pipeline:
-    """The loader's threads."""
-    config = walks.config
-    plan, on_host = config.plan, config.output.device.type == "cpu"
-    kind = None if plan.field is None else plan.field.kind
-    lane = tuple(name for name in _ORDER if name in stages and name not in ("read", "probe", "draw"))
-    before: tuple[str, ...] = ("probe", "draw")
-    decoding = engine = None
-    if kind == "image":
-        decoding = "decode" if "decode" in stages else None
-        staged = isinstance(plan, StagedPlan) and bool(plan.stages)
-        if decoding is None and on_host and isinstance(plan, Plan) and not staged:
-            engine = "augment"
-    elif kind is not None:
-        before = ("decode", "draw")
-        engine = "augment" if on_host else None
-    after = tuple(name for name in lane if name not in (decoding, engine, *before))
-    reads_ahead = walks.cache is None and not config.source.in_memory
-    return OwnPipeline(times, walks.ahead, config.depth, reads_ahead, before, decoding, engine, after)
-
-
 def alone(found: Findings) -> tuple[StageAlone, ...]:
     """Every stage, in the order in which a batch passes them."""
     stages, busy = found.model.now.stages, found.model.course.busy
-    names = sorted(stages, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
-    last = next(name for name in reversed(names) if name not in ("step", "copy to device"))
+    names = in_order(stages)
+    last = next(name for name in reversed(names) if name not in TRAINING)
     out = []
     for name in names:
         measured = stages[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -35,6 +35,18 @@ class Held(Source):
         self._kept[indices.tobytes()] = records
         if not self.in_memory:
             self.nbytes += sum(bytes_of(column) for column in records.columns.values())
+
+    def changed(self, change: Callable[[dict[str, Any]], dict[str, Any]], batches: int, *, in_memory: bool) -> Held:
+        """Only the first ``batches``, with other columns: as if the data set were stored in another form."""
+        other = Held(self._source)
+        other.in_memory = in_memory
+        for key, records in islice(self._kept.items(), batches):
+            other._kept[key] = Records(change(dict(records.columns)))
+        return other
+
+    def __iter__(self) -> Iterator[Records]:
+        """The batches kept."""
+        return iter(self._kept.values())
 
     def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
         records = self._kept.get(indices.tobytes())

@@ -20,6 +20,7 @@ from dalipipe.clock import StageClock
 from dalipipe.faults import Quarantine
 from dalipipe.loader import DataLoader
 from dalipipe.pipeline import Epoch, Lane, Prefetcher, delivery
+from dalipipe.records import Encoded
 from dalipipe.sampler import Sampler, Step
 from dalipipe.sources.base import Source
 from dalipipe.stalls.held import Held, files_of, forget
@@ -107,6 +108,16 @@ class Walks:
     def _epoch(self, steps: Sequence[Step]) -> Epoch:
         return Epoch(self._number, self._key, Replay(steps, self._dealt_by), self._draws)
 
+    @property
+    def encoded(self) -> Encoded | None:
+        """A batch's pictures, where they are files."""
+        field = self.config.plan.field
+        first = next(iter(self.held), None)
+        if field is None or field.kind != "image" or first is None:
+            return None
+        column = first.columns[field.name]
+        return column if isinstance(column, Encoded) else None
+
     def forget(self) -> None:
         """Has the steps' files read anew, as far as they are known."""
         forget(self.files)
@@ -122,7 +133,7 @@ class Walks:
 
         ``source``: another one than the loader's; ``changes``: of its `LaneConfig`.
         """
-        config = replace(self.config, source=source or self.config.source, **changes)
+        config = replace(self.config, source=self.config.source if source is None else source, **changes)
         lanes: list[Lane] = []
         epoch, cuda = self._epoch(self.steps), config.output.device.type == "cuda"
         cache = self._cache_before(config.source)
@@ -165,63 +176,65 @@ class Walks:
         source: Source | None = None,
         *,
         batches: int,
-        cache: SampleCache | None = None,
         passes: int = 1,
+        warm_up: int = WARM_UP,
         begin: Callable[[], None] = lambda: None,
+        cache: SampleCache | None = None,
         **changes: Any,
     ) -> Stages:
-        """Every stage's work on ``batches`` batches, each alone: with all its threads, and nothing else going on. What
-        is none of the stages that the loader counts is ``"assemble"``.
+        """Every stage's work on the first ``batches`` steps, each alone: with all its threads, and nothing else going
+        on. What is none of the stages that the loader counts is ``"assemble"``.
 
-        ``begin`` is called when all is warm; ``passes``: how often the steps are walked, of which the last one counts;
+        ``passes``: how often, each after a call of ``begin``; ``warm_up``: batches walked before that do not count;
         ``source``, ``changes``: as of `runner`; ``cache``: another one than the loader's.
         """
-        config = replace(self.config, source=source or self.config.source, depth=1, **changes)
-        clock = _clock(config)
-        lane = Lane(config, self._quarantine, clock, cache or self._cache_before(config.source))
+        source = self.config.source if source is None else source
+        config = replace(self.config, source=source, depth=1, **changes)
+        clock, rows = _clock(config), list[_Row]()
+        lane = Lane(config, self._quarantine, clock, cache or self._cache_before(source))
         deliver, epoch = delivery(config, self._draws), self._epoch(self.steps)
-        rows: list[dict[str, tuple[float, float]]] = []
-        begun = False
+
+        def walk(step: Step) -> _Row:
+            before, start, cpu_s = _so_far(clock), time.perf_counter(), time.process_time()
+            lane.submit(lane.begin(epoch, step))
+            batch = deliver(lane)
+            whole = time.perf_counter() - start, time.process_time() - cpu_s
+            del batch
+            return _row(before, _so_far(clock), whole)
+
+        steps = self.steps[:batches]
         try:
-            for walk in range(passes):
-                rows.clear()
-                for number in range(-WARM_UP, batches):
-                    if walk == passes - 1 and number == 0 and not begun:
-                        begin()
-                        begun = True
-                    step = self.steps[number % len(self.steps)]
-                    before, start, cpu_s = _so_far(clock), time.perf_counter(), time.process_time()
-                    lane.submit(lane.begin(epoch, step))
-                    batch = deliver(lane)
-                    whole = time.perf_counter() - start, time.process_time() - cpu_s
-                    del batch
-                    if number >= 0:
-                        rows.append(_row(before, _so_far(clock), whole))
+            for number in range(warm_up):
+                walk(steps[number % len(steps)])
+            for _ in range(passes):
+                begin()
+                rows += map(walk, steps)
         finally:
             lane.close()
         names = list(dict.fromkeys(name for row in rows for name in row))
+        none = (0.0, 0.0)
         return {
-            name: Measured.of(
-                [row.get(name, (0.0, 0.0))[0] for row in rows], sum(row[name][1] for row in rows if name in row)
-            )
+            name: Measured.of([row.get(name, none)[0] for row in rows], sum(row.get(name, none)[1] for row in rows))
             for name in names
         }
 
 
-def _so_far(clock: StageClock) -> dict[str, tuple[float, float]]:
+_Row = dict[str, tuple[float, float]]
+"""Of one batch: seconds and processor seconds of each stage."""
+
+
+def _so_far(clock: StageClock) -> _Row:
     return {name: (times.seconds, times.cpu_s) for name, times in clock.stages.items()}
 
 
-def _row(
-    before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]], whole: tuple[float, float]
-) -> dict[str, tuple[float, float]]:
-    """Of one batch: seconds and processor seconds of each stage, and of what is left of the whole."""
+def _row(before: _Row, after: _Row, whole: tuple[float, float]) -> _Row:
+    """Of the batch between; with what is left of the whole."""
     row = {}
     for name, (seconds, cpu_s) in after.items():
         done = before.get(name, (0.0, 0.0))
         row[name] = (seconds - done[0], cpu_s - done[1])
-    left = (max(0.0, all_of - sum(each[i] for each in row.values())) for i, all_of in enumerate(whole))
-    row["assemble"] = (next(left), next(left))
+    seconds, cpu_s = (whole[i] - sum(each[i] for each in row.values()) for i in range(2))
+    row["assemble"] = (max(0.0, seconds), max(0.0, cpu_s))
     return row
 
 
@@ -233,14 +246,7 @@ class _DeviceClock(StageClock):
     """Waits at the end of each stage for what it has queued on the device, so that it counts for that stage."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__(cpu=True)
-        self._device = device
-
-    @contextmanager
-    def stage(self, name: str, samples: int = 0, **more: Any) -> Iterator[None]:
-        with super().stage(name, samples, **more):
-            yield
-            torch.cuda.current_stream(self._device).synchronize()
+        super().__init__(cpu=True, settle=lambda: torch.cuda.current_stream(device).synchronize())
 
 
 class _Keeping(Source):
