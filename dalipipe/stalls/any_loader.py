@@ -14,9 +14,8 @@ import torch
 
 from dalipipe.cache.available import available_bytes
 from dalipipe.loader import DataLoader
-from dalipipe.stalls import changes
-from dalipipe.stalls.changes import Change
-from dalipipe.stalls.explaining import investigate, pipeline_of
+from dalipipe.stalls.changes import TRAINING, Change, setting_of
+from dalipipe.stalls.explaining import investigate
 from dalipipe.stalls.explanation import LEAST_GAIN, Explanation, StageAlone, WhatIf
 from dalipipe.stalls.foreign import Foreign, TorchLoader, foreign, moved, tensors
 from dalipipe.stalls.measuring import Kind, Parts, Progress, parts_of, take_turns
@@ -112,9 +111,7 @@ class _Foreign:
         now = Setting({**cold, **train}, partial(of.pipeline, tuple(cold)), cores())
         model = Model(now, seconds["cold"].mean(axis=1))
         self.progress("changes", 0.5)
-        found = [*changes.calculated(now, now.with_stages(cached), None), *self._changes(now)]  # type: ignore[arg-type]
-        if not cached:  # how long reading takes is not known by itself
-            found = [one for one in found if one.name != "faster storage"]
+        found = list(self._changes(now, cached))
         loader, ours = of.settings() | {"batch_size": self.batch_size, "device": str(self.device)}, self._ours(train)
         if isinstance(ours, Change):
             found.append(ours)
@@ -146,7 +143,7 @@ class _Foreign:
             return model.bottleneck()
         if parts.prep.value + parts.fetch.value < LEAST_GAIN * parts.step.value:
             return "step"
-        taken = {name: stage.seconds.mean() for name, stage in model.now.stages.items() if name not in _TRAIN}
+        taken = {name: stage.seconds.mean() for name, stage in model.now.stages.items() if name not in TRAINING}
         return max(taken, key=lambda name: taken[name])
 
     def _more_than_compute(self, kind: str) -> Measured:
@@ -157,10 +154,10 @@ class _Foreign:
         """Every stage; those of worker processes with all of them at work."""
         of, stages = self.of, model.now.stages
         last = [name for name in stages if name not in ("step", "copy to device")][-1]
-        for name in sorted(stages, key=lambda name: ("copy to device", "step").index(name) if name in _TRAIN else -1):
+        for name in sorted(stages, key=lambda name: TRAINING.index(name) if name in TRAINING else -1):
             measured = stages[name]
             mean = max(float(measured.seconds.mean()), 1e-9)
-            workers = 1 if name in _TRAIN else max(1, of.workers)
+            workers = 1 if name in TRAINING else max(1, of.workers)
             together = max(1.0, min(workers, cores() / max(measured.cores, 1e-9)))
             yield StageAlone(
                 _shown(name),
@@ -170,22 +167,27 @@ class _Foreign:
                 1e3 * mean * measured.cores,
                 min(1.0, model.course.busy.get(name, 0.0) / workers),
                 workers * model.course.queue if name == last and of.workers else None,
-                self.batch_bytes if name in ("collate", *_TRAIN) else None,
+                self.batch_bytes if name in ("collate", *TRAINING) else None,
             )
 
-    def _changes(self, now: Setting) -> Iterator[Change]:
+    def _changes(self, now: Setting, cached: Stages) -> Iterator[Change]:
+        """``cached``: what is otherwise with all files in memory, where that is known."""
         of = self.of
+        if cached:
+            how = "files in memory, or on a disk that keeps up"
+            yield Change("faster storage", how, now.with_stages(cached), "calculated")
+        twice, how = now.scaled({"step": 0.5}), "a GPU twice as fast, mixed precision, ..."
+        yield Change("a step twice as fast", how, twice, "calculated")
         if isinstance(of, TorchLoader):
-            names = tuple(name for name in now.stages if name not in _TRAIN)
-            for workers in sorted({1, int(cores()), 2 * int(cores())}):
+            names, there = tuple(name for name in now.stages if name not in TRAINING), int(now.cores)
+            for workers in sorted({1, there, 2 * there}):
                 if workers > of.workers:
-                    pipeline = partial(_with_workers, of, names, workers)
-                    named = f"running {workers} worker{'s' if workers > 1 else ''}"
-                    how = f"DataLoader(num_workers={workers})"
-                    yield Change(named, how, replace(now, pipeline=pipeline), "calculated")
+                    more = replace(now, pipeline=partial(_with_workers, of, names, workers))
+                    name = f"running {workers} worker{'s' if workers > 1 else ''}"
+                    yield Change(name, f"num_workers={workers}", more, "calculated")
         if "pinned" in self.turns.seconds:
             pinned = now.with_stages({"copy to device": self._more_than_compute("pinned")})
-            how = "DataLoader(pin_memory=True), and .to(device, non_blocking=True)"
+            how = "pin_memory=True, and .to(device, non_blocking=True)"
             yield Change("pinned memory", how, pinned, "tried")
 
     def _ours(self, train: Stages) -> Change | str:
@@ -203,12 +205,9 @@ class _Foreign:
                 stages = walks.stages(batches=_ALONE, begin=walks.forget)
         except Exception as error:  # what a data set does when another loader reads it is anything
             return f"it cannot be: {str(error).splitlines()[0].split('. ')[0] if str(error) else type(error).__name__}"
-        setting = Setting({**stages, "step": train["step"]}, partial(pipeline_of, walks, stages), cores())
+        setting = setting_of(walks, {**stages, "step": train["step"]}, cores())
         how = f"dalipipe.DataLoader(dataset, {of.loader.batch_size or round(self.batch_size)})"
         return Change("dalipipe.DataLoader", how, setting, "tried")
-
-
-_TRAIN = ("copy to device", "step")
 
 
 def _with_workers(of: TorchLoader, names: tuple[str, ...], workers: int, times: Any) -> Any:
