@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import DistributedSampler
 
 from dalipipe import decoders, engines, rng
+from dalipipe.autotune import BUDGET_S, Settings, TilesOn, Tuner, ladder
 from dalipipe.cache import Place, SampleCache, make_settings
 from dalipipe.clock import StageClock
 from dalipipe.conversion import OnUnsupported, Report, convert
@@ -24,7 +26,7 @@ from dalipipe.engines.base import Output
 from dalipipe.faults import BadSample, OnError, Quarantine
 from dalipipe.orders import GivenBatches, Order, Sequential, Shuffled, TokenBatches, as_order, whole
 from dalipipe.parts import DatasetView, StepBatches, as_it_is
-from dalipipe.pipeline import Epoch, Lane, Prefetcher
+from dalipipe.pipeline import Epoch, Lane, Prefetcher, Trials
 from dalipipe.plan import Plan
 from dalipipe.policy import Phases, Policy
 from dalipipe.sampler import GivenSteps, Sampler, TokenSteps, current_place
@@ -73,7 +75,7 @@ class DataLoader(TorchDataLoader):
         it is a ``DistributedSampler``.
         batch_sampler: `TokenBatches`, as many samples a batch as a budget of numbers holds, dealt to all ranks; or a
         torch ``BatchSampler`` or other lists of indices, for this rank.
-        num_workers: threads (not processes) that read, decode and augment; ``None``: as many as there are cores. The
+        num_workers: threads (not processes) that read, decode and augment; ``None``: see ``autotune``. The
         loader's `threads` says so; its attribute ``num_workers`` is 0, so that nobody starts processes.
         drop_last: leave a short last batch out.
         timeout: seconds to wait for a batch before a ``TimeoutError``; 0: for ever.
@@ -86,7 +88,7 @@ class DataLoader(TorchDataLoader):
         a converted transform gives, else float32.
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
         seed: of order and augmentation; ``None`` draws it from ``generator`` or torch's default one, so
-        ``torch.manual_seed`` works. prefetch_factor: finished batches kept waiting.
+        ``torch.manual_seed`` works. prefetch_factor: finished batches kept waiting; ``None``: see ``autotune``.
         rank, world_size: this process among those that share the data set; from ``torch.distributed`` by default,
         which may begin after the loader is made.
         draw_epochs: how many epochs are augmented differently: epoch e takes the draws of epoch e mod draw_epochs
@@ -115,6 +117,16 @@ class DataLoader(TorchDataLoader):
         holds for data sets whose samples stay as they are. cache_bytes: how much memory that may take on this node or
         device, ``8 << 30`` or ``"8GiB"``; ``None``: half of what is available on this node, or a quarter of what is
         free on the device, when the first epoch begins. `explain` tells what is kept.
+        autotune: whether settings that are not given are chosen while the first epoch runs, by how fast batches are
+        then made: ``num_workers`` up to twice the cores; on a CUDA device, with ``decoder="auto"``, whether JPEGs in
+        tiles are decoded there or on the host; ``prefetch_factor`` up to 8. The mean and the tail of batches' times
+        count, and of what is as good the fewest threads. Trials are batches of the epoch, the same as with any
+        settings: a quarter of them at most, and some 10 s of making them, or a number of seconds given; up to 512 MiB
+        of batches wait meanwhile. Where the training is slower than the loader nothing can be told, so nothing is
+        changed. Trials go on in the next epoch, and begin in the second where a cache is filled by the first.
+        ``False``, or epochs of few batches: as many threads as there are cores, and 2 batches. ``stats()["tuned"]``
+        says what was chosen; states keep it for machines of as many cores. (The share of DALI's hardware decoder is
+        none of this: DALI decodes on the host here.)
         pin_memory, persistent_workers, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken for
         compatibility; there are no worker processes for them to matter to.
 
@@ -167,6 +179,7 @@ class DataLoader(TorchDataLoader):
         cache: Place | None = None,
         cache_bytes: int | str | None = None,
         draw_epochs: int | None = None,
+        autotune: bool | float = True,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in _NOT_KEPT}
         if isinstance(dataset, DatasetView):
@@ -181,12 +194,13 @@ class DataLoader(TorchDataLoader):
         if collate_fn not in (None, as_it_is):
             raise TypeError("DataLoader: collate_fn is not taken: batches are made on the device")
         _check_count("batch_size", batch_size, 1)
-        threads = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
-        _check_count("num_workers", threads, 0)
+        _check_count("num_workers", 0 if num_workers is None else num_workers, 0)
         _check_count("prefetch_factor", 2 if prefetch_factor is None else prefetch_factor, 1)
         _check_count("draw_epochs", 1 if draw_epochs is None else draw_epochs, 1)
         if not isinstance(timeout, (int, float)) or not timeout >= 0:
             raise ValueError(f"DataLoader: timeout must be seconds, at least 0, got {timeout!r}")
+        if not isinstance(autotune, (bool, int, float)) or not 0 <= autotune < math.inf:
+            raise ValueError(f"DataLoader: autotune must be True, False or seconds, at least 0, got {autotune!r}")
         for name, value, names in (
             ("decoder", decoder, decoders.NAMES),
             ("engine", engine, engines.NAMES),
@@ -224,9 +238,10 @@ class DataLoader(TorchDataLoader):
         self._decoder_name, self._engine_name = decoder, engine
         self._cache_settings = cache_settings
         self._cache: SampleCache | None = None
-        self._threads, self._ahead, self._timeout_s = max(1, threads), prefetch_factor or 2, float(timeout)
+        self._timeout_s = float(timeout)
 
         self._given = given
+        self._tuner = self._new_tuner()
         self._seed_given = self._seed_shared = seed is not None
         self.seed = (
             int(torch.empty((), dtype=torch.int64).random_(generator=generator).item()) if seed is None else int(seed)
@@ -296,13 +311,23 @@ class DataLoader(TorchDataLoader):
         vars(self)["dataset"] = DatasetView(dataset, settings=self._given)
 
     def again(self, **changes: Any) -> DataLoader:
-        """Another loader of this data set, policy and seed, made with the same arguments but for ``changes``."""
-        return DataLoader(**{**self._given, "seed": self.seed, **changes})
+        """Another loader of this data set, policy and seed, made with the same arguments but for ``changes``. What this
+        one has chosen by trials the other takes over.
+        """
+        other = DataLoader(**{**self._given, "seed": self.seed, **changes})
+        if self._tuner.found and not other._tuner.settled:
+            other._tuner.take(self._tuner.settings, "taken from another loader")
+        return other
 
     @property
     def threads(self) -> int:
         """Threads that read, decode and augment. ``num_workers``, which counts worker processes, is 0."""
-        return self._threads
+        return self._tuner.settings.threads
+
+    @property
+    def _ahead(self) -> int:
+        """Finished batches kept waiting."""
+        return self._tuner.settings.ahead
 
     @property
     def source(self) -> Source:
@@ -473,19 +498,44 @@ class DataLoader(TorchDataLoader):
             self._plan_of(epoch),
             output,
             self._largest,
-            self._threads,
+            self.threads,
             _DEPTH,
             self._decoder_name,
             self._engine_name,
             mask=self._steps.exact,
+            tiles_on=self._tuner.settings.tiles_on,
         )
+
+    def _new_tuner(self) -> Tuner:
+        given, cores = self._given, _cores()
+        threads, ahead, autotune = (given[name] for name in ("num_workers", "prefetch_factor", "autotune"))
+        field = self._plans[0].field
+        return Tuner(
+            Settings(max(1, cores if threads is None else threads), ahead or Settings.ahead),
+            threads=ladder(cores) if threads is None else None,
+            ahead=ahead is None,
+            places=self._decoder_name == "auto" and field is not None and field.kind == "image",
+            budget_s=BUDGET_S if autotune is True else float(autotune),
+        )
+
+    def _trials(self, steps: Sampler, epoch: int, first: int) -> Trials | None:
+        """What this epoch tries settings with; ``None``: nothing is to be tried in it."""
+        tuner, cache = self._tuner, self._opened_cache()
+        if tuner.settled or (cache is not None and not cache.useless and not cache.kept[0]):
+            return None
+        tuner.on(self.device.type)
+        share = tuner.share_of(steps.steps_in(epoch) - first)
+        if tuner.settled or not share:
+            return None
+        quarantine, clock = self._quarantine, self._clock
+        return Trials(tuner, share, lambda config: Lane(config, quarantine, clock, cache))
 
     def _take_lane(self, steps: Sampler, epoch: int) -> tuple[Lane, LaneConfig]:
         self._largest = max(self._largest, steps.largest(epoch))
         config = self._config(epoch)
         while self._lanes:
             lane = self._lanes.pop()
-            if lane.batch_size >= self._largest and lane.plan is config.plan:
+            if lane.serves(config):
                 return lane, config
             lane.close()
         return Lane(config, self._quarantine, self._clock, self._opened_cache()), config
@@ -525,6 +575,7 @@ class DataLoader(TorchDataLoader):
             "epoch": epoch,
             "samples": self._steps.samples_before(epoch, step),
             **self._identity(epoch),
+            "tuned": _tuned_state(self._tuner),
             "bad": self._quarantine.state(),
         }
 
@@ -544,6 +595,9 @@ class DataLoader(TorchDataLoader):
         bad: Any = state.get("bad")
         if not isinstance(bad, list) or not all(type(i) is int and 0 <= i < len(self._source) for i in bad):
             differences["bad"] = (bad, f"indices of samples, 0..{len(self._source) - 1}")
+        tuned = state.get("tuned")  # states of before there was tuning have none
+        if tuned is not None and not _is_tuned_state(tuned):
+            differences["tuned"] = (tuned, "None, or what stats() says was chosen, and cores")
         if differences:
             raise StateMismatchError(differences)
         seed, self.seed = self.seed, self.seed if self._seed_given else state["seed"]
@@ -563,6 +617,10 @@ class DataLoader(TorchDataLoader):
             self._bind(seed)
             raise
         self._quarantine.load(bad)
+        if tuned is not None and tuned["cores"] == _cores() and self._given["autotune"]:
+            self._tuner = self._new_tuner()  # trials under way are another's
+            chosen = Settings(tuned["num_workers"], tuned["prefetch_factor"], tuned["tiles_on"])
+            self._tuner.take(chosen, "taken from a saved state")
         self._seed_shared = True  # by all who take this state
         epoch = state["epoch"]
         self._resume = (epoch + 1, 0) if step >= steps else (epoch, step)
@@ -624,6 +682,11 @@ class DataLoader(TorchDataLoader):
 
         ``buffers_bytes``: host memory kept for idle lanes to use again; ``bad_samples``: how many are in quarantine;
         ``cached_samples``, ``cached_bytes``: what the cache holds, of all that share it.
+
+        ``tuned``: ``num_workers``, ``prefetch_factor`` and, where there is a choice, ``tiles_on`` "device" or "host",
+        as they are used; ``settled``: whether they stay; ``reason``: why they are these; ``seconds``: how long batches
+        of trials took to make; ``tried``: of each setting how many trials and batches, and a batch's time, mean_ms and
+        p95_ms.
         """
         current = self._current()
         samples, nbytes = (0, 0) if self._cache is None else self._cache.kept
@@ -641,6 +704,7 @@ class DataLoader(TorchDataLoader):
             "bad_samples": len(self._quarantine.indices),
             "cached_samples": samples,
             "cached_bytes": nbytes,
+            "tuned": self._tuner.summary(),
         }
 
     def close(self) -> None:
@@ -658,7 +722,8 @@ class DataLoader(TorchDataLoader):
         """Pickles what was asked for and the position, not what runs."""
         state = self.__dict__.copy()
         state["_saved"] = self.state_dict()
-        state.update(_lanes=[], _clock=None, _current=None, _resume=None, _started=False, _position=(0, 0))
+        state.update(_lanes=[], _clock=None, _tuner=None, _current=None, _resume=None, _started=False)
+        state["_position"] = (0, 0)
         state["_accelerated"] = False
         return state
 
@@ -666,6 +731,7 @@ class DataLoader(TorchDataLoader):
         saved = state.pop("_saved")
         self.__dict__.update(state)
         self._clock, self._current = StageClock(), lambda: None
+        self._tuner = self._new_tuner()
         self.load_state_dict(saved)
 
 
@@ -688,8 +754,9 @@ class _Epoch:
         self._cuda = config.output.device if config.output.device.type == "cuda" else None
         draws = loader._draws_of(self.epoch)
         course = Epoch(self.epoch, rng.make_key(loader.seed, draws), self._steps, draws)
+        trials = loader._trials(self._steps, self.epoch, self.step)
         self._batches: Prefetcher | None = Prefetcher(
-            lane, course, self.step, config, loader._ahead, loader._lanes.append
+            lane, course, self.step, config, loader._ahead, loader._lanes.append, trials
         )
 
     def __iter__(self) -> _Epoch:
@@ -816,6 +883,29 @@ def _check_draws(draw_epochs: int, plans: dict[int, Plan | StagedPlan]) -> None:
                 f"{again}, but {mixing} mixes each with others of its batch, which are others in each epoch: leave one "
                 "of them out"
             )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _tuned_state(tuner: Tuner) -> dict[str, Any] | None:
+    """What was found by trials, for a resume on a machine like this one."""
+    if not tuner.found:
+        return None
+    chosen = tuner.settings
+    found = {"num_workers": chosen.threads, "prefetch_factor": chosen.ahead, "tiles_on": chosen.tiles_on}
+    return {"cores": _cores(), **found}
+
+
+def _is_tuned_state(tuned: Any) -> bool:
+    return (
+        isinstance(tuned, dict)
+        and all(
+            type(tuned.get(name)) is int and tuned[name] > 0 for name in ("cores", "num_workers", "prefetch_factor")
+        )
+        and tuned.get("tiles_on") in get_args(TilesOn)
+    )
 
 
 def _in_words(step: Any) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,21 +25,22 @@ import numpy as np
 import torch
 
 from dalipipe import rng
+from dalipipe.autotune import LEAST_BATCHES, MOST_BATCHES, Section, Settings, Tuner
 from dalipipe.buffers import BufferPool
 from dalipipe.cache import Reading, SampleCache
 from dalipipe.clock import StageClock
 from dalipipe.faults import Quarantine
-from dalipipe.plan import Plan
 from dalipipe.records import Encoded, PartlyEncoded, Records
 from dalipipe.sampler import Sampler, Step
 from dalipipe.schema import make_batch
-from dalipipe.stages import StagedPlan
 from dalipipe.storage import wait, wanted_while
 from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors
 
 _READ_S = 0.3  # how long an epoch that is broken off waits for a read under way
 _DROP_S = 2.0  # and one that is dropped, for the batch under way
+_ROOM_BYTES = 512 << 20  # that finished batches may take while settings are tried, and
+_ROOM_SHARE = 1 / 16  # on CUDA of the memory that is free
 
 
 @dataclass(frozen=True)
@@ -172,15 +173,14 @@ class Lane:
         """Whether reading deserves a thread of its own. What is in memory is read sooner than a thread wakes up."""
         return self._cache is None and not self._config.source.in_memory
 
-    @property
-    def plan(self) -> Plan | StagedPlan:
-        """What it does to samples."""
-        return self._config.plan
-
-    @property
-    def batch_size(self) -> int:
-        """Samples in the largest batch that it can take."""
-        return self._config.batch_size
+    def serves(self, config: LaneConfig) -> bool:
+        """Whether it does what this asks for, with batches of that size at least."""
+        mine = self._config
+        return (
+            mine.plan is config.plan
+            and mine.batch_size >= config.batch_size
+            and (mine.threads, mine.tiles_on) == (config.threads, config.tiles_on)
+        )
 
     @property
     def buffers_bytes(self) -> int:
@@ -276,11 +276,21 @@ class _Stopped(Exception):
     """The user is gone."""
 
 
+@dataclass(frozen=True)
+class Trials:
+    """What an epoch tries settings with: ``steps`` of its steps at most, and ``make``, which builds a lane."""
+
+    tuner: Tuner
+    steps: int
+    make: Callable[[LaneConfig], Lane]
+
+
 class Prefetcher:
     """Batches of one epoch, made by a thread, at most ``ahead`` finished ones waiting.
 
     It begins with the epoch's step ``first``. Iterate, then `close`; closing early, or dropping it, is fine. When the
-    thread ends it calls ``give_back`` with the lane, which can then be used again.
+    thread ends it calls ``give_back`` with the lane, which can then be used again. ``trials``: settings are tried on
+    the epoch's first steps, with more batches waiting meanwhile, where memory allows.
     """
 
     def __init__(
@@ -291,8 +301,11 @@ class Prefetcher:
         config: LaneConfig,
         ahead: int,
         give_back: Callable[[Lane], None],
+        trials: Trials | None = None,
     ) -> None:
-        self._walk = _Walk(lane, epoch, first, config, ahead, give_back)
+        self._walk = _Walk(lane, epoch, first, config, ahead, give_back, trials)
+        self._steps_s = None if trials is None else trials.tuner.steps_s
+        self._given_at: float | None = None
         self._walk.start()
 
     def get(self, timeout_s: float = 0) -> Any:
@@ -301,6 +314,8 @@ class Prefetcher:
         ``timeout_s``: how long to wait before a ``TimeoutError``; 0: for ever.
         """
         give_up = time.monotonic() + timeout_s if timeout_s else math.inf
+        if self._steps_s is not None and self._given_at is not None:
+            self._steps_s.append(time.perf_counter() - self._given_at)
         while True:
             try:
                 item = self._walk.batches.get(timeout=min(1.0, max(give_up - time.monotonic(), 0.001)))
@@ -315,6 +330,7 @@ class Prefetcher:
                     ) from None
         if isinstance(item, Exception):
             raise item
+        self._given_at = time.perf_counter()
         return item
 
     @property
@@ -369,23 +385,19 @@ class _Walk(threading.Thread):
         config: LaneConfig,
         ahead: int,
         give_back: Callable[[Lane], None],
+        trials: Trials | None,
     ) -> None:
         super().__init__(name="dalipipe-prefetch", daemon=True)
         self.batches = _Finished(ahead, lane.clock)
         self._lane, self._epoch, self._first, self._config, self._give_back = lane, epoch, first, config, give_back
+        self._ahead, self._trials = ahead, trials
         self._stopped = threading.Event()
         # Python must not take DALI down under it; nor wait for ever at exit for storage that hangs.
         atexit.register(self.end)
 
     def run(self) -> None:
-        def wanted() -> bool:  # requests under way end with the epoch
-            return not self._stopped.is_set()
-
-        if self._lane.reads_ahead:
-            self._lane.reader = Reader(wanted, self._config.output.device)
-            self._lane.reader.start()
         try:
-            with wanted_while(wanted):
+            with wanted_while(self._wanted):
                 self._run()
         except _Stopped:
             pass
@@ -394,17 +406,57 @@ class _Walk(threading.Thread):
                 self._put(error)
         finally:
             self._stopped.set()
-            if self._lane.reader is not None:
-                self._lane.reader.end()
-                self._lane.reader = None
-            self._lane.reset()
+            self._leave_lane()
             self._give_back(self._lane)
             atexit.unregister(self.end)
 
+    def _wanted(self) -> bool:  # requests under way end with the epoch
+        return not self._stopped.is_set()
+
     def _run(self) -> None:
+        steps = self._epoch.sampler.batches(self._epoch.number, self._first)
+        if self._trials is not None and self._trials.tuner.begin():
+            try:
+                self._try_settings(self._trials, steps)
+            finally:
+                self._trials.tuner.end()
+        self._make(steps)
+        self._put(None)
+
+    def _try_settings(self, trials: Trials, steps: Iterator[Step]) -> None:
+        """Makes the first of the steps with one setting after the other, and leaves the best of them in use."""
+        tuner, silent = trials.tuner, 0
+        before = tuner.section(trials.steps, self._config.depth)
+        self._make(before.of(tuner.before(steps)))
+        left = trials.steps - before.begun
+        while left >= LEAST_BATCHES and silent < 2 and (settings := tuner.next()) is not None:
+            while self.batches.qsize() >= self._ahead:  # those of the trial before
+                if self._stopped.wait(0.01):
+                    raise _Stopped
+            start = time.perf_counter()
+            self._use(settings, trials)
+            section = tuner.section(left, self._config.depth)
+            self._make(section.of(steps), section)
+            left -= section.begun
+            silent = 0 if tuner.add(settings, section, time.perf_counter() - start) else silent + 1
+        self._use(tuner.settings, trials)
+        self._allow(tuner.settings.ahead)
+
+    def _use(self, settings: Settings, trials: Trials) -> None:
+        """A lane of these settings. There is one at a time, for the memory's sake."""
+        config = replace(self._config, threads=settings.threads, tiles_on=settings.tiles_on)
+        if not self._lane.serves(config):
+            before, self._lane = self._lane, trials.make(config)
+            before.close()
+        self._config = config
+
+    def _make(self, steps: Iterator[Step], section: Section | None = None) -> None:
+        """Batches of these steps, in a trial or not."""
         config, lane, epoch = self._config, self._lane, self._epoch
+        if lane.reads_ahead:
+            lane.reader = Reader(self._wanted, config.output.device)
+            lane.reader.start()
         deliver = delivery(config, epoch.draws)
-        steps = epoch.sampler.batches(epoch.number, self._first)
         in_flight, upcoming = 0, self._next(steps)
         while not self._stopped.is_set():
             while in_flight < config.depth and upcoming is not None:
@@ -412,9 +464,34 @@ class _Walk(threading.Thread):
                 lane.submit(flight)
                 in_flight += 1
             if not in_flight:
-                return self._put(None)
+                return self._leave_lane()
             in_flight -= 1
-            self._put(deliver(lane))
+            batch = deliver(lane)
+            if section is not None:
+                self._note(section, batch)
+            self._put(batch)
+        raise _Stopped
+
+    def _note(self, section: Section, batch: Any) -> None:
+        """A batch of a trial is made."""
+        section.made()
+        if self.batches.maxsize == self._ahead and self._trials is not None:  # of the first: a trial is to find room
+            room = _room(batch, self._config.output.device)
+            self._trials.tuner.most_ahead = room
+            self._allow(max(self._ahead, room))
+        section.waited |= self.batches.full()
+
+    def _allow(self, ahead: int) -> None:
+        """How many finished batches may wait from now on."""
+        with self.batches.mutex:
+            self.batches.maxsize = ahead
+
+    def _leave_lane(self) -> None:
+        """Ends what reads for it, and has it forget what is in flight."""
+        if self._lane.reader is not None:
+            self._lane.reader.end()
+            self._lane.reader = None
+        self._lane.reset()
 
     def _next(self, steps: Iterator[Step]) -> Flight | None:
         step = next(steps, None)
@@ -455,6 +532,15 @@ class _Walk(threading.Thread):
 def delivery(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:
     """What makes a lane's oldest batch one for the user; ``draws``: the epoch whose draws its samples take."""
     return (_deliver_cuda if config.output.device.type == "cuda" else _deliver_host)(config, draws)
+
+
+def _room(batch: Any, device: torch.device) -> int:
+    """How many batches like this one may wait on this device while settings are tried."""
+    nbytes = sum(value.nbytes for value in batch if isinstance(value, torch.Tensor))
+    most = _ROOM_BYTES
+    if device.type == "cuda":
+        most = min(most, int(_ROOM_SHARE * torch.cuda.mem_get_info(device)[0]))
+    return max(1, min(MOST_BATCHES, most // max(nbytes, 1)))
 
 
 def _deliver_host(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:

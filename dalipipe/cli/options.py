@@ -20,7 +20,9 @@ SizeOfRecipe = Annotated[
     typer.Option("--size", min=1, help="Edge of what a recipe makes, in pixels.", show_default="the recipe's own"),
 ]
 Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Loader threads a process.", show_default="the cores")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Loader threads a process.", show_default="the best, as tried")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")]

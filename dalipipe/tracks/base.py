@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 
 from dalipipe.clock import StageClock
 from dalipipe.engines.base import Output
@@ -23,7 +24,7 @@ class LaneConfig:
 
     ``batch_size``: samples in the largest batch; ``depth``: batches being decoded at one time; ``mask``: whether
     batches say which of their rows count; ``stacked``: whether a batch's samples become one tensor, else they are a
-    list of them, of any sizes.
+    list of them, of any sizes; ``tiles_on``: where JPEGs in tiles are decoded if ``output`` is on a CUDA device.
     """
 
     source: Source
@@ -36,6 +37,12 @@ class LaneConfig:
     engine: str
     mask: bool = False
     stacked: bool = True
+    tiles_on: Literal["device", "host"] = "device"
+
+    @property
+    def decodes_on(self) -> torch.device:
+        """Where pictures are decoded that can be decoded there."""
+        return self.output.device if self.tiles_on == "device" else torch.device("cpu")
 
     @property
     def names(self) -> tuple[str, ...]:

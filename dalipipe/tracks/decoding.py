@@ -81,7 +81,7 @@ class Decoding:
                 config = self._config
                 self._decoder = make_decoder(
                     config.decoder,
-                    config.output.device,
+                    config.decodes_on,
                     batch_size=config.batch_size,
                     threads=config.threads,
                     depth=config.depth,

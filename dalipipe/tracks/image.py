@@ -168,7 +168,7 @@ def explain_images(
         headers, errors = inspect(column, threads=config.threads)
         rows = rows[~np.isin(rows, list(errors))]
         sizes = np.stack([headers["height"], headers["width"]], axis=1).astype(np.int64)[rows]
-        lines = [f"{name!r}: files, decoded by {describe_decoder(config.decoder, config.output.device)}"]
+        lines = [f"{name!r}: files, decoded by {describe_decoder(config.decoder, config.decodes_on)}"]
     if not len(rows):
         return [*lines, f"    none of the {len(indices)} pictures looked at is good"]
     if isinstance(column, Encoded) and isinstance(plan, Plan):
