@@ -109,11 +109,10 @@ def explain(
             aside.print(f"wrote [bold]{escaped(str(html))}[/]", highlight=False, soft_wrap=True)
 
 
-def _loader(source: Any, batch_size: int, *, device: Any, num_workers: int | None, **options: Any) -> DataLoader:
+def _loader(source: Any, batch_size: int, *, device: Any, **options: Any) -> DataLoader:
     """As train makes it."""
     import torch
 
-    from dalipipe.doctor import usable_cores
     from dalipipe.loader import DataLoader
 
     on_cuda = device.type == "cuda" and bool({"image"} & {field.kind for field in source.schema.fields})
@@ -122,7 +121,6 @@ def _loader(source: Any, batch_size: int, *, device: Any, num_workers: int | Non
         batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=num_workers or usable_cores(),
         device=device,
         memory_format=torch.channels_last if on_cuda else torch.contiguous_format,
         **options,
