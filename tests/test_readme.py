@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from explanations import explanation
 from sounds import wav
+
+import dalipipe
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -19,6 +22,12 @@ def test_examples_run(jpeg_folder: Any, tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / f"speech/train/{number % 2}/{number}.wav").write_bytes(wav("pcm16", 9000, rate_hz=16000)[0])
     (tmp_path / "reviews_train.tsv").write_text("no\ta bad film\nyes\ta good film , really good\n")
     monkeypatch.chdir(tmp_path)
+
+    def explained(loader: Any, step: Any) -> Any:  # which takes its time
+        step(next(iter(loader)))
+        return explanation()
+
+    monkeypatch.setattr(dalipipe, "explain", explained)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 3 and "import dalipipe" in blocks[0]
     names: dict[str, Any] = {}
@@ -34,4 +43,4 @@ def test_examples_run(jpeg_folder: Any, tmp_path: Path, monkeypatch: pytest.Monk
             assert names.pop("audio").shape == (4, 1, 64, 63) and names["length"].tolist() == [63] * 4
         if "reviews" in names:
             assert names["text"].shape == (2, int(names["length"].max())) and names["label"].sum() == 1
-    assert (tmp_path / "last.pt").is_file()
+    assert (tmp_path / "last.pt").is_file() and (tmp_path / "explain.html").is_file()

@@ -138,7 +138,7 @@ class _Fit:
                 hard,
                 ranks,
                 self.console,
-                self._of_data,
+                of_data(self.train_loader, job.task),
                 epochs=job.epochs,
                 timeout_s=job.timeout_s,
             )
@@ -244,19 +244,6 @@ class _Fit:
                 **options,
             )
 
-    @property
-    def _of_data(self) -> dict[str, Any]:
-        """What `make_model` is to know of the data."""
-        from dalipipe.sources import Text
-
-        train, kind = self.train, self.job.task
-        return {
-            "task": kind,
-            "channels": next((field.channels for field in train.schema.fields if field.kind == kind), None) or 1,
-            "vocabulary_size": 0 if self.vocabulary is None else len(self.vocabulary),
-            "pad": train.encoding.pad if isinstance(train, Text) else None,
-        }
-
     def _make_model(self) -> tuple[nn.Module, list[str], str]:
         """The model; which of its tensors start at random; and, in words, where the others are from."""
         import torch
@@ -272,7 +259,7 @@ class _Fit:
                 chatter.set_verbosity_error()  # what starts at random is said here
                 chatter.disable_progress_bar()
         torch.manual_seed(job.seed)
-        model, fresh = make_model(job.model, self.classes, weights=job.weights, **self._of_data)
+        model, fresh = make_model(job.model, self.classes, weights=job.weights, **of_data(self.train_loader, job.task))
         if job.carry is not None:
             carried = carry_checkpoint(job.carry, model, self.classes)
             words = f"{len(carried.whole)} tensors, and {len(carried.part)} in part, carried from {job.carry}"
@@ -335,6 +322,19 @@ class _Fit:
             path = job.out / "predictions.png"
             figures["predictions"] = draw_predictions(model, self.val, self.eval_recipe, path, title=title)
         return figures
+
+
+def of_data(loader: DataLoader, task: str) -> dict[str, Any]:
+    """What `make_model` is to know of the data."""
+    from dalipipe.sources import Text
+
+    source, vocabulary = loader.source, loader.vocabulary
+    return {
+        "task": task,
+        "channels": next((field.channels for field in source.schema.fields if field.kind == task), None) or 1,
+        "vocabulary_size": 0 if vocabulary is None else len(vocabulary),
+        "pad": source.encoding.pad if isinstance(source, Text) else None,
+    }
 
 
 def _check_run(config: FineTuneConfig) -> None:

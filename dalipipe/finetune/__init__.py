@@ -6,7 +6,7 @@ from dalipipe.finetune.config import FineTuneConfig
 from dalipipe.finetune.evaluation import Evaluation, evaluate
 from dalipipe.finetune.interrupts import Interrupted
 from dalipipe.finetune.layers import Layers, head_of, layers_of
-from dalipipe.finetune.loop import Result, finetune
+from dalipipe.finetune.loop import Result, finetune, training_step
 from dalipipe.finetune.losses import Mixed, mixup_embeddings, soft_binary_cross_entropy, soft_cross_entropy
 from dalipipe.finetune.mixing import mixing
 from dalipipe.finetune.objectives import (
@@ -55,4 +55,5 @@ __all__ = [
     "segment",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
+    "training_step",
 ]

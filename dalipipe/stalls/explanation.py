@@ -22,9 +22,8 @@ _IN_WORDS = {
     "assemble": "assembling batches",
     "copy": "copying to the device",
     "prep": "preparing batches",
-    "item": "making items",
+    "item": "the data set's __getitem__",
     "collate": "collating",
-    "hand over": "handing batches over from the workers",
 }
 
 

@@ -22,12 +22,14 @@ from dalipipe.stalls.style import STYLE
 _MOST_POINTS = 400  # of a line of steps' times
 _RUNS = {
     "compute": ("One batch, on the device", "nothing to wait for: what is left is computing"),
+    "host": ("One batch, in the host's memory", "what this adds is the copy"),
+    "pinned": ("One batch, in pinned memory", "what this adds is the copy from there"),
     "cached": ("Real data, files in memory", "what this adds is the prep stall"),
     "cold": ("Real data, read anew", "what this adds is the fetch stall: your training"),
 }
 _CLASSES = {"compute": "compute", "prep stall": "prep", "fetch stall": "fetch", "copy": "copied"}
 _CLASS_OF_BOUND = {"step": "compute", "read": "fetch"}
-_CLASS_OF_RUN = {"compute": "compute", "cached": "prep", "cold": "fetch"}
+_CLASS_OF_RUN = {"compute": "compute", "host": "copied", "pinned": "copied", "cached": "prep", "cold": "fetch"}
 
 
 def write_page(explanation: Explanation, path: str | os.PathLike[str], *, title: str = "") -> Path:
@@ -193,7 +195,8 @@ def _at_work(explanation: Explanation) -> str:
 
 
 def _every_step(explanation: Explanation) -> str:
-    runs = {name: np.asarray(times, float) for name, times in explanation.steps_ms.items() if len(times)}
+    known = [*(name for name in _RUNS if name in explanation.steps_ms), *explanation.steps_ms]
+    runs = {name: np.asarray(explanation.steps_ms[name], float) for name in known if explanation.steps_ms[name]}
     if not runs:
         return ""
     together = np.concatenate(list(runs.values()))

@@ -68,7 +68,8 @@ svg.steps { width: 100%; height: 7rem; overflow: hidden; border-left: 1px solid 
   border-bottom: 1px solid var(--edge); }
 svg.steps polyline { fill: none; stroke-width: 1.5px; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
 polyline.compute { stroke: var(--compute); } polyline.prep { stroke: var(--prep); }
-polyline.fetch { stroke: var(--fetch); } polyline.stage { stroke: var(--stage); }
+polyline.fetch { stroke: var(--fetch); } polyline.copied { stroke: var(--copied); }
+polyline.stage { stroke: var(--stage); }
 line.level { stroke: var(--soft); stroke-dasharray: 4 4; vector-effect: non-scaling-stroke; }
 .scroll { overflow-x: auto; margin-top: .75rem; }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums; }

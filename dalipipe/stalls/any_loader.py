@@ -1,0 +1,245 @@
+"""`dalipipe.explain`: dalipipe's loaders from inside, all others from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from dalipipe.cache.available import available_bytes
+from dalipipe.loader import DataLoader
+from dalipipe.stalls.changes import TRAINING, Change, setting_of
+from dalipipe.stalls.explaining import investigate
+from dalipipe.stalls.explanation import LEAST_GAIN, Explanation, StageAlone, WhatIf
+from dalipipe.stalls.foreign import Foreign, TorchLoader, foreign, moved, tensors
+from dalipipe.stalls.measuring import Kind, Parts, Progress, parts_of, take_turns
+from dalipipe.stalls.model import Model, Setting, cores, machine
+from dalipipe.stalls.walking import Measured, Stages, Walks
+
+_BLOCKS = 6
+_RESIDENT = 4  # batches that lie on the device: one alone would stay in the processor's caches
+_ALONE = 12  # batches of which each stage is timed alone
+_MOST_HELD_BYTES = 1 << 30
+
+
+def explain(
+    loader: Any,
+    step: Callable[[Any], Any],
+    *,
+    steps: int = 60,
+    epoch: int | None = None,
+    device: str | torch.device = "auto",
+    progress: Progress = lambda what, share: None,
+) -> Explanation:
+    """Where a training step's time goes: computing, waiting for data to be prepared, or to be fetched; which stage of
+    the loader bounds it; and what would help, with the step times predicted for it.
+
+        found = dalipipe.explain(loader, train_one_step)
+        print(found)
+        dalipipe.stalls.write_page(found, "explain.html")
+
+    Steps are run with batches that lie on the device already, with the loader and all files in memory, and with files
+    read anew, in turns of some steps each. Then every stage is timed alone, and a model of the loader's threads, which
+    is fed with these times, says what a change would bring. What the system has in memory of the files that are read
+    is forgotten for it. After "Analyzing and mitigating data stalls in DNN training" (Mohan et al., VLDB 2021).
+
+    Args:
+        loader: a dalipipe `DataLoader`; it and its position stay as they are. Or torch's, whose stages are told apart
+            as far as its data set lets them be: files are known where it has a list of them (``samples``, ``imgs``,
+            ``paths``, ...), else what is seen for the first time counts as read anew; steps of a ``Compose`` in
+            ``transform`` one by one. Or whatever gives batches anew with each ``iter``, as a whole.
+        step: trains one step on a batch; what it returns is not looked at. The model learns by it, so give a copy of
+            one that matters. Of a loader that is not dalipipe's, it is given batches as they come and, to tell what
+            bringing them there takes, batches that are on the device.
+        steps: how many of each kind are timed; at least 12.
+        epoch: whose samples and draws are taken, of a dalipipe loader; ``None``: the loader's next.
+        device: where ``step`` works, if the loader is not dalipipe's; ``"auto"``: the current CUDA device where there
+            is one.
+        progress: called with what is being done, and the share of it that is done.
+
+    Raises:
+        TypeError: a loader that cannot be begun again, or a ``step`` that is no function.
+        ValueError: fewer steps; a loader without batches.
+        SampleError, TooManyBadSamplesError: as from the loader.
+    """
+    if isinstance(loader, DataLoader):
+        return investigate(loader, step, steps=steps, epoch=epoch, progress=progress).explanation()
+    if not callable(step):
+        raise TypeError(f"explain: step must be a function of a batch, got {type(step).__name__}")
+    if steps < 2 * _BLOCKS:
+        raise ValueError(f"explain: steps must be at least {2 * _BLOCKS}, got {steps}")
+    in_block = -(-steps // _BLOCKS)
+    with contextlib.closing(foreign(loader, in_block, _BLOCKS)) as of:
+        return _Foreign(of, step, in_block, _device(device), progress).explanation()
+
+
+class _Foreign:
+    """What is measured of a loader that is not dalipipe's."""
+
+    def __init__(
+        self, of: Foreign, step: Callable[[Any], Any], in_block: int, device: torch.device, progress: Progress
+    ) -> None:
+        self.of, self.device, self.progress = of, device, progress
+        progress("first batches", 0.0)
+        host = list(_first(of.cold(_BLOCKS), _RESIDENT))
+        resident = [moved(batch, device) for batch in host]
+        self.batch_bytes = sum(value.nbytes for value in tensors(host[0]))
+        self.batch_size = float(np.mean([_samples(batch) for batch in host]))
+        # What is read for the first time comes first: what comes then has been read.
+        kinds = [Kind("cold", of.cold, of.warm_up), Kind("compute", partial(_over, resident), 2)]
+        self.pins = device.type == "cuda" and not any(value.is_pinned() for value in tensors(host[0]))
+        if any(value.device.type != device.type for value in tensors(host)):
+            kinds.append(Kind("host", partial(_over, host), 2))
+            if self.pins:
+                kinds.append(Kind("pinned", partial(_over, [_pinned(batch) for batch in host]), 2))
+        kinds.append(Kind("cached", of.cached, of.warm_up))
+        self.turns = take_turns(kinds, step, blocks=_BLOCKS, steps=in_block, device=device, progress=progress)
+
+    def explanation(self) -> Explanation:
+        of, seconds = self.of, self.turns.seconds
+        self.progress("stages", 0.0)
+        cold, cached = of.stages(_ALONE)
+        train = {"step": Measured(seconds["compute"].ravel(), self.turns.cores("compute"))}
+        if "host" in seconds:
+            train["copy to device"] = self._more_than_compute("host")
+        now = Setting({**cold, **train}, partial(of.pipeline, tuple(cold)), cores())
+        model = Model(now, seconds["cold"].mean(axis=1))
+        self.progress("changes", 0.5)
+        found = list(self._changes(now, cached))
+        loader, ours = of.settings() | {"batch_size": self.batch_size, "device": str(self.device)}, self._ours(train)
+        if isinstance(ours, Change):
+            found.append(ours)
+        elif ours:
+            loader["as dalipipe.DataLoader"] = ours
+        what_ifs = [WhatIf(one.name, one.how, model.predict(one.setting), one.basis) for one in found]
+        parts = parts_of({kind: times for kind, times in seconds.items() if kind != "pinned"})
+        self.progress("changes", 1.0)
+        return Explanation(
+            step_ms=parts.step,
+            compute_ms=parts.compute,
+            copy_ms=parts.copy,
+            prep_stall_ms=parts.prep,
+            fetch_stall_ms=parts.fetch,
+            bottleneck=_shown(self._bottleneck(model, parts)),
+            stages=tuple(self._alone(model)),
+            what_ifs=tuple(sorted(what_ifs, key=lambda what_if: what_if.step_ms.value)),
+            predicted_ms=1e3 * model.predicted_s,
+            steps_ms={kind: tuple((1e3 * times).ravel().tolist()) for kind, times in seconds.items()},
+            loader=loader,
+            machine=machine(),
+        )
+
+    def _bottleneck(self, model: Model, parts: Parts) -> str:
+        """Where the step's own thread prepares batches nothing bounds but the sum: then it is the loader's longest
+        stage, if that makes the step wait at all.
+        """
+        if self.of.workers:
+            return model.bottleneck()
+        if parts.prep.value + parts.fetch.value < LEAST_GAIN * parts.step.value:
+            return "step"
+        taken = {name: stage.seconds.mean() for name, stage in model.now.stages.items() if name not in TRAINING}
+        return max(taken, key=lambda name: taken[name])
+
+    def _more_than_compute(self, kind: str) -> Measured:
+        more = self.turns.seconds[kind].mean() - self.turns.seconds["compute"].mean()
+        return Measured(np.array([max(0.0, float(more))]), 0.0)
+
+    def _alone(self, model: Model) -> Iterator[StageAlone]:
+        """Every stage; those of worker processes with all of them at work."""
+        of, stages = self.of, model.now.stages
+        last = [name for name in stages if name not in ("step", "copy to device")][-1]
+        for name in sorted(stages, key=lambda name: TRAINING.index(name) if name in TRAINING else -1):
+            measured = stages[name]
+            mean = max(float(measured.seconds.mean()), 1e-9)
+            workers = 1 if name in TRAINING else max(1, of.workers)
+            together = max(1.0, min(workers, cores() / max(measured.cores, 1e-9)))
+            yield StageAlone(
+                _shown(name),
+                self.batch_size * together / mean,
+                1e3 * float(np.quantile(measured.seconds, 0.5)),
+                1e3 * float(np.quantile(measured.seconds, 0.99)),
+                1e3 * mean * measured.cores,
+                min(1.0, model.course.busy.get(name, 0.0) / workers),
+                workers * model.course.queue if name == last and of.workers else None,
+                self.batch_bytes if name in ("collate", *TRAINING) else None,
+            )
+
+    def _changes(self, now: Setting, cached: Stages) -> Iterator[Change]:
+        """``cached``: what is otherwise with all files in memory, where that is known."""
+        of = self.of
+        if cached:
+            how = "files in memory, or on a disk that keeps up"
+            yield Change("faster storage", how, now.with_stages(cached), "calculated")
+        twice, how = now.scaled({"step": 0.5}), "a GPU twice as fast, mixed precision, ..."
+        yield Change("a step twice as fast", how, twice, "calculated")
+        if isinstance(of, TorchLoader):
+            names, there = tuple(name for name in now.stages if name not in TRAINING), int(now.cores)
+            for workers in sorted({1, there, 2 * there}):
+                if workers > of.workers:
+                    more = replace(now, pipeline=partial(_with_workers, of, names, workers))
+                    name = f"running {workers} worker{'s' if workers > 1 else ''}"
+                    yield Change(name, f"num_workers={workers}", more, "calculated")
+        if "pinned" in self.turns.seconds:
+            pinned = now.with_stages({"copy to device": self._more_than_compute("pinned")})
+            how = "pin_memory=True, and .to(device, non_blocking=True)"
+            yield Change("pinned memory", how, pinned, "tried")
+
+    def _ours(self, train: Stages) -> Change | str:
+        """dalipipe's loader in its place, walked over the same batches; or why it cannot be."""
+        of = self.of
+        if not isinstance(of, TorchLoader) or not of.batches or not of.in_lists:
+            return ""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                loader = DataLoader(of.dataset, batch_sampler=of.batches, device=self.device, seed=0)
+            with contextlib.closing(loader):
+                nbytes = min(_MOST_HELD_BYTES, available_bytes() // 8)
+                walks = Walks(loader, 0, 2 * _ALONE, nbytes)
+                stages = walks.stages(batches=_ALONE, begin=walks.forget)
+        except Exception as error:  # what a data set does when another loader reads it is anything
+            return f"it cannot be: {str(error).splitlines()[0].split('. ')[0] if str(error) else type(error).__name__}"
+        setting = setting_of(walks, {**stages, "step": train["step"]}, cores())
+        how = f"dalipipe.DataLoader(dataset, {of.loader.batch_size or round(self.batch_size)})"
+        return Change("dalipipe.DataLoader", how, setting, "tried")
+
+
+def _with_workers(of: TorchLoader, names: tuple[str, ...], workers: int, times: Any) -> Any:
+    return replace(of.pipeline(names, times), workers=workers)
+
+
+def _shown(name: str) -> str:
+    return "copy" if name == "copy to device" else name
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device(device)
+
+
+def _first(batches: Generator[Any, None, None], count: int) -> Iterator[Any]:
+    with contextlib.closing(batches):
+        for _ in range(count):
+            yield next(batches)
+
+
+def _over(batches: list[Any], block: int) -> Generator[Any, None, None]:
+    while True:
+        yield from batches
+
+
+def _samples(batch: Any) -> int:
+    return next((len(value) for value in tensors(batch) if value.ndim), 1)
+
+
+def _pinned(batch: Any) -> Any:
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    return pin_memory(batch)
