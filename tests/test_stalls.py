@@ -453,7 +453,7 @@ def test_changes_that_are_tried(folder: dalipipe.ImageFolder) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (([1], print, 12), TypeError, "loader must be"),
+        ((iter([1]), print, 12), TypeError, "loader must be"),
         ((None, 3, 12), TypeError, "step must be a function"),
         ((None, print, 5), ValueError, "steps must be at least 12, got 5"),
     ],
