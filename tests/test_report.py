@@ -326,3 +326,15 @@ def test_what_made_data_bring_is_of_the_same_seeds(report: Any) -> None:
 def test_unknown_blocks_are_refused(report: Any) -> None:
     with pytest.raises(ValueError, match="no block is called 'speed'"):
         report.render("<!-- results: speed -->\n<!-- end -->")
+
+
+def test_what_stats_costs_is_met_or_short(report: Any) -> None:
+    def found(overhead: float) -> dict[str, Any]:
+        spans = {"interval": [overhead - 0.01, overhead + 0.01], "cpu_overhead": -0.001, "cpu_interval": [-0.002, 0.0]}
+        return {"batch_ms": 1.5, "overhead": overhead, **spans, "clock_us": 5.04, "share": 0.0034, "rounds": 60}
+
+    result = {"goal": 0.01, "loaders": {"a": found(0.0099), "b": found(0.0101)}, "machine": MACHINE}
+    text = report.BLOCKS["stats_cpu"]({"stats_cpu": result}.get)
+    assert "| a | 1.50 | +0.99% (-0.01% to +1.99%) | met | -0.10% (-0.20% to +0.00%) | 5.0 µs, 0.34% |" in text
+    assert "| b | 1.50 | +1.01% (+0.01% to +2.01%) | **short** |" in text and "60 interleaved rounds" in text
+    assert report.BLOCKS["stats_cpu"]({}.get) == "Not measured yet."
