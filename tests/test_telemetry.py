@@ -362,6 +362,29 @@ def test_live_before_the_first_batch_and_with_much_to_say() -> None:
     assert "bad samples: 7" in shown(screen) and "the loader keeps up" in shown(screen)
 
 
+@pytest.mark.parametrize(
+    ("wait_s", "full_s", "words"),
+    [
+        (0.1, 0.0, "the loader keeps up"),
+        (0.1, 5.0, "the loader keeps up, and waits for training 50% of the time"),
+        (
+            0.5,
+            5.0,
+            "the loader waits for training 50% of the time, and yet training for data 5%: batches come unevenly",
+        ),
+        (5.0, 0.5, "training waits for data 50% of the time; read is at work most"),
+    ],
+)
+def test_live_says_who_waits_for_whom(wait_s: float, full_s: float, words: str) -> None:
+    fresh = make().stats()
+    figures = {"batches": 9, "samples": 90, "p50_ms": 1.0, "p99_ms": 2.0}
+    stages = {"read": {**figures, "seconds": 3.0}, "draw": {**figures, "seconds": 2.0}}
+    now = {**fresh, "stages": stages, "wait": {**figures, "seconds": wait_s}, "full_s": full_s}
+    screen = console(False)
+    screen.print(draw("a", now, fresh, 10.0))
+    assert f"│ {words} " in shown(screen)
+
+
 # Prometheus ---------------------------------------------------------------------------------------------------------
 
 
