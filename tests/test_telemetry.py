@@ -156,6 +156,40 @@ def test_each_batch_is_counted_once_in_each_stage(jpeg_folder: Callable[..., Pat
     json.dumps(stats)
 
 
+def halved(picture: Any) -> Any:
+    return picture.resize((picture.width // 2, picture.height // 2))
+
+
+def test_stages_that_come_round_again_count_a_batch_once(jpeg_folder: Callable[..., Path]) -> None:
+    step = dalipipe.PythonStep(halved)
+    policy = dalipipe.Policy([ops.RandomResizedCrop(32), step, ops.HorizontalFlip(), step, ops.Normalize()])
+    loader = make(dalipipe.ImageFolder(jpeg_folder(10)), 4, policy=policy)
+    for _ in range(2):
+        list(loader)
+    stages = loader.stats()["stages"]
+    assert set(stages) == {"read", "probe", "draw", "decode", "augment", "python"}
+    assert {(found["batches"], found["samples"]) for found in stages.values()} == {(6, 20)}
+    in_seconds = loader.clock.stages["augment"]
+    assert in_seconds.spread.seconds == pytest.approx(in_seconds.seconds)
+
+
+@pytest.mark.parametrize("kind", ["series", "text"])
+def test_stages_of_other_kinds(kind: str) -> None:
+    source: Any
+    if kind == "series":
+        source = dalipipe.Series(
+            np.random.default_rng(0).normal(size=(20, 50, 2)).astype(np.float32), np.arange(20) % 2
+        )
+    else:
+        source = dalipipe.Text(["the cat sat on the mat"] * 20, np.arange(20) % 2)
+    policy = dalipipe.recipes.series() if kind == "series" else dalipipe.recipes.eda()
+    loader = make(source, policy=policy)
+    list(loader)
+    stages = loader.stats()["stages"]
+    assert set(stages) == {"read", "draw", "augment"} | ({"decode"} if kind == "series" else set())
+    assert {(found["batches"], found["samples"]) for found in stages.values()} == {(5, 20)}
+
+
 def test_what_lies_in_memory_has_no_bytes_read() -> None:
     loader = make()
     list(loader)
