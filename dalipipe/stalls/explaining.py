@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dalipipe import native
 from dalipipe.cache.available import available_bytes
 from dalipipe.loader import DataLoader
-from dalipipe.stalls.changes import TRAINING, Change, Changes, in_order, setting_of
+from dalipipe.stalls.changes import TRAINING, Change, Changes, in_order, known_as, setting_of
 from dalipipe.stalls.explanation import Explanation, StageAlone, WhatIf
 from dalipipe.stalls.held import bytes_of
 from dalipipe.stalls.measuring import Kind, Parts, Progress, Turns, parts_of, take_turns
@@ -33,6 +34,7 @@ class Findings:
     memory.
     """
 
+    walks: Walks
     turns: Turns
     parts: Parts
     model: Model
@@ -55,7 +57,7 @@ class Findings:
             copy_ms=parts.copy,
             prep_stall_ms=parts.prep,
             fetch_stall_ms=parts.fetch,
-            bottleneck="copy" if (bound := model.bottleneck()) == "copy to device" else bound,
+            bottleneck=known_as(model.bottleneck(), self.walks),
             stages=stages,
             what_ifs=tuple(sorted(what_ifs, key=lambda what_if: what_if.step_ms.value)),
             predicted_ms=1e3 * model.predicted_s,
@@ -151,6 +153,7 @@ def investigate(
     found = [*changes.calculated(), *(changes.tried() if tries else ())]
     progress("stages", 1.0)
     return Findings(
+        walks,
         turns,
         parts_of(turns.seconds),
         Model(now, turns.seconds["cold"].mean(axis=1)),
@@ -174,7 +177,7 @@ def alone(found: Findings) -> tuple[StageAlone, ...]:
         mean = float(measured.seconds.mean())
         out.append(
             StageAlone(
-                "copy" if name == "copy to device" else name,
+                known_as(name, found.walks),
                 found.batch_size / max(mean, 1e-9),
                 1e3 * float(np.quantile(measured.seconds, 0.5)),
                 1e3 * float(np.quantile(measured.seconds, 0.99)),
@@ -208,14 +211,13 @@ def _device(batch: Any) -> torch.device:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    values = [value.to(device) if isinstance(value, torch.Tensor) else value for value in batch]
-    moved = type(batch)(*values)
+    moved = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
     moved.indices, moved.draws = batch.indices, batch.draws
     return moved
 
 
 def _tensors(batch: Any) -> list[torch.Tensor]:
-    return [value for value in batch if isinstance(value, torch.Tensor)]
+    return [value for value in tree_leaves(batch) if isinstance(value, torch.Tensor)]
 
 
 def _bytes(walks: Walks, resident: list[Any]) -> dict[str, int]:
@@ -247,6 +249,7 @@ def _settings(loader: DataLoader, walks: Walks) -> dict[str, Any]:
         "device": str(config.output.device),
         "decoder": config.decoder,
         "decodes": _format(walks),
+        "tuned": loader._tuner.found,
         "cache": None if walks.cache is None else walks.cache.describe(config.threads),
         "files_forgotten": len(walks.files),
     }
