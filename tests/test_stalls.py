@@ -484,17 +484,16 @@ def test_changes_that_are_tried(folder: dalipipe.ImageFolder) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((iter([1]), print, 12), TypeError, "loader must be"),
-        ((None, 3, 12), TypeError, "step must be a function"),
-        ((None, print, 5), ValueError, "steps must be at least 12, got 5"),
+        ((3, 12), TypeError, "step must be a function"),
+        ((print, 5), ValueError, "steps must be at least 12, got 5"),
     ],
 )
 def test_arguments_are_checked(
     folder: dalipipe.ImageFolder, arguments: tuple[Any, ...], error: type[Exception], message: str
 ) -> None:
-    loader, step, steps = arguments
+    step, steps = arguments
     with pytest.raises(error, match=message):
-        dalipipe.explain(pictures(folder) if loader is None else loader, step, steps=steps)
+        dalipipe.explain(pictures(folder), step, steps=steps)
 
 
 def test_what_the_step_raises_ends_it(folder: dalipipe.ImageFolder) -> None:

@@ -123,6 +123,12 @@ class Walks:
         return Epoch(self._number, self._key, Replay(steps, self._dealt_by), self._draws)
 
     @property
+    def fetches(self) -> bool:
+        """Whether files, or stores, are read: as far as is known, where that is the user's own code."""
+        source = self.config.source
+        return bool(self.files) or (source.repeatable and not source.in_memory)
+
+    @property
     def encoded(self) -> Encoded | None:
         """A batch's pictures, where they are files."""
         field = self.config.plan.field
