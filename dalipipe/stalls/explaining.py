@@ -1,4 +1,4 @@
-"""`dalipipe.explain`: runs a training step and its loader, apart and together, and says where the time goes."""
+"""A training step and dalipipe's own loader, run apart and together: where the time goes, and what would help."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dalipipe import native
 from dalipipe.cache.available import available_bytes
 from dalipipe.loader import DataLoader
-from dalipipe.stalls.changes import TRAINING, Change, Changes, in_order, setting_of
+from dalipipe.stalls.changes import TRAINING, Change, Changes, in_order, known_as, setting_of
 from dalipipe.stalls.explanation import Explanation, StageAlone, WhatIf
 from dalipipe.stalls.held import bytes_of
 from dalipipe.stalls.measuring import Kind, Parts, Progress, Turns, parts_of, take_turns
@@ -33,6 +34,7 @@ class Findings:
     memory.
     """
 
+    walks: Walks
     turns: Turns
     parts: Parts
     model: Model
@@ -55,7 +57,7 @@ class Findings:
             copy_ms=parts.copy,
             prep_stall_ms=parts.prep,
             fetch_stall_ms=parts.fetch,
-            bottleneck="copy" if (bound := model.bottleneck()) == "copy to device" else bound,
+            bottleneck=known_as(model.bottleneck(), self.walks),
             stages=stages,
             what_ifs=tuple(sorted(what_ifs, key=lambda what_if: what_if.step_ms.value)),
             predicted_ms=1e3 * model.predicted_s,
@@ -63,38 +65,6 @@ class Findings:
             loader=self.loader,
             machine=machine(),
         )
-
-
-def explain(
-    loader: Any,
-    step: Callable[[Any], Any],
-    *,
-    steps: int = 60,
-    epoch: int | None = None,
-    progress: Progress = lambda what, share: None,
-) -> Explanation:
-    """Where a training step's time goes: computing, waiting for data to be prepared, or to be fetched; which stage of
-    the loader bounds it; and what would help, with the step times predicted for it.
-
-    Steps are run with batches that lie on the device already, with the loader and all files in memory, and with files
-    read anew, in turns of some steps each. Then every stage is timed alone, and a model of the loader's threads, which
-    is fed with these times, says what a change would bring. What the system has in memory of the files that are read
-    is forgotten for it. After "Analyzing and mitigating data stalls in DNN training" (Mohan et al., VLDB 2021).
-
-    Args:
-        loader: a `DataLoader`; it and its position stay as they are.
-        step: trains one step on a batch; what it returns is not looked at. The model learns by it, so give a copy of
-            one that matters.
-        steps: how many of each kind are timed; at least 12.
-        epoch: whose samples and draws are taken; ``None``: the loader's next.
-        progress: called with what is being done, and the share of it that is done.
-
-    Raises:
-        TypeError: a loader of another kind.
-        ValueError: fewer steps.
-        SampleError, TooManyBadSamplesError: as from the loader.
-    """
-    return investigate(loader, step, steps=steps, epoch=epoch, progress=progress).explanation()
 
 
 def investigate(
@@ -106,7 +76,9 @@ def investigate(
     progress: Progress = lambda what, share: None,
     tries: bool = True,
 ) -> Findings:
-    """`explain`, with the model that predictions come from. ``tries``: whether changes are tried."""
+    """What `dalipipe.explain` finds of a dalipipe `DataLoader`, with the model that predictions come from. ``tries``:
+    whether changes are tried; the others as there.
+    """
     if not isinstance(loader, DataLoader):
         name = type(loader).__name__
         raise TypeError(f"explain: loader must be a dalipipe.DataLoader, got {name}: make one of its data set")
@@ -131,12 +103,14 @@ def investigate(
 
         kinds = [
             Kind("compute", partial(_over, [_moved(batch, device) for batch in resident]), 2),
-            Kind("cached", lambda block: cached(block * in_block), warm_up),
             Kind("cold", read_anew, warm_up),
         ]
+        if walks.fetches:
+            kinds.append(Kind("cached", lambda block: cached(block * in_block), warm_up))
         if any(value.device != device for batch in resident for value in _tensors(batch)):
             kinds.insert(1, Kind("host", partial(_over, resident), 2))
         turns = take_turns(kinds, step, blocks=_BLOCKS, steps=in_block, device=device, progress=progress)
+    turns.seconds.setdefault("cached", turns.seconds["cold"])
     progress("stages", 0.0)
     batches = min(max(_WALKED, steps // 2), len(walks.steps))
     from_memory = walks.stages(walks.held, batches=batches, passes=-(-_WALKED // batches))
@@ -151,6 +125,7 @@ def investigate(
     found = [*changes.calculated(), *(changes.tried() if tries else ())]
     progress("stages", 1.0)
     return Findings(
+        walks,
         turns,
         parts_of(turns.seconds),
         Model(now, turns.seconds["cold"].mean(axis=1)),
@@ -174,7 +149,7 @@ def alone(found: Findings) -> tuple[StageAlone, ...]:
         mean = float(measured.seconds.mean())
         out.append(
             StageAlone(
-                "copy" if name == "copy to device" else name,
+                known_as(name, found.walks),
                 found.batch_size / max(mean, 1e-9),
                 1e3 * float(np.quantile(measured.seconds, 0.5)),
                 1e3 * float(np.quantile(measured.seconds, 0.99)),
@@ -208,14 +183,13 @@ def _device(batch: Any) -> torch.device:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    values = [value.to(device) if isinstance(value, torch.Tensor) else value for value in batch]
-    moved = type(batch)(*values)
+    moved = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
     moved.indices, moved.draws = batch.indices, batch.draws
     return moved
 
 
 def _tensors(batch: Any) -> list[torch.Tensor]:
-    return [value for value in batch if isinstance(value, torch.Tensor)]
+    return [value for value in tree_leaves(batch) if isinstance(value, torch.Tensor)]
 
 
 def _bytes(walks: Walks, resident: list[Any]) -> dict[str, int]:
@@ -247,6 +221,7 @@ def _settings(loader: DataLoader, walks: Walks) -> dict[str, Any]:
         "device": str(config.output.device),
         "decoder": config.decoder,
         "decodes": _format(walks),
+        "tuned": loader._tuner.found,
         "cache": None if walks.cache is None else walks.cache.describe(config.threads),
         "files_forgotten": len(walks.files),
     }
