@@ -4,7 +4,8 @@
 #   make test     the fast tests           make test-slow   the others    make format brings code into that style
 #   make bench    measure                  make fuzz        for a minute  make clean  what was built; distclean: .venv too
 #   make bench-check  has anything become slower beside its reference, in this very run, than in the results that are there?
-#   make bench-gpu  on a GPU, with DATA: its tests, the JPEG decoder beside others, the fused operator, loaders
+#   make gpu-report  on a GPU: all that is to be known of it in less than 8 minutes, with DATA: of real photographs
+#   make bench-gpu  and at length: the JPEG decoder beside others, signals
 #   make parity   operators, recipes and draws beside torchvision's: docs/parity.md (with DATA; else the page alone)
 #
 # Set on the command line as needed: PYTHON=python3.12  VENV=dir  DALI=cuda12|cuda13  DATA=folder of real data
@@ -25,7 +26,7 @@ NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 CXX_FILES := $(NATIVE) $(wildcard tests/*/*.h tests/*/*.cpp)
 WITH_DATA := $(if $(DATA),--data=$(DATA))
 
-.PHONY: install demo test test-slow bench bench-check bench-gpu parity lint format fuzz clean distclean
+.PHONY: install demo test test-slow bench bench-check gpu-report bench-gpu parity lint format fuzz clean distclean
 
 install: $(INSTALLED)
 
@@ -55,13 +56,16 @@ bench: $(INSTALLED)
 bench-check: $(INSTALLED)
 	$(PY) -m pytest benchmarks/test_stages.py benchmarks/test_operators.py --check $(ARGS)
 
+gpu-report: $(INSTALLED)
+	$(PY) benchmarks/gpu_report.py $(WITH_DATA) $(ARGS)
+
 # What fails does not keep the rest from being measured.
 bench-gpu: export FAIL_WITHOUT_CUDA = 1
 bench-gpu: $(INSTALLED)
 	status=0; \
-	$(PY) -m pytest -m cuda $(WITH_DATA) || status=$$?; \
+	$(PY) benchmarks/gpu_report.py $(WITH_DATA) || status=$$?; \
 	$(PY) -m pytest benchmarks/test_decode.py -s $(WITH_DATA) $(ARGS) || status=$$?; \
-	$(PY) -m pytest benchmarks/test_gpu.py -s $(WITH_DATA) $(ARGS) || status=$$?; \
+	$(PY) -m pytest benchmarks/test_signals_gpu.py -s $(ARGS) || status=$$?; \
 	exit $$status
 
 parity: $(INSTALLED)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-COPIES = 24
-"""Of each photograph: 3,000 files, so that a round is much longer than its start."""
-DRY_PHOTOGRAPHS = 12
+from photographs import DRY_PHOTOGRAPHS, image_folder  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,24 +38,11 @@ def photographs(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFa
     data = pytestconfig.getoption("--data")
     if data is None:
         pytest.skip("needs real photographs: pytest benchmarks --data=DIR")
-    archive = data / "imagenet_sample_125.tar"
-    if not archive.is_file():
-        if not any(entry.is_dir() for entry in data.iterdir()):
-            pytest.fail(f"{data} has neither imagenet_sample_125.tar nor class folders")
-        return data
-    unpacked, root = tmp_path_factory.mktemp("unpacked"), tmp_path_factory.mktemp("photographs")
-    with tarfile.open(archive) as tar:
-        tar.extractall(unpacked, filter="data")
-    files = sorted(path for path in unpacked.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    copies = COPIES
-    if pytestconfig.getoption("--dry-run"):
-        files, copies = files[:DRY_PHOTOGRAPHS], 1
-    for i, path in enumerate(files):
-        folder = root / f"class_{i % 10}"
-        folder.mkdir(exist_ok=True)
-        for copy in range(copies):
-            os.link(path, folder / f"{i:03d}_{copy}.jpg")
-    return root
+    few = DRY_PHOTOGRAPHS if pytestconfig.getoption("--dry-run") else None
+    try:
+        return image_folder(data, tmp_path_factory.mktemp("photographs"), few)
+    except FileNotFoundError as error:
+        pytest.fail(str(error))
 
 
 @pytest.fixture
@@ -69,19 +53,12 @@ def device(
     import devices
     import torch
 
-    if not pytestconfig.getoption("--dry-run"):
-        if torch.cuda.is_available():
-            return devices.Device(pytestconfig.getoption("--rounds"))
-        missing = pytest.fail if os.environ.get("FAIL_WITHOUT_CUDA") == "1" else pytest.skip
-        missing("needs a CUDA device; --dry-run tries it without one")
-    monkeypatch.syspath_prepend(HERE.parent / "tests")
-    from emulation import decode_as_on_device, jpeg_queue
-
-    from dalipipe.decoders.pillow import PillowDecoder
-
-    queue = jpeg_queue(tmp_path_factory.mktemp("cuda_on_cpu"))
-    decode_as_on_device(monkeypatch, queue, lambda threads: PillowDecoder(threads=threads))
-    return devices.Host(queue)
+    if pytestconfig.getoption("--dry-run"):
+        return devices.host(tmp_path_factory.mktemp("cuda_on_cpu"), monkeypatch)
+    if torch.cuda.is_available():
+        return devices.Device(pytestconfig.getoption("--rounds"))
+    missing = pytest.fail if os.environ.get("FAIL_WITHOUT_CUDA") == "1" else pytest.skip
+    missing("needs a CUDA device; --dry-run tries it without one")
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from dalipipe.queues import CudaQueue, Queue
@@ -105,3 +107,18 @@ class Host(Device):
 
     def kernels_us(self, work: Callable[[], Any], repeats: int = 2) -> dict[str, float]:
         return super().kernels_us(work, repeats)
+
+
+def host(folder: Path, patch: pytest.MonkeyPatch) -> Host:
+    """From here on loaders on the host decode, and keep pictures, as they do on a CUDA device; what that takes is
+    compiled into ``folder``.
+    """
+    with pytest.MonkeyPatch.context() as tests:
+        tests.syspath_prepend(str(Path(__file__).resolve().parent.parent / "tests"))
+        from emulation import decode_as_on_device, jpeg_queue
+
+    from dalipipe.decoders.pillow import PillowDecoder
+
+    queue = jpeg_queue(folder)
+    decode_as_on_device(patch, queue, lambda threads: PillowDecoder(threads=threads))
+    return Host(queue)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import blocks.gpu
+import blocks.gpu_report
 import blocks.loaders
 import blocks.operators
 import blocks.packing

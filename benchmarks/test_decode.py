@@ -15,9 +15,7 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +32,7 @@ from decode_bench import Bench, Scale
 from decode_peers import Peer
 from decode_roofline import roofline
 from devices import Device
+from limited import limited
 from rounds import Turn
 
 import dalipipe
@@ -374,22 +373,6 @@ def sanitizer(bench: Bench, found: dict[str, Any]) -> None:
 def find_sanitizer() -> str | None:
     folders = [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
     return shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), *map(str, folders)]))
-
-
-def limited(command: list[str], limit_s: float) -> dict[str, Any]:
-    """How a command ended, ``status`` ``None``: it was stopped, with what it had started; and what it said last."""
-    begin = time.perf_counter()
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env={**os.environ, "FAIL_WITHOUT_CUDA": "1"},
-    ) as process:  # fmt: skip
-        try:
-            said, status = process.communicate(timeout=limit_s)[0], process.returncode
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            said, status = process.communicate()[0], None
-    lines = [line[:200] for line in said.splitlines() if line.strip()]
-    return {"status": status, "seconds": round(time.perf_counter() - begin, 1), "last_lines": lines[-8:]}
 
 
 # --- all of it ------------------------------------------------------------------------------------------------------

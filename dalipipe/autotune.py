@@ -129,7 +129,7 @@ class Tuner:
     """Says what to try next, is told what came of it, and settles for the best.
 
     Threads are climbed from ``start`` both ways, as long as times come close to the best; the best settings are tried
-    ``3`` times in turn, and what is as good as the best within 2 % is chosen by its threads, the fewest. How many
+    3 times in turn, and the start among them, and what is as good as the best within 2 % is chosen by its threads, the fewest. How many
     batches wait is worked out, not tried: from the times of batches and of the training's steps.
 
     Args:
@@ -205,12 +205,10 @@ class Tuner:
             rounds = _ROUNDS if len(finalists) > 1 else 1
             wanted = min(finalists, key=lambda one: len(self._tried[one]))
             if len(self._tried[wanted]) >= rounds:
-                self._settle(self._chosen(), "measured")
-                return None
-        if self.spent_s >= self.budget_s and self._tried:
-            self._settle(self._chosen(), f"measured, as far as {self.budget_s:g} s went")
-            return None
-        return wanted
+                self._end("measured")
+        if not self.settled and self._tried and self.spent_s >= self.budget_s:
+            self._end(f"measured, as far as {self.budget_s:g} s went")
+        return None if self.settled else wanted
 
     def add(self, settings: Settings, section: Section, spent_s: float) -> bool:
         """What came of a trial, which took ``spent_s`` in all. Returns whether it says something: it does not where
@@ -266,6 +264,11 @@ class Tuner:
     def _place_of(self, settings: Settings) -> dict[str, str]:
         return {"tiles_on": settings.tiles_on} if len(self._places) > 1 else {}
 
+    def _end(self, reason: str) -> None:
+        """Settles for what was measured."""
+        chosen = self._chosen()
+        self._settle(replace(chosen, ahead=self._ahead_for(chosen)), reason)
+
     def _settle(self, settings: Settings, reason: str) -> None:
         self.settings, self.reason, self.settled, self.found = settings, reason, True, bool(self._tried)
 
@@ -289,10 +292,13 @@ class Tuner:
                 least = min(least, self._score(one))
 
     def _finalists(self) -> list[Settings]:
+        """The best, and what one has without trials: that must not lose by a single one that was disturbed."""
         best = self._score(self._best(self._tried))
         close = [one for one in self._tried if self._score(one) <= _WORTH_A_LOOK * best]
         tried_again = [one for one in close if len(self._tried[one]) > 1]  # they stay: their scores move
-        return [*tried_again, *sorted(set(close) - set(tried_again), key=self._score)][:_FINALISTS]
+        others = [*tried_again, *sorted(set(close) - set(tried_again), key=self._score)]
+        start = self._best(one for one in self._tried if one.threads == self._start.threads)
+        return [start, *(one for one in others if one != start)][:_FINALISTS]
 
     def _chosen(self) -> Settings:
         """The best of what was tried as often as any."""
@@ -302,8 +308,7 @@ class Tuner:
         often = [one for one in self._tried if len(self._tried[one]) == most]
         best = self._score(self._best(often))
         good = [one for one in often if self._score(one) <= _TIE * best]
-        chosen = min(good, key=lambda one: (one.threads, one.tiles_on == "device"))
-        return replace(chosen, ahead=self._ahead_for(chosen))
+        return min(good, key=lambda one: (one.threads, one.tiles_on == "device"))
 
     def _ahead_for(self, settings: Settings) -> int:
         steps = list(self.steps_s)

@@ -431,7 +431,7 @@ class _Walk(threading.Thread):
         left = trials.steps - before.begun
         while left >= LEAST_BATCHES and silent < 2 and (settings := tuner.next()) is not None:
             while self.batches.qsize() >= self._ahead:  # those of the trial before
-                if self._stopped.wait(0.01):
+                if self._stopped.wait(0.002):
                     raise _Stopped
             start = time.perf_counter()
             self._use(settings, trials)

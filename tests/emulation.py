@@ -309,11 +309,15 @@ class HostQueue:
 
 
 def compile_for_host(folder: Path, name: str = "fused_image", *others: str) -> Path:
-    """tests/cuda_on_cpu/``name``.cpp, and ``others`` of csrc, as a library; or a skip where there is no compiler."""
+    """tests/cuda_on_cpu/``name``.cpp, and ``others`` of csrc, as a library, once a folder; or a skip where there is no
+    compiler.
+    """
+    library = folder / f"{name}.so"
+    if library.is_file():
+        return library
     compiler = next(filter(shutil.which, (os.environ.get("CXX", "c++").split()[0], "g++", "clang++")), None)
     if compiler is None:
         pytest.skip("needs a C++ compiler")
-    library = folder / f"{name}.so"
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared"]
     include = [f"-I{ROOT / 'tests/cuda_on_cpu'}", f"-I{ROOT / 'csrc'}"]
     sources = [str(ROOT / f"tests/cuda_on_cpu/{name}.cpp"), *(str(ROOT / "csrc" / other) for other in others)]

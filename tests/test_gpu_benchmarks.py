@@ -55,13 +55,6 @@ def test_of_the_decoder(jpeg_folder: Callable[..., Path], tmp_path: Path) -> Non
     assert "dry run" in text and "| **dalipipe, from files, 4** |" in text and "read_kernel" in text
 
 
-def test_of_the_fused_operator(jpeg_folder: Callable[..., Path], tmp_path: Path) -> None:
-    dry_run("test_gpu", jpeg_folder, tmp_path)
-    result = json.loads((tmp_path / "gpu.json").read_text())
-    assert result["dry_run"] and set(result["contenders"]) == {"dalipipe", "torchvision v2, DataLoader"}
-    assert result["figures"]["warp, bilinear, alone"] == "not seen" and "loader" in result["figures"]
-
-
 def test_who_fails_is_left_out() -> None:
     from rounds import interleave
 

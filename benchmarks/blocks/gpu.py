@@ -32,16 +32,6 @@ def host_cpu(load: Load) -> str:
 
 
 @block
-def gpu(load: Load) -> str:
-    """What a GPU run gave, or that there was none."""
-    result = load("gpu")
-    if result is None:
-        return "Not measured yet: no result from a CUDA machine is in `benchmarks/results/`."
-    lines = ["| | measured |", "|---|---:|", *(f"| {name} | {value} |" for name, value in result["figures"].items())]
-    return "\n".join([*lines, "", f"{measured_on(result)}."])
-
-
-@block
 def decode_gpu(load: Load) -> str:
     """The CUDA decoder of JPEG tiles: alone, in loaders, beside the device's memory, and in training."""
     result = load("decode_gpu")

@@ -169,3 +169,60 @@ def cache_cpu(load: Load) -> str:
             f"Medians of {rounds} interleaved rounds; factors are medians of the rounds' own. {measured_on(result)}.",
         ]
     )
+
+
+@block
+def stats_cpu(load: Load) -> str:
+    """What a loader's figures cost it."""
+    result = load("stats_cpu")
+    if result is None:
+        return "Not measured yet."
+    goal = result["goal"]
+    lines = [
+        f"| loader | ms a batch | slower by | 95 % | goal ≤ {goal:.0%} | the clock's calls alone |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    for name, found in result["loaders"].items():
+        low, high = found["interval"]
+        met = "met" if found["overhead"] <= goal else "**short**"
+        lines.append(
+            f"| {name} | {found['batch_ms']:.2f} | {found['overhead']:+.2%} | {low:+.2%} to {high:+.2%} | {met} | "
+            f"{found['clock_us']:.1f} µs, {found['share']:.2%} |"
+        )
+    rounds = next(iter(result["loaders"].values()))["rounds"]
+    words = f"The same loader with its clock and with one that does nothing; medians of {rounds} interleaved rounds."
+    return "\n".join([*lines, "", f"{words} {measured_on(result)}."])
+
+
+@block
+def autotune_cpu(load: Load) -> str:
+    """What the loader chooses by trials beside the whole sweep of settings."""
+    result = load("autotune_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = [
+        "| task | chosen | of the best's rate | default's | worst's | p99/p50 | of the best | first epoch, trials |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, task in result["tasks"].items():
+        tuned, ratios, tails = task["autotuned"]["tuned"], task["ratios"], task["p99_over_p50"]
+        chosen = f"{tuned['num_workers']} threads, {tuned['prefetch_factor']} ahead"
+        chosen += "" if tuned["settled"] else f" ({tuned['reason']})"
+        lines.append(
+            f"| {name} | {chosen} | **{ratios['autotuned over the best']:.0%}** "
+            f"| {ratios['the default over the best']:.0%} | {ratios['the worst over the best']:.0%} "
+            f"| {tails['autotuned']:.2f} | {tails['best in throughput']:.2f} "
+            f"| {ratios['first epoch with trials over without']:.0%} |"
+        )
+    task = next(iter(result["tasks"].values()))
+    rounds = len(task["autotuned"]["rounds"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{len(task['cells'])} settings each, {result['images']}. Best is the one of the sweep with the highest "
+            "median; chosen is what the loader found by itself, timed again among them; the last column is the rate of "
+            f"a first epoch beside that of one without trials. Medians of {rounds} interleaved rounds, within rounds. "
+            f"{measured_on(result)}.",
+        ]
+    )

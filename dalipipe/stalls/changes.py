@@ -91,22 +91,23 @@ class Changes:
         walks, now = self.walks, self.now
         yield Change("faster storage", "files in memory, or on a disk that keeps up", self.cached, "calculated")
         twice = now.scaled({"step": 0.5})
-        yield Change("a step twice as fast", "a GPU twice as fast, mixed precision, ...", twice, "calculated")
+        faster = "a GPU twice as fast" if torch.cuda.is_available() else "a training step twice as fast"
+        yield Change(faster, "half of what computing takes", twice, "calculated")
         if walks.ahead < _AHEAD:
             deeper = setting_of(walks, now.stages, now.cores, ahead=_AHEAD)
-            yield Change("more batches ahead", f"prefetch_factor={_AHEAD}", deeper, "calculated")
+            yield Change(f"keeping {_AHEAD} batches ready", f"prefetch_factor={_AHEAD}", deeper, "calculated")
 
     def tried(self) -> Iterator[Change]:
         walks, threads = self.walks, self.walks.config.threads
         if threads < (there := len(os.sched_getaffinity(0))):
-            yield self._with("more threads", f"num_workers={there}", threads=there)
+            yield self._with(f"running {there} threads", f"num_workers={there}", threads=there)
         yield self._twice_the_cores()
         if walks.encoded is None:
             return
         current, on_cuda = decoder_of(walks.config.decoder), walks.config.output.device.type == "cuda"
         for decoder in ("native", "dali") if on_cuda else ("native",):
             if decoder != current:
-                yield self._with("another decoder", f'decoder="{decoder}"', decoder=decoder)
+                yield self._with(f"the {decoder} decoder", f'decoder="{decoder}"', decoder=decoder)
         if walks.cache is not None:
             return
         if walks.config.source.repeatable:
@@ -148,7 +149,7 @@ class Changes:
                 if name not in TRAINING
             }
             how = 'cache="ram"' + ("" if share == 1.0 else f", which holds {share:.0%} of the data set")
-            yield Change("pictures kept in memory", how, self._setting(mixed, in_memory=True), "tried")
+            yield Change("keeping pictures in memory", how, self._setting(mixed, in_memory=True), "tried")
 
     def _in_tiles(self) -> Change:
         threads, name = self.walks.config.threads, self._field
@@ -160,7 +161,7 @@ class Changes:
             arena = np.frombuffer(b"".join(bodies), np.uint8)
             return {**columns, name: Encoded(arena, np.cumsum([0, *map(len, bodies)]))}
 
-        return self._stored("pictures packed in tiles", "dalipipe pack", tiled, _TRIED, in_memory=False)
+        return self._stored("packing in tiles", "dalipipe pack DATA OUT", tiled, _TRIED, in_memory=False)
 
     def _as_pixels(self) -> Change:
         config, name = self.walks.config, self._field
@@ -177,7 +178,7 @@ class Changes:
             first = decoded(dict(next(iter(self.walks.held)).columns))[name]
             batches = max(1, min(_TRIED, _MOST_BYTES // int(first.nbytes.sum())))
             return self._stored(
-                "pictures packed as pixels", "dalipipe pack --format raw", decoded, batches, in_memory=True
+                "packing as pixels", "dalipipe pack DATA OUT --format raw", decoded, batches, in_memory=True
             )
         finally:
             track.close()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dalipipe import native
 from dalipipe.cache.available import available_bytes
 from dalipipe.loader import DataLoader
 from dalipipe.stalls.changes import TRAINING, Change, Changes, in_order, setting_of
@@ -115,10 +116,9 @@ def investigate(
         raise ValueError(f"explain: steps must be at least {2 * _BLOCKS}, got {steps}")
     in_block = -(-steps // _BLOCKS)
     nbytes = min(_MOST_HELD_BYTES, available_bytes() // 8)
-    progress("reading", 0.0)
     warm_up = loader._ahead + 4
-    walks = Walks(loader, loader._steps.next_epoch if epoch is None else epoch, in_block + warm_up + 4, nbytes)
-    progress("reading", 1.0)
+    epoch = loader._steps.next_epoch if epoch is None else epoch
+    walks = Walks(loader, epoch, steps + 2 * warm_up, nbytes, lambda share: progress("reading", share))
     ready: list[int] = []
     with ExitStack() as stack:
         cold, cached = stack.enter_context(walks.runner()), stack.enter_context(walks.runner(walks.held))
@@ -139,15 +139,13 @@ def investigate(
         turns = take_turns(kinds, step, blocks=_BLOCKS, steps=in_block, device=device, progress=progress)
     progress("stages", 0.0)
     batches = min(max(_WALKED, steps // 2), len(walks.steps))
-    passes = -(-_WALKED // batches)
-    own = walks.stages(batches=batches, passes=passes, begin=walks.forget)
-    from_memory = walks.stages(walks.held, batches=batches, passes=passes)
+    from_memory = walks.stages(walks.held, batches=batches, passes=-(-_WALKED // batches))
     progress("stages", 0.5)
     train = {"step": Measured(turns.seconds["compute"].ravel(), turns.cores("compute"))}
     if "host" in turns.seconds:
         more = turns.seconds["host"].mean() - turns.seconds["compute"].mean()
         train["copy to device"] = Measured(np.array([max(0.0, float(more))]), 0.0)
-    now = setting_of(walks, {**own, **train}, cores())
+    now = setting_of(walks, {**walks.alone, **train}, cores())
     cached_now = setting_of(walks, {**from_memory, **train}, cores())
     changes = Changes(walks, now, cached_now)
     found = [*changes.calculated(), *(changes.tried() if tries else ())]
@@ -228,6 +226,15 @@ def _bytes(walks: Walks, resident: list[Any]) -> dict[str, int]:
     return {"read": encoded, "decode": encoded, "copy": given, "copy to device": given, "step": given}
 
 
+def _format(walks: Walks) -> str | None:
+    """What most pictures are, where they are files."""
+    if walks.encoded is None:
+        return None
+    kinds = native.probe_images(walks.encoded.arena, walks.encoded.starts)["kind"]
+    name = native.IMAGE_KINDS[int(np.bincount(kinds).argmax())]
+    return None if name == "unknown" else name.upper()
+
+
 def _settings(loader: DataLoader, walks: Walks) -> dict[str, Any]:
     """What the loader is and how it is set."""
     config = walks.config
@@ -239,6 +246,7 @@ def _settings(loader: DataLoader, walks: Walks) -> dict[str, Any]:
         "prefetch": walks.ahead,
         "device": str(config.output.device),
         "decoder": config.decoder,
+        "decodes": _format(walks),
         "cache": None if walks.cache is None else walks.cache.describe(config.threads),
         "files_forgotten": len(walks.files),
     }

@@ -19,6 +19,7 @@ _IN_WORDS = {
     "decode": "decoding",
     "augment": "augmentation",
     "python": "steps in Python",
+    "assemble": "assembling batches",
     "copy": "copying to the device",
     "prep": "preparing batches",
     "item": "the data set's __getitem__",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -31,8 +32,14 @@ class Held(Source):
             setattr(self, name, getattr(source, name))
 
     def keep(self, indices: np.ndarray, records: Records) -> None:
-        """Keeps a batch."""
-        self._kept[indices.tobytes()] = records
+        """Keeps a batch, copied where its memory may be used again."""
+        columns = {
+            name: replace(column, arena=column.arena[: column.starts[-1]].copy())
+            if isinstance(column, Encoded)
+            else column
+            for name, column in records.columns.items()
+        }
+        self._kept[indices.tobytes()] = Records(columns)
         if not self.in_memory:
             self.nbytes += sum(bytes_of(column) for column in records.columns.values())
 

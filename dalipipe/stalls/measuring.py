@@ -61,6 +61,7 @@ def take_turns(
     """``blocks`` times a block of ``steps`` of each kind, each time another one first. ``device``: where ``step``
     works; on CUDA times are the device's.
     """
+    gc.collect()  # of what was before
     found: dict[str, list[tuple[np.ndarray, float]]] = {kind.name: [] for kind in kinds}
     for block in range(blocks):
         turn = block % len(kinds)
@@ -79,7 +80,6 @@ def _block(
     kind: Kind, step: Callable[[Any], Any], block: int, steps: int, device: torch.device
 ) -> tuple[np.ndarray, float]:
     marks, cpu_s = _Marks(device), 0.0
-    gc.collect()
     batches = kind.begin(block)
     try:
         for number in range(kind.warm_up + steps):

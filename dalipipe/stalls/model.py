@@ -21,7 +21,7 @@ from dalipipe.stalls.walking import Measured, Stages
 
 _STEPS = 160
 _WARM_UP = 16
-_RESAMPLED = 20
+_RESAMPLED = 16
 _BATCHES = 12  # so many of those measured are drawn again
 _LESS = 0.1  # so much less of a stage tells whether the step is bound by it
 

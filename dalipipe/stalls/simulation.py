@@ -121,14 +121,14 @@ class Simulation:
 
 
 def _get(queue: Queue, running: _Running, ready: deque[tuple[_Running, Any]]) -> None:
-    if not queue.items:
-        queue.getting.append(running)
-        return
-    ready.append((running, queue.items.popleft()))
-    if queue.putting:
+    if queue.putting:  # it is full, perhaps because it has no room at all
         other, item = queue.putting.popleft()
         queue.items.append(item)
         ready.append((other, None))
+    if queue.items:
+        ready.append((running, queue.items.popleft()))
+    else:
+        queue.getting.append(running)
 
 
 def _put(queue: Queue, running: _Running, item: Any, ready: deque[tuple[_Running, Any]]) -> None:

@@ -20,7 +20,7 @@ from dalipipe.clock import StageClock
 from dalipipe.faults import Quarantine
 from dalipipe.loader import DataLoader
 from dalipipe.pipeline import Epoch, Lane, Prefetcher, delivery
-from dalipipe.records import Encoded
+from dalipipe.records import Encoded, Records
 from dalipipe.sampler import Sampler, Step
 from dalipipe.sources.base import Source
 from dalipipe.stalls.held import Held, files_of, forget
@@ -69,10 +69,18 @@ class Walks:
     """Walks over some steps of a loader's epoch. They leave the loader, its position and its quarantine as they are.
 
     ``most``: how many different steps, at most; fewer where the epoch or ``nbytes``, the memory for what is read of
-    them, has no more. ``held`` gives those from memory.
+    them, has no more. They are read anew, walked once, stage by stage, and kept: ``held`` gives them from memory,
+    ``alone`` is every stage's work on each of them. ``progress`` is called with the share of that that is done.
     """
 
-    def __init__(self, loader: DataLoader, epoch: int, most: int, nbytes: int) -> None:
+    def __init__(
+        self,
+        loader: DataLoader,
+        epoch: int,
+        most: int,
+        nbytes: int,
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
         self._loader, self._dealt_by = loader, loader._steps
         loader._steps.order.settle(epoch)
         loader._largest = max(loader._largest, loader._steps.largest(epoch))
@@ -80,30 +88,33 @@ class Walks:
         self.cache = loader._opened_cache()
         self._quarantine = Quarantine(loader._quarantine.on_error, loader._quarantine.limit, None, len(loader.source))
         self._quarantine.load(loader._quarantine.state())
-        draws = loader._draws_of(epoch)
-        dealt = itertools.islice(loader._steps.batches(epoch), most)
-        self._number, self._key, self._draws = epoch, rng.make_key(loader.seed, draws), draws
+        self._number, self._draws = epoch, loader._draws_of(epoch)
+        self._key = rng.make_key(loader.seed, self._draws)
         self.steps: list[Step] = []
         self.held = Held(self.config.source)
-        self._hold(dealt, nbytes)
-        self.files = files_of(self.config.source, np.concatenate([step.indices for step in self.steps]))
+        dealt = list(itertools.islice(loader._steps.batches(epoch), most))
+        self.files = files_of(self.config.source, np.concatenate([step.indices for step in dealt]))
+        self.alone = self._read(dealt, nbytes, progress)
 
-    def _hold(self, dealt: Iterator[Step], nbytes: int) -> None:
-        """Reads steps, and walks them once: what is bad is found now."""
-        source, refill = self.config.source, self._quarantine.on_error == "substitute"
-        keeping = _Keeping(source, self.held)
-        lane = Lane(replace(self.config, source=keeping, depth=1), self._quarantine, StageClock(), None)
-        deliver, epoch = delivery(self.config, self._draws), self._epoch([])
-        try:
-            for step in dealt:
-                lane.submit(lane.begin(epoch, step))
-                deliver(lane)
+    def _read(self, dealt: Sequence[Step], nbytes: int, progress: Callable[[float], None]) -> Stages:
+        keeping, refill = _Keeping(self.config.source), self._quarantine.on_error == "substitute"
+        with self._walker(replace(self.config, source=keeping), self._cache_before(keeping)) as walk:
+            # A cache is filled first: what it has no room for is what an epoch reads.
+            for number in range(WARM_UP if self.cache is None else len(dealt)):
+                walk(dealt[number % len(dealt)])
+            self.forget()
+            rows = []
+            for number, step in enumerate(dealt):
+                keeping.last = None
+                rows.append(walk(step))
+                if keeping.last is not None:
+                    self.held.keep(*keeping.last)
                 bad = self._quarantine.indices
                 self.steps.append(self._dealt_by.without(self._number, step, bad, refill=refill) if bad else step)
+                progress((number + 1) / len(dealt))
                 if self.held.nbytes > nbytes:
                     break
-        finally:
-            lane.close()
+        return _stages(rows)
 
     def _epoch(self, steps: Sequence[Step]) -> Epoch:
         return Epoch(self._number, self._key, Replay(steps, self._dealt_by), self._draws)
@@ -189,10 +200,22 @@ class Walks:
         ``source``, ``changes``: as of `runner`; ``cache``: another one than the loader's.
         """
         source = self.config.source if source is None else source
-        config = replace(self.config, source=source, depth=1, **changes)
-        clock, rows = _clock(config), list[_Row]()
-        lane = Lane(config, self._quarantine, clock, cache or self._cache_before(source))
-        deliver, epoch = delivery(config, self._draws), self._epoch(self.steps)
+        config = replace(self.config, source=source, **changes)
+        with self._walker(config, cache or self._cache_before(source)) as walk:
+            steps = self.steps[:batches]
+            for number in range(warm_up):
+                walk(steps[number % len(steps)])
+            rows: list[_Row] = []
+            for _ in range(passes):
+                begin()
+                rows += map(walk, steps)
+        return _stages(rows)
+
+    @contextmanager
+    def _walker(self, config: LaneConfig, cache: SampleCache | None) -> Iterator[Callable[[Step], _Row]]:
+        config = replace(config, depth=1)
+        clock, epoch = _clock(config), self._epoch(self.steps)
+        lane, deliver = Lane(config, self._quarantine, clock, cache), delivery(config, self._draws)
 
         def walk(step: Step) -> _Row:
             before, start, cpu_s = _so_far(clock), time.perf_counter(), time.process_time()
@@ -202,25 +225,22 @@ class Walks:
             del batch
             return _row(before, _so_far(clock), whole)
 
-        steps = self.steps[:batches]
         try:
-            for number in range(warm_up):
-                walk(steps[number % len(steps)])
-            for _ in range(passes):
-                begin()
-                rows += map(walk, steps)
+            yield walk
         finally:
             lane.close()
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        none = (0.0, 0.0)
-        return {
-            name: Measured.of([row.get(name, none)[0] for row in rows], sum(row.get(name, none)[1] for row in rows))
-            for name in names
-        }
 
 
 _Row = dict[str, tuple[float, float]]
 """Of one batch: seconds and processor seconds of each stage."""
+
+
+def _stages(rows: Sequence[_Row]) -> Stages:
+    names, none = list(dict.fromkeys(name for row in rows for name in row)), (0.0, 0.0)
+    return {
+        name: Measured.of([row.get(name, none)[0] for row in rows], sum(row.get(name, none)[1] for row in rows))
+        for name in names
+    }
 
 
 def _so_far(clock: StageClock) -> _Row:
@@ -250,16 +270,18 @@ class _DeviceClock(StageClock):
 
 
 class _Keeping(Source):
-    """Another source, which keeps all that is read from it."""
+    """Another source, which keeps what was read ``last``: which records, and what of them. What had bad samples has
+    been read again without them.
+    """
 
-    def __init__(self, source: Source, held: Held) -> None:
-        self._source, self._held = source, held
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.last: tuple[np.ndarray, Records] | None = None
         self.schema, self.copies, self.in_memory = source.schema, source.copies, source.in_memory
 
-    def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Any:
-        records = self._source.read(indices, threads=threads)  # memory of its own
-        if not records.errors:
-            self._held.keep(indices, records)
+    def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
+        records = self._source.read(indices, threads=threads, allocate=allocate)
+        self.last = indices, records
         return records
 
     def __len__(self) -> int:

@@ -1,26 +1,18 @@
-"""On a CUDA device: the twins agree, the fused operator and each filter beside a device copy, DeiT's recipe beside
-Kornia's and torchvision's on the device, the loader beside torch's.
-
-    FAIL_WITHOUT_CUDA=1 pytest -m cuda && pytest benchmarks/test_gpu.py --data=DIR
-
-Writes results/gpu.json, from which README's GPU table is made. `--dry-run` tries all of it where there is no GPU.
+"""What gpu_report.py times of the engine's kernels: the fused operator with whole policies and with each operator
+alone, checked against its CPU twin; DeiT's recipe beside Kornia's and torchvision's on the same device.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peers
-import pytest
 import torch
 from deit_resident import resident
 from devices import Device
-from rounds import interleave, ratio, write
+from rounds import interleave, ratio
 
 import dalipipe
 from dalipipe import rng
@@ -31,10 +23,8 @@ from dalipipe.plan import lower
 from dalipipe.records import Pictures
 from dalipipe.schema import Field, Schema
 
-pytestmark = pytest.mark.timeout(0)
-
 SCHEMA = Schema((Field("image", "image", channels=3),))
-BATCH, DRY_BATCH, STORED_PX, OUT_PX = 256, 4, 315, 224
+STORED_PX, OUT_PX = 315, 224
 _WHOLE = ops.RandomResizedCrop(OUT_PX, scale=(1, 1), ratio=(1, 1))
 POLICIES = {
     "crop, flip, normalise": [_WHOLE, ops.HorizontalFlip()],
@@ -109,6 +99,7 @@ def fused(device: Device, nodes: list[Any], batch: int, side_px: int) -> dict[st
     return {
         "kernel_ms": kernel_ms,
         "call_ms": device.ms(run),
+        "moved_mb": moved_bytes / 1e6,
         "gb_per_s": moved_bytes / kernel_ms / 1e6 if kernel_ms else None,
         **{f"us {name[:60]}": round(us, 1) for name, us in kernels_us.items()},
     }
@@ -137,72 +128,3 @@ def recipe(device: Device, batch: int) -> tuple[dict[str, Any], dict[str, float]
     timings = interleave(contenders, device.rounds)
     factors = {name: ratio(timings, "dalipipe", name) for name in runs if name != "dalipipe"}
     return {name: timing.summary() for name, timing in timings.items()}, factors
-
-
-def share(kernels: dict[str, float | None], copy: float) -> str:
-    """A batch's kernels beside a copy, in words."""
-    ms, rate = kernels["kernel_ms"], kernels["gb_per_s"]
-    return "not seen" if rate is None else f"{ms:.3f} ms a batch, {rate:,.0f} GB/s, {rate / copy:.0%} of the copy"
-
-
-def test_gpu(photographs: Path, device: Device, results: Path) -> None:
-    workers, root = len(os.sched_getaffinity(0)), str(photographs)
-    batch = DRY_BATCH if device.dry_run else BATCH
-    result: dict[str, Any] = {
-        "dry_run": device.dry_run,
-        "what": f"batches of {batch}; fused operator {STORED_PX} → {OUT_PX} px, bf16 NHWC; loader from JPEG files",
-        "workers": workers,
-        "figures": (figures := {}),
-    }
-
-    def save(shown: dict[str, str], **more: Any) -> None:
-        """After each part: what comes after it may fail."""
-        figures.update(shown)
-        result.update(more)
-        print(f"\n{shown}\n→ {write('gpu', result, results)}")
-
-    copy = device.copy_gb_per_s()
-    kernels = {name: fused(device, nodes, batch, STORED_PX) for name, nodes in POLICIES.items()}
-    alone = {name: fused(device, [op], batch, OUT_PX) for name, op in ALONE.items()}
-    shown = {
-        "device copy": f"{copy:,.0f} GB/s",
-        **{f"fused operator: {name}": share(each, copy) for name, each in kernels.items()},
-        **{f"{name}, alone": share(each, copy) for name, each in alone.items()},
-    }
-    save(shown, copy_gb_per_s=copy, fused=kernels, alone=alone)
-    rates, factors = recipe(device, batch)
-    shown = {
-        "DeiT's recipe": f"{rates['dalipipe']['per_s']:,.0f} images/s",
-        **{f"DeiT's recipe over {n}": f"{v:.1f}× (wanted ≥ {RECIPE_GOAL:.0f})" for n, v in factors.items()},
-    }
-    save(shown, recipe={"contenders": rates, "ratios": factors})
-
-    source = dalipipe.ImageFolder(root)
-    loader = dalipipe.DataLoader(
-        source,
-        batch,
-        shuffle=True,
-        drop_last=True,
-        policy=dalipipe.recipes.imagenet_train(OUT_PX),
-        device=device.device,
-        dtype=torch.bfloat16,
-        memory_format=torch.channels_last,
-        seed=0,
-    )
-
-    def ours() -> int:
-        items = sum(len(images) for images, _ in loader)
-        device.synchronize()
-        return items
-
-    samples = batch if device.dry_run else 4 * workers * batch  # so that its workers are busy for most of an epoch
-    theirs = peers.torchvision_v2(
-        root, batch, workers, batched_normalize=True, device=str(device.device), samples=samples
-    )
-    timings = interleave({"dalipipe": ours, "torchvision v2, DataLoader": theirs}, device.rounds)
-    factor = ratio(timings, "dalipipe", "torchvision v2, DataLoader")
-    shown = {
-        "loader": f"{statistics.median(timings['dalipipe'].rates):,.0f} images/s",
-        "loader over torch's DataLoader": f"{factor:.2f}×",
-    }
-    save(shown, contenders={name: timing.summary() for name, timing in timings.items()})

@@ -1,0 +1,269 @@
+"""The GPU report ends in time whatever becomes of its parts, and says what failed and what was left out; what is run on
+a GPU only now and then still runs: all of it, on the host in a device's place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+MACHINE = {"date": "2026-02-03", "gpu": "G", "cores": 2, "cpu": "C", "simd": "S", "versions": {"torch": "1"}}
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("soundfile")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def span(value: float) -> dict[str, float]:
+    return {"value": value, "low": value, "high": value}
+
+
+def result(**parts: Any) -> dict[str, Any]:
+    """As the report writes it."""
+    timing = {"per_s": 1000.0, "cpu_ms": 0.5}
+    loaders = {
+        "contenders": {"dalipipe, from files, 256": {**timing, "per_s": 70_000.0}, "DALI": timing},
+        "ratios": {"dalipipe, from files, 256": 3.5},
+        "best": "dalipipe, from files, 256",
+        "best_peer": "DALI",
+        "absent": {"loaders: FFCV": "ImportError: no ffcv"},
+    }
+    row = {"us": 387.0, "mb": 150.0, "gb_per_s": 396.0, "of_copy": 0.0945}
+    step = {f"{name}_ms": span(value) for name, value in (("step", 31.0), ("compute", 24.0), ("prep_stall", 6.0))}
+    step |= {"fetch_stall_ms": span(0.6), "copy_ms": span(0.4), "stall": 0.213}
+    every = {
+        "data": {"images": "3,000 photographs"},
+        "build": {"checks": [{"topic": "GPU 0", "found": "G", "status": "ok", "remedy": ""}]},
+        "tests": {"counts": {"passed": 200, "failed": 0, "skipped": 3}, "command": "-m pytest", "failures": []},
+        "roofline": {"batch": 256, "copy_gb_per_s": 4190.0, "kernels": {"fused operator: crop": row}},
+        "recipe": {"contenders": {"dalipipe": timing, "K": timing}, "ratios": {"K": 3.84}},
+        "loaders": loaders,
+        "stalls": {
+            "batch": 256,
+            "runs": {"ResNet-18, plain JPEGs": {**step, "sentence": "step 31 → bound by decoding"}},
+        },
+        "cifar": {"contenders": {"dalipipe": timing, "airbench": timing}, "ratios": {"airbench": 0.5}, "what": "Small"},
+    }
+    return {"dry_run": False, "took_s": 400.0, "parts": {**every, **parts}, "machine": MACHINE}
+
+
+def test_a_part_has_its_share_of_what_is_left() -> None:
+    from gpu_report import limit_of
+
+    shares = {"a": 1.0, "b": 2.0, "c": 1.0}
+    assert limit_of("a", shares, 100.0) == 25.0
+    assert limit_of("b", shares, 99.0) == 66.0  # the first took a second: the others have the rest
+    assert limit_of("c", shares, 40.0) == 40.0 and limit_of("c", shares, -3.0) == 0.0
+    left = 480.0
+    for name in shares:  # whoever uses all that it may, it ends in time
+        left -= limit_of(name, shares, left)
+    assert left == pytest.approx(0.0)
+
+
+def test_what_fails_or_is_stopped_costs_the_others_nothing(tmp_path: Path) -> None:
+    from blocks.gpu_report import page
+    from gpu_report import run_parts
+
+    asked: dict[str, float] = {}
+    saved: list[list[str]] = []
+    written: dict[str, Any] = {"dry_run": False, "took_s": 1.0, "parts": {}, "machine": MACHINE}
+
+    def start(name: str, limit_s: float) -> int | None:
+        asked[name] = limit_s
+        found: dict[str, Any] = {"machine": MACHINE}
+        if name == "fails":
+            found["error"] = "ValueError: no"
+        if name != "crashes":
+            (tmp_path / f"{name}.json").write_text(json.dumps({**found, "kept": 1}))
+        return {"stopped": None, "fails": 1, "crashes": -11}.get(name, 0)
+
+    shares = dict.fromkeys(("good", "stopped", "fails", "crashes", "last"), 1.0)
+    run_parts(shares, 50.0, start, tmp_path, written, lambda: saved.append(list(written["parts"])))
+    parts = written["parts"]
+    assert list(asked) == list(shares) and [len(each) for each in saved] == [1, 2, 3, 4, 5]
+    assert parts["good"] == {"kept": 1} == parts["last"]
+    assert parts["stopped"]["kept"] == 1 and parts["stopped"]["cut"] == [f"stopped after {asked['stopped']:.0f} s"]
+    assert parts["fails"]["error"] == "ValueError: no" and parts["crashes"]["error"] == "ended with status -11"
+    text = page(written, [])
+    assert "**Failed**: fails (ValueError: no); crashes (ended with status -11)." in text
+    assert "**Out of time**: stopped: stopped after" in text
+
+
+def test_a_part_is_stopped_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_report
+
+    script = (
+        "import pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child.pid))\n"
+        "time.sleep(60 if sys.argv[2] == 'long' else 0)\n"
+        "child.kill()\n"
+    )
+    (tmp_path / "gpu_report.py").write_text(script)
+    monkeypatch.setattr(gpu_report, "HERE", tmp_path)
+    start = gpu_report.in_process([])
+    began = time.monotonic()
+    assert start("long", 0.5) is None and time.monotonic() - began < 30
+    child = int((tmp_path / "child").read_text())
+    end = time.monotonic() + 10
+    while alive(child) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(child)
+    assert start("short", 30.0) == 0
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_outcomes_of_tests_are_counted_with_and_without_xdist() -> None:
+    from gpu_parts import outcomes_count, outcomes_of
+
+    said = [
+        "tests/test_a.py::test_one PASSED                  [ 10%]",
+        "tests/test_a.py::test_two[a b-3] SKIPPED (why)    [ 20%]",
+        "tests/test_a.py::test_three FAILED                [ 20%]",
+        "[gw3] [ 12%] PASSED tests/test_b.py::test_one",
+        "[gw11] [ 15%] FAILED tests/test_b.py::test_two[x-0.5]",
+        "FAILED tests/test_b.py::test_two[x-0.5] - AssertionError: assert 1 == 2",
+        "ERROR tests/test_c.py::test_four - RuntimeError",
+        "SKIPPED [3] tests/test_d.py:12: needs data",
+        "tests/test_a.py::test_that_was_under_way",
+        "=========== 2 failed, 2 passed in 3.2s ===========",
+    ]
+    outcomes = outcomes_of(said)
+    assert [outcomes_count(outcomes, name) for name in ("passed", "failed", "skipped")] == [2, 3, 1]
+
+
+def test_the_table_is_of_the_newest_result_and_says_where_there_is_none() -> None:
+    from report import BLOCKS
+
+    old = {"dry_run": False, "figures": {"device copy": "4,190 GB/s"}, "machine": {**MACHINE, "date": "2026-01-01"}}
+    new = result()
+    assert "no result from a CUDA machine" in BLOCKS["gpu"]({}.get)
+    assert "no result from a CUDA machine" in BLOCKS["gpu"]({"gpu_report": {**new, "dry_run": True}}.get)
+    assert "| device copy | 4,190 GB/s |" in BLOCKS["gpu"]({"gpu": old}.get)
+    text = BLOCKS["gpu"]({"gpu": old, "gpu_report": new}.get)
+    assert "2026-02-03; G" in text and "device copy" not in text
+    assert "| fused operator: crop | 0.387 ms a batch, 9% of the copy |" in text
+    assert "| tests that need a GPU | 200 passed, 3 skipped |" in text
+    assert "| data stall, ResNet-18, plain JPEGs | 21.3% of 31.0 ms a step |" in text
+    assert "| … over DALI, the best of the others | 3.5× |" in text
+    older = {**old, "machine": {**MACHINE, "date": "2026-03-01"}}
+    assert "device copy" in BLOCKS["gpu"]({"gpu": older, "gpu_report": new}.get)
+
+
+def test_the_page_has_what_there_is() -> None:
+    from blocks.gpu_report import page
+
+    text = page(result(), ["gpu_report.png"])
+    assert "| fused operator: crop | 387 | 150.0 | 396 | 9% |" in text and "![Charts](gpu_report.png)" in text
+    assert "| ResNet-18, plain JPEGs | 31.00 | 24.00 | 6.00 | 0.60 | 0.40 | bound by decoding |" in text
+    assert "FFCV (ImportError: no ffcv)" in text and "Failed" not in text and "dry run" not in text
+    bare = page({"dry_run": True, "took_s": 1.0, "parts": {"build": {}}, "machine": MACHINE}, [])
+    assert "A dry run" in bare and "##" not in bare.replace("# GPU report", "", 1)
+
+
+def test_charts_show_what_there_is(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    import gpu_charts
+
+    assert gpu_charts.draw({"parts": {"build": {}}}, tmp_path) == [] and not list(tmp_path.iterdir())
+    assert gpu_charts.draw(result(), tmp_path) == ["gpu_report.png"]
+    assert (tmp_path / "gpu_report.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("way", ["by slices", "by indices"])
+def test_the_speed_records_way_with_a_data_set(way: str) -> None:
+    import airbench_peer
+
+    torch.manual_seed(0)
+    pictures = np.random.default_rng(0).integers(0, 256, (41, 32, 32, 3), np.uint8)
+    resident = airbench_peer.Resident(pictures, np.arange(41), 10, torch.device("cpu"), way)
+    mean, std = (np.array(each) for each in (airbench_peer.MEAN, airbench_peer.STD))
+    expected = np.pad((pictures / 255 - mean) / std, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    mirrored: list[dict[int, bool]] = []
+    shifts = set()
+    for _ in range(3):
+        seen: dict[int, bool] = {}
+        for images, labels in resident:
+            assert images.shape == (10, 3, 32, 32) and images.dtype == torch.float16
+            for image, row in zip(images.permute(0, 2, 3, 1).float().numpy(), labels.tolist(), strict=True):
+                found = [
+                    (y, x, flip)
+                    for flip, side in ((False, image), (True, image[:, ::-1]))
+                    for y in range(5)
+                    for x in range(5)
+                    if np.abs(side - expected[row, y : y + 32, x : x + 32]).max() < 0.01
+                ]
+                assert len(found) == 1
+                shifts.add(found[0][:2])
+                seen[row] = found[0][2]
+        assert len(seen) == 40
+        mirrored.append(seen)
+    assert len(shifts) > 15 and 0 < sum(mirrored[0].values()) < 40
+    for before, after in itertools.pairwise(mirrored):
+        assert all(before[row] != after[row] for row in before.keys() & after.keys())
+    with pytest.raises(ValueError, match="by slices, by indices"):
+        airbench_peer.Resident(pictures, np.arange(41), 10, torch.device("cpu"), "fast")
+
+
+def test_pictures_that_are_none_of_the_data_sets_are_noticed() -> None:
+    from gpu_parts import verify_cifar
+
+    pictures = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), np.uint8)
+    with pytest.raises(AssertionError, match="somebody: a picture that there is not"):
+        verify_cifar("somebody", (torch.zeros(10, 3, 32, 32, dtype=torch.float16), None), pictures, 10)
+
+
+def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_report
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu_report.main([])
+    assert "--dry-run tries it without one" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        gpu_report.main(["--dry-run", "--parts", "build,sleep"])
+    assert "there is no sleep; there are data, build," in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_of_it_without_a_gpu(jpeg_folder: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("kornia")
+    options = ["--dry-run", f"--data={jpeg_folder(n=12, size=(120, 160))}", f"--results={tmp_path / 'results'}"]
+    command = [sys.executable, "benchmarks/gpu_report.py", *options, "--seconds", "1000"]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    ran = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=290
+    )
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+    found = json.loads((tmp_path / "results" / "gpu_report.json").read_text())
+    parts = found["parts"]
+    assert found["dry_run"] and list(parts) == "data build roofline recipe loaders stalls cifar tests".split()
+    assert not [part for part in parts.values() if "error" in part or "cut" in part]
+    assert {"fused operator: crop, flip, normalise", "decoder: read_kernel", "JPEG, alone"} < set(
+        parts["roofline"]["kernels"]
+    )
+    assert {"dalipipe, from files, 4", "torchvision v2, DataLoader"} < set(parts["loaders"]["contenders"])
+    assert set(parts["stalls"]["runs"]) == {"ResNet-18, plain JPEGs"}
+    assert set(parts["cifar"]["ratios"]) == {"airbench's arithmetic, by slices", "airbench's arithmetic, by indices"}
+    text = (tmp_path / "results" / "gpu_report.md").read_text()
+    assert "A dry run" in text and text.count("\n## ") == 7 and (tmp_path / "results" / "gpu_report.png").is_file()
