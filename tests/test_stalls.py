@@ -152,7 +152,8 @@ def test_no_faster_than_the_cores_there_are(decode: float, augment: float, step:
     course = OwnPipeline(constant({"decode": decode, "augment": augment, "step": step}, asked)).run(80, cores)
     work = 2 * decode + 2 * augment + step
     assert course.steps_s[40:].mean() >= max(work / cores, decode, augment, step) - 1e-9
-    assert course.steps_s[40:].mean() <= decode * 2 + augment * 2 + step + 1e-9
+    ahead = 4 * (decode + augment) / 40  # of these steps' time some goes to batches of later ones
+    assert course.steps_s[40:].mean() <= work + ahead + 1e-9
 
 
 def test_an_engine_that_works_by_itself() -> None:

@@ -259,14 +259,10 @@ def _row(before: _Row, after: _Row, whole: tuple[float, float]) -> _Row:
 
 
 def _clock(config: LaneConfig) -> StageClock:
-    return _DeviceClock(config.output.device) if config.output.device.type == "cuda" else StageClock(cpu=True)
-
-
-class _DeviceClock(StageClock):
-    """Waits at the end of each stage for what it has queued on the device, so that it counts for that stage."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(cpu=True, settle=lambda: torch.cuda.current_stream(device).synchronize())
+    device = config.output.device
+    if device.type != "cuda":
+        return StageClock(cpu=True)
+    return StageClock(cpu=True, settle=lambda: torch.cuda.current_stream(device).synchronize())
 
 
 class _Keeping(Source):
