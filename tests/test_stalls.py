@@ -454,7 +454,7 @@ def test_changes_that_are_tried(folder: dalipipe.ImageFolder) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (([1], print, 12), TypeError, "loader must be"),
+        ((1, print, 12), TypeError, "loader must be a DataLoader"),
         ((None, 3, 12), TypeError, "step must be a function"),
         ((None, print, 5), ValueError, "steps must be at least 12, got 5"),
     ],

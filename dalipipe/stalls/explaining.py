@@ -1,4 +1,4 @@
-"""`dalipipe.explain`: runs a training step and its loader, apart and together, and says where the time goes."""
+"""A dalipipe loader explained: a training step and its loader run apart and together, and the time divided up."""
 
 from __future__ import annotations
 
@@ -65,38 +65,6 @@ class Findings:
         )
 
 
-def explain(
-    loader: Any,
-    step: Callable[[Any], Any],
-    *,
-    steps: int = 60,
-    epoch: int | None = None,
-    progress: Progress = lambda what, share: None,
-) -> Explanation:
-    """Where a training step's time goes: computing, waiting for data to be prepared, or to be fetched; which stage of
-    the loader bounds it; and what would help, with the step times predicted for it.
-
-    Steps are run with batches that lie on the device already, with the loader and all files in memory, and with files
-    read anew, in turns of some steps each. Then every stage is timed alone, and a model of the loader's threads, which
-    is fed with these times, says what a change would bring. What the system has in memory of the files that are read
-    is forgotten for it. After "Analyzing and mitigating data stalls in DNN training" (Mohan et al., VLDB 2021).
-
-    Args:
-        loader: a `DataLoader`; it and its position stay as they are.
-        step: trains one step on a batch; what it returns is not looked at. The model learns by it, so give a copy of
-            one that matters.
-        steps: how many of each kind are timed; at least 12.
-        epoch: whose samples and draws are taken; ``None``: the loader's next.
-        progress: called with what is being done, and the share of it that is done.
-
-    Raises:
-        TypeError: a loader of another kind.
-        ValueError: fewer steps.
-        SampleError, TooManyBadSamplesError: as from the loader.
-    """
-    return investigate(loader, step, steps=steps, epoch=epoch, progress=progress).explanation()
-
-
 def investigate(
     loader: Any,
     step: Callable[[Any], Any],
@@ -106,7 +74,7 @@ def investigate(
     progress: Progress = lambda what, share: None,
     tries: bool = True,
 ) -> Findings:
-    """`explain`, with the model that predictions come from. ``tries``: whether changes are tried."""
+    """`any_loader.explain`, with the model that predictions come from. ``tries``: whether changes are tried."""
     if not isinstance(loader, DataLoader):
         name = type(loader).__name__
         raise TypeError(f"explain: loader must be a dalipipe.DataLoader, got {name}: make one of its data set")
