@@ -93,10 +93,9 @@ class _Foreign:
         self.batch_size = float(np.mean([_samples(batch) for batch in host]))
         # What is read for the first time comes first: what comes then has been read.
         kinds = [Kind("cold", of.cold, of.warm_up), Kind("compute", partial(_over, resident), 2)]
-        self.pins = device.type == "cuda" and not any(value.is_pinned() for value in tensors(host[0]))
         if any(value.device.type != device.type for value in tensors(host)):
             kinds.append(Kind("host", partial(_over, host), 2))
-            if self.pins:
+            if device.type == "cuda" and not any(value.is_pinned() for value in tensors(host[0])):
                 kinds.append(Kind("pinned", partial(_over, [_pinned(batch) for batch in host]), 2))
         kinds.append(Kind("cached", of.cached, of.warm_up))
         self.turns = take_turns(kinds, step, blocks=_BLOCKS, steps=in_block, device=device, progress=progress)
@@ -176,8 +175,9 @@ class _Foreign:
         if cached:
             how = "files in memory, or on a disk that keeps up"
             yield Change("faster storage", how, now.with_stages(cached), "calculated")
-        twice, how = now.scaled({"step": 0.5}), "a GPU twice as fast, mixed precision, ..."
-        yield Change("a step twice as fast", how, twice, "calculated")
+        twice = now.scaled({"step": 0.5})
+        faster = "a GPU twice as fast" if self.device.type == "cuda" else "a training step twice as fast"
+        yield Change(faster, "half of what computing takes", twice, "calculated")
         if isinstance(of, TorchLoader):
             names, there = tuple(name for name in now.stages if name not in TRAINING), int(now.cores)
             for workers in sorted({1, there, 2 * there}):

@@ -89,11 +89,12 @@ def _parts(explanation: Explanation) -> Table:
 
 
 def _stages(explanation: Explanation) -> Table:
-    table = _table("each stage alone", "samples/s", "p50 ms", "p99 ms", "CPU ms", "at work", "waiting", "bytes")
+    headings = ("stage\nalone", "samples\n/s", "p50\nms", "p99\nms", "CPU\nms", "at\nwork", "wait-\ning", "bytes", "")
+    table = _table(*headings)  # so that all of it goes on 80 columns
     for stage in explanation.stages:
         bound = stage.name == explanation.bottleneck
         table.add_row(
-            stage.name + (" ← bound" if bound else ""),
+            stage.name,
             rate(stage.samples_per_s),
             f"{stage.p50_ms:.{digits_of(stage.p50_ms)}f}",
             f"{stage.p99_ms:.{digits_of(stage.p99_ms)}f}",
@@ -101,6 +102,7 @@ def _stages(explanation: Explanation) -> Table:
             f"{100 * stage.occupancy:.0f} %",
             "" if stage.queue is None else f"{stage.queue:.1f}",
             size(stage.batch_bytes),
+            "← bound" if bound else "",
             style="bold" if bound else None,
         )
     return table
@@ -130,5 +132,5 @@ def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for heading in headings:
         left = heading in (headings[0], "")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=not left)
+        table.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     return table

@@ -92,7 +92,8 @@ caption { text-align: left; padding-bottom: .25rem; }
   .row .strip { grid-column: 1 / -1; grid-row: 2; }
   .row.axis .strip { grid-column: 1 / -1; grid-row: 1; }
   .row.axis .value { grid-column: 1 / -1; padding: 0; }
-  .parts th, .parts td { padding-right: .6rem; }
+  .parts th, .parts td { padding-right: .5rem; }
+  .parts { font-size: .875rem; }
   .parts .meaning { display: none; }
 }
 @media print { section { break-inside: avoid; } }
