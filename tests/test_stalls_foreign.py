@@ -203,6 +203,14 @@ def test_small_data_come_again():
     assert values(of.cold(0), 5) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+def test_torch_warns_of_many_workers_once(recwarn: pytest.WarningsRecorder):
+    loader = DataLoader(Items(64), 2, num_workers=9, prefetch_factor=2)
+    told = len(recwarn)
+    of = TorchLoader(loader, steps=1, blocks=1)
+    assert values(of.cold(0), 2) == [[0, 1], [2, 3]]
+    assert len(recwarn) == told
+
+
 def test_any_way_to_make_batches():
     dataset = Items(12)
     sampler = BatchSampler(SequentialSampler(range(12)), 5, drop_last=True)
