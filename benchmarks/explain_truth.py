@@ -159,8 +159,8 @@ class Case:
     def of(cls, source: dalipipe.ImageFolder, delays: dict[str, Delay], mean_bytes: float) -> Case:
         slow = Slow(source, delays["read"], mean_bytes)
         policy = recipes.imagenet_train(32)
-        loader = dalipipe.DataLoader(slow, BATCH, shuffle=True, seed=1, policy=policy, device="cpu", num_workers=2)
-        return cls(delays, loader)
+        settings: dict[str, Any] = {"num_workers": 2, "autotune": False, "device": "cpu"}
+        return cls(delays, dalipipe.DataLoader(slow, BATCH, shuffle=True, seed=1, policy=policy, **settings))
 
     def step(self, batch: Any) -> None:
         self.delays["step"].work()

@@ -43,14 +43,14 @@ _NAME = re.compile(r"tests/\S+::.+?(?= (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPAS
 @dataclass
 class Part:
     """What one is given. ``work``: the folder that parts share; ``data``: with photographs, ``None``: some are made;
-    ``limit_s``: from its beginning.
+    ``until``: when it has to be done, by `time.time`.
     """
 
     name: str
     device: Device
     work: Path
     data: Path | None
-    limit_s: float
+    until: float
     found: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
@@ -59,7 +59,7 @@ class Part:
 
     @property
     def left_s(self) -> float:
-        return self.began + self.limit_s - time.perf_counter()
+        return self.until - time.time()
 
     def has(self, seconds: float, what: str) -> bool:
         """Whether that much time is left for it; where not, it is noted that it was left out."""
@@ -87,11 +87,13 @@ class Part:
 
     def bench(self) -> Bench:
         """For what is shared with test_decode.py; it has peers, and each of ours, so many seconds."""
-        scale = Scale(0.4, (256, 1024), (self.cores,), (0.75,), 20)
+        pack = self.packed
+        batches = tuple(sorted({min(batch, len(pack)) for batch in (BATCH, 4 * BATCH)}))
+        scale = Scale(0.4, batches, (self.cores,), (0.75,), 20)
         if self.device.dry_run:
             scale = Scale(0.0, (DRY_BATCH,), (1,), (0.0,), 1)
         self.found |= {"goals": {}, "absent": {}, "failed": {}, "seconds": {}}
-        return Bench(self.device, scale, self.photographs, self.packed, self.work / "parts", self.found)
+        return Bench(self.device, scale, self.photographs, pack, self.work / "bench", self.found, where=self.name)
 
 
 # --- before and beside what is timed ----------------------------------------------------------------------------------

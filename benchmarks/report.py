@@ -17,6 +17,7 @@ import blocks.loaders
 import blocks.operators
 import blocks.packing
 import blocks.signals
+import blocks.stalls
 import blocks.texts
 import blocks.training  # noqa: F401  (each puts its blocks into BLOCKS)
 from blocks.base import BLOCKS, Load, load

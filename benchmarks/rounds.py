@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import gc
 import json
 import math
 import os
-import platform
 import resource
 import statistics
 import time
@@ -15,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from dalipipe.bench import machine
 
 
 @dataclass
@@ -127,43 +127,6 @@ def _live_children_s() -> float:
         except psutil.NoSuchProcess:
             continue
     return total
-
-
-def machine() -> dict[str, Any]:
-    """Hardware and versions, for the record."""
-    import numpy
-    import torch
-    import torchvision
-
-    import dalipipe
-    from dalipipe import native
-
-    cpu = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
-    versions = {
-        "dalipipe": dalipipe.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
-    }
-    try:
-        import nvidia.dali
-
-        versions["dali"] = nvidia.dali.__version__
-    except ImportError:
-        versions["dali"] = "absent"
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "simd": native.build_info()["cpu"],
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": versions,
-    }
 
 
 def write(name: str, result: dict[str, Any], folder: str | os.PathLike[str] | None = None) -> Path:

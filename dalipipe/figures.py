@@ -221,6 +221,55 @@ def draw_lr_range(
     return Path(path)
 
 
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A figure of each loader: ``values`` by its name, and from where to where they went, where that is known."""
+
+    title: str
+    values: Mapping[str, float]
+    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    digits: int = 0
+
+
+def draw_bars(
+    names: Sequence[str], panels: Sequence[Panel], path: str | os.PathLike[str], *, first: str = "", title: str = ""
+) -> Path:
+    """Draw a row of bars for each of ``names``, a column for each panel, as a PNG. ``first``: whose bars stand out.
+
+    Raises ``ValueError`` for no names or panels, ``ModuleNotFoundError`` where matplotlib is missing.
+    """
+    if not names or not panels:
+        raise ValueError(f"draw_bars: nothing to draw: {len(names)} names, {len(panels)} panels")
+    figure = _figure(2.2 + 1.9 * len(panels), 1.0 + 0.34 * len(names))
+    columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    places = np.arange(len(names))
+    for axes, panel in zip(columns, panels, strict=True):
+        values = [panel.values[name] for name in names]
+        axes.barh(places, values, color=[BLUE if name == first else SOFT for name in names], height=0.62)
+        ends = [panel.ranges.get(name, (value, value)) for name, value in zip(names, values, strict=True)]
+        if panel.ranges:
+            around = [[value - low for value, (low, _) in zip(values, ends, strict=True)]]
+            around.append([high - value for value, (_, high) in zip(values, ends, strict=True)])
+            axes.errorbar(values, places, xerr=around, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+        longest = max(high for _, high in ends)
+        for place, value, (_, high) in zip(places, values, ends, strict=True):
+            text = f"{value:,.{panel.digits}f}"
+            axes.text(high + 0.03 * longest, place, text, va="center", fontsize=8.5, color=INK)
+        axes.set_xlim(0, 1.32 * longest if longest > 0 else 1)
+        axes.set_title(panel.title, loc="left", fontsize=9.5, fontweight="bold", color=INK)
+        axes.set_xticks([])
+        _without_frame(axes)
+    columns[0].set_yticks(places, names)
+    columns[0].invert_yaxis()
+    for label in columns[0].get_yticklabels():
+        label.set_color(INK)
+        label.set_fontweight("bold" if label.get_text() == first else "normal")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold", color=INK)
+    figure.savefig(path, format="png")
+    return Path(path)
+
+
 def draw_confusion(
     confusion: str | os.PathLike[str], path: str | os.PathLike[str], *, title: str = "", most: int = 40
 ) -> Path:

@@ -672,8 +672,8 @@ class DataLoader(TorchDataLoader):
         ``stages``: what each has taken in the loader's threads, by name: ``batches``, ``samples``, ``bytes`` (of files
         read, where that is known), ``seconds``, and of a batch's time ``p50_ms`` and ``p99_ms``. ``read``: files, or
         memory; ``probe``: headers; ``draw``: what happens to each sample; ``decode``: until its pixels are there, which
-        other threads may have made meanwhile; ``augment``; ``python``: steps that are the user's; ``cache``: keeping
-        what was read; ``copy``: until a CUDA device has what is still on the host.
+        other threads may have made meanwhile; ``augment``, on CUDA until the device has done it; ``python``: steps that
+        are the user's; ``cache``: keeping what was read; ``copy``: until a CUDA device has what was still on the host.
 
         ``wait``: the user's, in ``next``: the same figures, of the batches given. ``interval``: from one batch given to
         the next of its epoch, ``p50_ms`` and ``p99_ms``. ``samples_per_s``: given over the last 10 s. ``full_s``: how

@@ -158,7 +158,7 @@ class Lane:
                     assert flight.read is not None
                     tensors = {} if self._track is None else self._track.collect()
                     if flight.read.reading is not None:  # all of its samples are good
-                        with self.clock.stage("cache"):
+                        with self.clock.stage("cache", len(flight.step)):
                             flight.read.reading.keep()
                     return {**flight.read.columns, **tensors}, flight.step
                 except RowErrors as error:

@@ -1,4 +1,4 @@
-"""The command line, from help to a trained model, and its parts: digits, folders, figures, doctor, bench."""
+"""The command line, from help to a trained model, and its parts: digits, folders, figures, doctor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sounds import wav
 from typer.testing import CliRunner, Result
 
 import dalipipe
-from dalipipe import bench, doctor, figures
+from dalipipe import doctor, figures
 from dalipipe.cli import app
 from dalipipe.demo_data import DIGITS_COUNT, write_digits
 from dalipipe.figures import draw_curves, draw_grid
@@ -824,33 +824,3 @@ def test_legends_of_curves_stand_above_the_lines(tmp_path: Path, monkeypatch: py
     draw_curves(tmp_path / "metrics.jsonl", tmp_path / "c.png", title="run", smoothed_labels=True)
     for axes in shown[0].axes[:2]:
         assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1 - 1
-
-
-# Bench -------------------------------------------------------------------------------------------------------------
-
-
-def test_bench_compares_pipelines_that_do_the_same(jpeg_folder: Folder) -> None:
-    shown = call(
-        "bench",
-        jpeg_folder(24),
-        "--size",
-        "32",
-        "--batch-size",
-        "8",
-        "--workers",
-        "1",
-        "--images",
-        "24",
-        "--rounds",
-        "2",
-    )
-    assert shown.exit_code == 0, shown.output
-    assert "dalipipe.DataLoader" in shown.output and "torch DataLoader" in shown.output and "1.00×" in shown.output
-
-
-def test_bench_times_nothing_that_differs(jpeg_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dalipipe.recipes, "imagenet_eval", lambda size: dalipipe.recipes.digits_eval(size))
-    with pytest.raises(bench.OutputsDifferError, match="nothing was timed"):
-        bench.compare(dalipipe.ImageFolder(jpeg_folder(8)), size_px=32, workers=1)
-    shown = call("bench", jpeg_folder(8, name="b"), "--size", "32", "--workers", "1")
-    assert shown.exit_code == 1 and "nothing was timed" in shown.output

@@ -53,6 +53,10 @@ DEFINED = {
 """What looks like one and is none, with the reason."""
 
 
+GENERATED = {"docs/accuracy.md", "docs/parity.md"}
+"""As a whole: tests/test_accuracy.py and tests/test_parity.py compare them with their results."""
+
+
 def typed(page: str, text: str) -> list[str]:
     """Figures that nothing generates: outside of blocks, code, links, and the section of the design with facts."""
     without = [r"<!-- results: .*?<!-- end -->", r"```.*?```", r"`[^`\n]*`", r"\]\([^)]*\)"]
@@ -69,12 +73,11 @@ def typed(page: str, text: str) -> list[str]:
 
 
 def test_no_figure_is_typed_by_hand() -> None:
-    """The pages that are generated as a whole are compared with their results by tests of their own."""
     found = []
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        page, text = str(path.relative_to(ROOT)), path.read_text()
-        if not text.startswith("<!-- Written by benchmarks/") and "<!-- Written by benchmarks/parity.py" not in text:
-            found += typed(page, text)
+        page = str(path.relative_to(ROOT))
+        if page not in GENERATED:
+            found += typed(page, path.read_text())
     assert not found, "generate these from benchmarks/results/, or say without them:\n" + "\n".join(found)
 
 
@@ -326,3 +329,15 @@ def test_what_made_data_bring_is_of_the_same_seeds(report: Any) -> None:
 def test_unknown_blocks_are_refused(report: Any) -> None:
     with pytest.raises(ValueError, match="no block is called 'speed'"):
         report.render("<!-- results: speed -->\n<!-- end -->")
+
+
+def test_what_stats_costs_is_met_or_short(report: Any) -> None:
+    def found(overhead: float) -> dict[str, Any]:
+        spans = {"interval": [overhead - 0.01, overhead + 0.01], "cpu_overhead": -0.001, "cpu_interval": [-0.002, 0.0]}
+        return {"batch_ms": 1.5, "overhead": overhead, **spans, "clock_us": 5.04, "share": 0.0034, "rounds": 60}
+
+    result = {"goal": 0.01, "loaders": {"a": found(0.0099), "b": found(0.0101)}, "machine": MACHINE}
+    text = report.BLOCKS["stats_cpu"]({"stats_cpu": result}.get)
+    assert "| a | 1.50 | +0.99% (-0.01% to +1.99%) | met | -0.10% (-0.20% to +0.00%) | 5.0 µs, 0.34% |" in text
+    assert "| b | 1.50 | +1.01% (+0.01% to +2.01%) | **short** |" in text and "60 interleaved rounds" in text
+    assert report.BLOCKS["stats_cpu"]({}.get) == "Not measured yet."

@@ -156,6 +156,40 @@ def test_each_batch_is_counted_once_in_each_stage(jpeg_folder: Callable[..., Pat
     json.dumps(stats)
 
 
+def halved(picture: Any) -> Any:
+    return picture.resize((picture.width // 2, picture.height // 2))
+
+
+def test_stages_that_come_round_again_count_a_batch_once(jpeg_folder: Callable[..., Path]) -> None:
+    step = dalipipe.PythonStep(halved)
+    policy = dalipipe.Policy([ops.RandomResizedCrop(32), step, ops.HorizontalFlip(), step, ops.Normalize()])
+    loader = make(dalipipe.ImageFolder(jpeg_folder(10)), 4, policy=policy)
+    for _ in range(2):
+        list(loader)
+    stages = loader.stats()["stages"]
+    assert set(stages) == {"read", "probe", "draw", "decode", "augment", "python"}
+    assert {(found["batches"], found["samples"]) for found in stages.values()} == {(6, 20)}
+    in_seconds = loader.clock.stages["augment"]
+    assert in_seconds.spread.seconds == pytest.approx(in_seconds.seconds)
+
+
+@pytest.mark.parametrize("kind", ["series", "text"])
+def test_stages_of_other_kinds(kind: str) -> None:
+    source: Any
+    if kind == "series":
+        source = dalipipe.Series(
+            np.random.default_rng(0).normal(size=(20, 50, 2)).astype(np.float32), np.arange(20) % 2
+        )
+    else:
+        source = dalipipe.Text(["the cat sat on the mat"] * 20, np.arange(20) % 2)
+    policy = dalipipe.recipes.series() if kind == "series" else dalipipe.recipes.eda()
+    loader = make(source, policy=policy)
+    list(loader)
+    stages = loader.stats()["stages"]
+    assert set(stages) == {"read", "draw", "augment"} | ({"decode"} if kind == "series" else set())
+    assert {(found["batches"], found["samples"]) for found in stages.values()} == {(5, 20)}
+
+
 def test_what_lies_in_memory_has_no_bytes_read() -> None:
     loader = make()
     list(loader)
@@ -231,7 +265,7 @@ def test_figures_may_be_asked_for_from_any_thread_at_any_time() -> None:
 
     def ask() -> None:
         try:
-            while not over.is_set():
+            while not over.wait(0.001):
                 json.dumps(loader.stats())
         except BaseException as error:
             failures.append(error)
@@ -239,7 +273,7 @@ def test_figures_may_be_asked_for_from_any_thread_at_any_time() -> None:
     askers = [threading.Thread(target=ask) for _ in range(2)]
     for asker in askers:
         asker.start()
-    for _ in range(5):
+    for _ in range(3):
         for number, _ in enumerate(loader):
             if number == 11:
                 break
@@ -362,6 +396,29 @@ def test_live_before_the_first_batch_and_with_much_to_say() -> None:
     assert "bad samples: 7" in shown(screen) and "the loader keeps up" in shown(screen)
 
 
+@pytest.mark.parametrize(
+    ("wait_s", "full_s", "words"),
+    [
+        (0.1, 0.0, "the loader keeps up"),
+        (0.1, 5.0, "the loader keeps up, and waits for training 50% of the time"),
+        (
+            0.5,
+            5.0,
+            "the loader waits for training 50% of the time, and yet training for data 5%: batches come unevenly",
+        ),
+        (5.0, 0.5, "training waits for data 50% of the time; read is at work most"),
+    ],
+)
+def test_live_says_who_waits_for_whom(wait_s: float, full_s: float, words: str) -> None:
+    fresh = make().stats()
+    figures = {"batches": 9, "samples": 90, "p50_ms": 1.0, "p99_ms": 2.0}
+    stages = {"read": {**figures, "seconds": 3.0}, "draw": {**figures, "seconds": 2.0}}
+    now = {**fresh, "stages": stages, "wait": {**figures, "seconds": wait_s}, "full_s": full_s}
+    screen = console(False)
+    screen.print(draw("a", now, fresh, 10.0))
+    assert f"│ {words} " in shown(screen)
+
+
 # Prometheus ---------------------------------------------------------------------------------------------------------
 
 
@@ -450,6 +507,22 @@ def spans(events: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
     return sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["ph"] == "X" and e["name"] == name)
 
 
+def uneven(events: list[dict[str, Any]]) -> float:
+    """The most, in µs, by which a span outlasts the one of its thread that it begins in: viewers want them nested."""
+    most, threads = 0.0, dict[int, list[tuple[float, float]]]()
+    for event in events:
+        if event["ph"] == "X":
+            threads.setdefault(event["tid"], []).append((event["ts"], -event["dur"]))
+    for begun in threads.values():
+        around: list[float] = []
+        for begin, minus in sorted(begun):
+            while around and around[-1] <= begin:
+                around.pop()
+            most = max(most, begin - minus - around[-1] if around else 0.0)
+            around.append(begin - minus)
+    return most
+
+
 def test_a_trace_has_stages_threads_waits_and_the_queue(tmp_path: Path) -> None:
     loader = make(slow(), prefetch_factor=2)
     before = time.time_ns()
@@ -474,6 +547,7 @@ def test_a_trace_has_stages_threads_waits_and_the_queue(tmp_path: Path) -> None:
     assert before - 2e6 <= min(times) and max(times) <= after + 2e6
     counts = [event["args"]["batches"] for event in events if event["ph"] == "C"]
     assert max(counts) == 2 and counts[-1] == 0 and all(abs(a - b) == 1 for a, b in itertools.pairwise(counts))
+    assert uneven(events) < 1e-2  # but for roundings
     done = len(events)
     list(loader)
     assert len(json.loads((tmp_path / "trace.json").read_text())["traceEvents"]) == done
@@ -513,6 +587,7 @@ def test_a_trace_lies_on_the_profilers_clock(tmp_path: Path) -> None:
         assert ask[0] - slack <= wait[0] and wait[1] <= ask[1] + slack
         assert abs(wait[0] - said[0]) < slack and abs(wait[1] - said[1]) < slack
         assert sum(begin - slack <= wait[0] and wait[1] <= end + slack for begin, end in steps) == 1
+    assert uneven(events) < slack
     (mine,) = {event["tid"] for event in events if event["name"] == "wait for a batch"}
     assert {event["tid"] for event in events if event["name"] == "ask"} == {mine}
     assert {event["pid"] for event in events if event.get("cat") == "dalipipe"} == {
@@ -571,11 +646,14 @@ class FakeNvtx:
     def range_pop(self) -> None:
         self.open[threading.current_thread().name].pop()
 
+    def mark(self, name: str) -> None:
+        pass
+
 
 @pytest.fixture
 def nvtx(monkeypatch: pytest.MonkeyPatch) -> FakeNvtx:
     fake = FakeNvtx()
-    for name in ("range_push", "range_pop"):
+    for name in ("range_push", "range_pop", "mark"):
         monkeypatch.setattr(torch.cuda.nvtx, name, getattr(fake, name))
     return fake
 
@@ -603,6 +681,19 @@ def test_ranges_by_the_environment(nvtx: FakeNvtx, monkeypatch: pytest.MonkeyPat
     list(loader)
     assert ("MainThread", "dalipipe: wait") in nvtx.seen
     assert not make().clock.observers
+
+
+def test_ranges_where_torch_has_none(nvtx: FakeNvtx, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError("NVTX functions not installed")
+
+    monkeypatch.setattr(torch.cuda.nvtx, "mark", fail)
+    loader = make()
+    with pytest.raises(RuntimeError, match="NVTX functions not installed"), annotate(loader):
+        pass
+    monkeypatch.setenv("DALIPIPE_NVTX", "1")
+    with pytest.raises(RuntimeError, match="NVTX functions not installed"):
+        make()
 
 
 def test_loaders_run_without_telemetry_and_what_it_needs() -> None:

@@ -148,7 +148,9 @@ def _loaders(parts: dict[str, Any]) -> str:
         over = "; ".join(f"{name} {factor:.2f}×" for name, factor in part["ratios"].items())
         words.append(f"Over {part['best_peer']}: {over}.")
     if part.get("absent"):
-        words.append("Absent: " + "; ".join(f"{name} ({why})" for name, why in part["absent"].items()) + ".")
+        words.append(
+            "Absent: " + "; ".join(f"{name.partition(': ')[2]} ({why})" for name, why in part["absent"].items()) + "."
+        )
     return f"{table}\n\n{' '.join(words)}"
 
 

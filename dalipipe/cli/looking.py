@@ -1,4 +1,4 @@
-"""`dalipipe preview`, `dalipipe bench` and `dalipipe doctor`."""
+"""`dalipipe preview` and `dalipipe doctor`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dalipipe.cli.app import Failure, app, escaped, new_console, plain_errors
+from dalipipe.cli.app import app, escaped, new_console, plain_errors
 from dalipipe.cli.inputs import (
     CHANNELS,
     RATE_HZ,
     default_policy,
-    device_of,
     open_one,
     policy_of,
     task_of,
 )
 from dalipipe.cli.options import (
-    BatchSize,
     Channels,
-    Data,
-    Device,
     FrameRate,
     Seed,
-    Size,
     SizeOfRecipe,
     TaskOption,
-    Workers,
 )
 
 if TYPE_CHECKING:
@@ -97,63 +91,6 @@ def preview(
         title = f"{policy} on {data}" + (", operator by operator" if each else "")
         draw(source, shown, out, samples=samples, variants=variants, each=each, seed=seed, title=title)
         new_console().print(f"wrote [bold]{escaped(str(out))}[/]", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def bench(
-    data: Data,
-    size: Size = 224,
-    batch_size: BatchSize = 64,
-    workers: Workers = None,
-    images: Annotated[int, typer.Option(min=1, help="Pictures a round, evenly spaced in the folder.")] = 1000,
-    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each pipeline.")] = 3,
-    device: Device = "auto",
-) -> None:
-    """Compare images per second with torch's DataLoader and torchvision's v2 transforms, on your pictures."""
-    with plain_errors():
-        from rich.table import Table
-
-        from dalipipe.bench import OutputsDifferError, compare
-        from dalipipe.doctor import usable_cores
-        from dalipipe.sources import ImageFolder
-
-        console, source = new_console(), open_one(data)
-        if not isinstance(source, ImageFolder):
-            raise ValueError(f"torch's loader, to compare with, reads class folders, and {data} is none")
-        threads = workers or usable_cores()
-        target = str(device_of(device))
-        try:
-            with console.status("checking that the outputs agree") as status:
-                timings = compare(
-                    source,
-                    size_px=size,
-                    batch_size=batch_size,
-                    workers=threads,
-                    images=images,
-                    rounds=rounds,
-                    device=target,
-                    on_round=lambda name: status.update(f"timing {name}"),
-                )
-        except OutputsDifferError as error:
-            raise Failure(str(error)) from error
-        table = Table(title=f"decode, crop to {size} px, flip, normalise; {target}, {threads} workers")
-        for heading in ("pipeline", "images/s", "ratio", "slowest to fastest"):
-            table.add_column(heading, justify="left" if heading == "pipeline" else "right")
-        for timing in timings:
-            table.add_row(
-                timing.name,
-                f"{timing.images_per_s:,.0f}",
-                f"{timing.images_per_s / timings[0].images_per_s:.2f}×",
-                f"{min(timing.rounds):,.0f} to {max(timing.rounds):,.0f}",
-            )
-        console.print(table)
-        console.print(
-            f"Medians of {rounds} interleaved rounds of {images:,} pictures; torch runs torchvision's v2 transforms. "
-            "Before timing, both gave the same evaluation batch "
-            f"(mean difference of normalised pixels {timings[1].difference:.4f}).",
-            style="dim",
-            highlight=False,
-        )
 
 
 @app.command()

@@ -202,10 +202,9 @@ class _Foreign:
             with contextlib.closing(loader):
                 nbytes = min(_MOST_HELD_BYTES, available_bytes() // 8)
                 walks = Walks(loader, 0, 2 * _ALONE, nbytes)
-                stages = walks.stages(batches=_ALONE, begin=walks.forget)
         except Exception as error:  # what a data set does when another loader reads it is anything
             return f"it cannot be: {str(error).splitlines()[0].split('. ')[0] if str(error) else type(error).__name__}"
-        setting = setting_of(walks, {**stages, "step": train["step"]}, cores())
+        setting = setting_of(walks, {**walks.alone, "step": train["step"]}, cores())
         how = f"dalipipe.DataLoader(dataset, {of.loader.batch_size or round(self.batch_size)})"
         return Change("dalipipe.DataLoader", how, setting, "tried")
 

@@ -74,6 +74,13 @@ def setting_of(
     return Setting(stages, pipeline, cores)
 
 
+def known_as(name: str, walks: Walks) -> str:
+    """A stage as people know it."""
+    if name == "read" and not walks.config.source.repeatable:
+        return "item"  # the user's code
+    return "copy" if name == "copy to device" else name
+
+
 def in_order(stages: Iterable[str]) -> list[str]:
     """As a batch passes them."""
     return sorted(stages, key=lambda name: _ORDER.index(name) if name in _ORDER else _ORDER.index("assemble"))

@@ -1,4 +1,4 @@
-"""A dalipipe loader explained: a training step and its loader run apart and together, and the time divided up."""
+"""A training step and dalipipe's own loader, run apart and together: where the time goes, and what would help."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dalipipe import native
 from dalipipe.cache.available import available_bytes
 from dalipipe.loader import DataLoader
-from dalipipe.stalls.changes import TRAINING, Change, Changes, in_order, setting_of
+from dalipipe.stalls.changes import TRAINING, Change, Changes, in_order, known_as, setting_of
 from dalipipe.stalls.explanation import Explanation, StageAlone, WhatIf
 from dalipipe.stalls.held import bytes_of
 from dalipipe.stalls.measuring import Kind, Parts, Progress, Turns, parts_of, take_turns
@@ -33,6 +34,7 @@ class Findings:
     memory.
     """
 
+    walks: Walks
     turns: Turns
     parts: Parts
     model: Model
@@ -55,7 +57,7 @@ class Findings:
             copy_ms=parts.copy,
             prep_stall_ms=parts.prep,
             fetch_stall_ms=parts.fetch,
-            bottleneck="copy" if (bound := model.bottleneck()) == "copy to device" else bound,
+            bottleneck=known_as(model.bottleneck(), self.walks),
             stages=stages,
             what_ifs=tuple(sorted(what_ifs, key=lambda what_if: what_if.step_ms.value)),
             predicted_ms=1e3 * model.predicted_s,
@@ -74,7 +76,9 @@ def investigate(
     progress: Progress = lambda what, share: None,
     tries: bool = True,
 ) -> Findings:
-    """`any_loader.explain`, with the model that predictions come from. ``tries``: whether changes are tried."""
+    """What `dalipipe.explain` finds of a dalipipe `DataLoader`, with the model that predictions come from. ``tries``:
+    whether changes are tried; the others as there.
+    """
     if not isinstance(loader, DataLoader):
         name = type(loader).__name__
         raise TypeError(f"explain: loader must be a dalipipe.DataLoader, got {name}: make one of its data set")
@@ -99,12 +103,14 @@ def investigate(
 
         kinds = [
             Kind("compute", partial(_over, [_moved(batch, device) for batch in resident]), 2),
-            Kind("cached", lambda block: cached(block * in_block), warm_up),
             Kind("cold", read_anew, warm_up),
         ]
+        if walks.fetches:
+            kinds.append(Kind("cached", lambda block: cached(block * in_block), warm_up))
         if any(value.device != device for batch in resident for value in _tensors(batch)):
             kinds.insert(1, Kind("host", partial(_over, resident), 2))
         turns = take_turns(kinds, step, blocks=_BLOCKS, steps=in_block, device=device, progress=progress)
+    turns.seconds.setdefault("cached", turns.seconds["cold"])
     progress("stages", 0.0)
     batches = min(max(_WALKED, steps // 2), len(walks.steps))
     from_memory = walks.stages(walks.held, batches=batches, passes=-(-_WALKED // batches))
@@ -119,6 +125,7 @@ def investigate(
     found = [*changes.calculated(), *(changes.tried() if tries else ())]
     progress("stages", 1.0)
     return Findings(
+        walks,
         turns,
         parts_of(turns.seconds),
         Model(now, turns.seconds["cold"].mean(axis=1)),
@@ -142,7 +149,7 @@ def alone(found: Findings) -> tuple[StageAlone, ...]:
         mean = float(measured.seconds.mean())
         out.append(
             StageAlone(
-                "copy" if name == "copy to device" else name,
+                known_as(name, found.walks),
                 found.batch_size / max(mean, 1e-9),
                 1e3 * float(np.quantile(measured.seconds, 0.5)),
                 1e3 * float(np.quantile(measured.seconds, 0.99)),
@@ -176,14 +183,13 @@ def _device(batch: Any) -> torch.device:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    values = [value.to(device) if isinstance(value, torch.Tensor) else value for value in batch]
-    moved = type(batch)(*values)
+    moved = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), batch)
     moved.indices, moved.draws = batch.indices, batch.draws
     return moved
 
 
 def _tensors(batch: Any) -> list[torch.Tensor]:
-    return [value for value in batch if isinstance(value, torch.Tensor)]
+    return [value for value in tree_leaves(batch) if isinstance(value, torch.Tensor)]
 
 
 def _bytes(walks: Walks, resident: list[Any]) -> dict[str, int]:
@@ -215,6 +221,7 @@ def _settings(loader: DataLoader, walks: Walks) -> dict[str, Any]:
         "device": str(config.output.device),
         "decoder": config.decoder,
         "decodes": _format(walks),
+        "tuned": loader._tuner.found,
         "cache": None if walks.cache is None else walks.cache.describe(config.threads),
         "files_forgotten": len(walks.files),
     }

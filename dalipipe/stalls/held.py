@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dalipipe.records import Encoded, Pictures, Records, Signals
+from dalipipe.sources import Arrays
 from dalipipe.sources.base import Source
+from dalipipe.sources.npy import Mapped
 
 _MOST_FILES = 4096  # of a source whose records do not say which of them they are in
 _SAME = ("schema", "classes", "labels", "transform", "front", "copies", "repeatable", "in_memory")
@@ -92,6 +97,9 @@ def bytes_of(column: Any) -> int:
 
 def files_of(source: Source, indices: np.ndarray) -> list[str]:
     """The local files that these records are read from, where that is known."""
+    if isinstance(source, Arrays):
+        arrays = [array for array in (source.images, *source.columns.values()) if array is not None]
+        return list(dict.fromkeys(mapped.path for array in arrays if (mapped := Mapped.of(array)) is not None))
     named = list(dict.fromkeys(source.describe(int(index)) for index in indices))
     named = [path for path in named if os.path.isfile(path)]
     if named:
@@ -101,7 +109,9 @@ def files_of(source: Source, indices: np.ndarray) -> list[str]:
 
 
 def forget(paths: Iterable[str]) -> None:
-    """Has the system forget these files, so that they are read anew. What is mapped stays."""
+    """Has the system forget these files, so that they are read anew."""
+    paths = list(paths)
+    _let_go({os.path.realpath(path) for path in paths})
     for path in paths:
         with suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -111,3 +121,14 @@ def forget(paths: Iterable[str]) -> None:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
+
+
+def _let_go(paths: set[str]) -> None:
+    """Of what this process has mapped of these files to read: as long as it holds that, it is not forgotten."""
+    madvise = ctypes.CDLL(None).madvise
+    with suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            at, rights, *_, path = line.split(maxsplit=5)
+            if path in paths and rights.startswith("r-"):  # what is written to a private map would be lost
+                begin, end = (int(each, 16) for each in at.split("-"))
+                madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)

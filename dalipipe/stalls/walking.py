@@ -68,6 +68,9 @@ class Replay(Sampler):
 class Walks:
     """Walks over some steps of a loader's epoch. They leave the loader, its position and its quarantine as they are.
 
+    Of a data set that is the user's own code (`Source.repeatable`) nothing is kept: what it does is preparing, so it is
+    done again, with its files in memory.
+
     ``most``: how many different steps, at most; fewer where the epoch or ``nbytes``, the memory for what is read of
     them, has no more. They are read anew, walked once, stage by stage, and kept: ``held`` gives them from memory,
     ``alone`` is every stage's work on each of them. ``progress`` is called with the share of that that is done.
@@ -107,7 +110,7 @@ class Walks:
             for number, step in enumerate(dealt):
                 keeping.last = None
                 rows.append(walk(step))
-                if keeping.last is not None:
+                if keeping.last is not None and self.config.source.repeatable:
                     self.held.keep(*keeping.last)
                 bad = self._quarantine.indices
                 self.steps.append(self._dealt_by.without(self._number, step, bad, refill=refill) if bad else step)
@@ -118,6 +121,12 @@ class Walks:
 
     def _epoch(self, steps: Sequence[Step]) -> Epoch:
         return Epoch(self._number, self._key, Replay(steps, self._dealt_by), self._draws)
+
+    @property
+    def fetches(self) -> bool:
+        """Whether files, or stores, are read: as far as is known, where that is the user's own code."""
+        source = self.config.source
+        return bool(self.files) or (source.repeatable and not source.in_memory)
 
     @property
     def encoded(self) -> Encoded | None:

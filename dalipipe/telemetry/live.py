@@ -80,18 +80,17 @@ def draw(name: str, now: Mapping[str, Any], before: Mapping[str, Any], seconds: 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("stage")
     table.add_column(f"at work, last {_OVER_S:.0f} s", min_width=_BAR, no_wrap=True)
-    for heading in ("", "p50 ms", "p99 ms", "samples/s alone"):
+    for heading in ("", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right")
     for stage, found in now["stages"].items():
-        rate = found["samples"] / found["seconds"] if found["seconds"] else 0.0
         colour = "yellow" if stage == busiest and shares[stage] else "cyan"
-        table.add_row(stage, *_row(shares[stage], colour, found), f"{rate:,.0f}" if rate else "–")
+        table.add_row(stage, *_row(shares[stage], colour, found))
     waits = share(now["wait"]["seconds"], before["wait"]["seconds"])
     colour = "red" if waits >= _STARVED else "yellow" if waits >= _NOTICEABLE else "green"
     table.add_section()
-    table.add_row("you wait", *_row(waits, colour, now["wait"]), "")
+    table.add_row("you wait", *_row(waits, colour, now["wait"]))
     full = share(now["full_s"], before["full_s"])
-    table.add_row("it waits", _bar(full, "green"), f"{full:.0%}", "", "", "")
+    table.add_row("it waits", _bar(full, "green"), f"{full:.0%}", "", "")
     title = Text(f"{name}: {now['samples_per_s']:,.0f} samples/s, {batches_per_s:,.1f} batches/s", style="bold")
     return Panel(
         Group(table, Text(_verdict(now, waits, full, busiest), style=colour), Text(_rest(now), style="dim")),
@@ -115,10 +114,13 @@ def _bar(share: float, colour: str) -> Text:
 def _verdict(now: Mapping[str, Any], waits: float, full: float, busiest: str | None) -> str:
     if not now["wait"]["batches"]:
         return "no batch yet"
+    ahead = f"waits for training {full:.0%} of the time"
     if waits >= _NOTICEABLE:
+        if full > waits:
+            return f"the loader {ahead}, and yet training for data {waits:.0%}: batches come unevenly"
         why = "" if busiest is None else f"; {busiest} is at work most"
         return f"training waits for data {waits:.0%} of the time{why}"
-    return "the loader keeps up" + (f", and waits for training {full:.0%} of the time" if full >= _NOTICEABLE else "")
+    return "the loader keeps up" + (f", and {ahead}" if full >= _NOTICEABLE else "")
 
 
 def _rest(now: Mapping[str, Any]) -> str:

@@ -58,12 +58,14 @@ class RowErrors(Exception):
         self.errors = errors
 
 
-def draw_step(plan: Plan, clock: StageClock, key: np.ndarray, step: Step, size: np.ndarray) -> Draws:
-    """What happens to a step's samples of ``size`` int64 [N, d]. Raises `RowErrors` where an operator cannot be
-    applied.
+def draw_step(
+    plan: Plan, clock: StageClock, key: np.ndarray, step: Step, size: np.ndarray, *, to_come: bool = False
+) -> Draws:
+    """What happens to a step's samples of ``size`` int64 [N, d]. ``to_come``: more is drawn for them by another plan.
+    Raises `RowErrors` where an operator cannot be applied.
     """
     variants = 0 if step.variants is None else step.variants
-    with clock.stage("draw", len(step)):
+    with clock.stage("draw", len(step), to_come=to_come):
         try:
             # What only fills a batch up stands nowhere in the epoch, so nothing mixes with it.
             positions = np.where(step.counts, step.positions, -1)

@@ -63,7 +63,7 @@ class ImageTrack:
 
     def submit(self, columns: Mapping[str, Any], key: np.ndarray, step: Step) -> None:
         looked = self._decoding.look(columns[self._field])
-        draws = draw_step(self._plan, self._clock, key, step, looked.size)
+        draws = draw_step(self._plan, self._clock, key, step, looked.size, to_come=not self._config.stacked)
         images = None
         if looked.pictures is not None and self._config.stacked and self._config.output.device.type == "cpu":
             # What needs no decoding is augmented while the next batch is read and drawn.
@@ -77,7 +77,7 @@ class ImageTrack:
         images = flight.images
         if images is None:
             pictures = self._decoding.collect()
-        with self._clock.stage("augment", len(flight.size)):
+        with self._clock.stage("augment", len(flight.size), to_come=not self._config.stacked):
             # The pictures first: on CUDA they are only queued, and the host moves the rest meanwhile.
             return {
                 self._field: self._apply(pictures, flight.draws) if images is None else images(),

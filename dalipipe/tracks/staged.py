@@ -74,7 +74,8 @@ class StagedTrack:
             pictures = track.collect()[self._field]
             if stage.plan is not None:  # tensors [C, H, W], channels last
                 pictures = [picture.permute(1, 2, 0).numpy() for picture in pictures]
-            with self._clock.stage("python", len(pictures)):
+            to_come = number + 1 < len(self._stages) or self._plan.after is not None
+            with self._clock.stage("python", len(pictures), to_come=to_come):
                 changed = run_on_pictures(stage.steps, pictures, key, step, number)
             columns = {**columns, self._field: Pictures.from_arrays(changed)}
         if self._stages:

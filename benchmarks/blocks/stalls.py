@@ -1,0 +1,29 @@
+"""What explain says beside what is true."""
+
+from __future__ import annotations
+
+from blocks.base import Load, block, measured_on
+
+
+@block
+def explain_truth(load: Load) -> str:
+    """How often delays of known length were found again."""
+    result = load("explain_truth")
+    if result is None:
+        return "Not measured yet."
+    rows = (
+        ("each part of the step within 5 % of it", 0.95, result["attributed_within_5"]),
+        ("the right bottleneck", 0.95, result["bottleneck_right"]),
+        ("what halving a delay brings, within 10 % of the step that it then takes", 0.95, result["what_ifs_within_10"]),
+    )
+    lines = ["| found | wanted | measured | |", "|---|---:|---:|---|"]
+    for what, goal, value in rows:
+        lines.append(f"| {what} | ≥ {goal:.0%} | {value:.0%} | {'met' if value >= goal else '**short**'} |")
+    low, high = result["ms"]
+    words = (
+        f"{result['settings']} random settings: to each of reading, decoding, augmentation and the step nothing is "
+        f"added, or {low:g} to {high:g} ms a batch, always the same, varied, by bytes, or of a core's work. "
+        f"{result['what_ifs']} predictions, each tried afterwards: off by {100 * result['what_if_median']:.1f} % in "
+        f"the median. {measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])

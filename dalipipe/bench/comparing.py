@@ -1,0 +1,223 @@
+"""Verify, try settings, then take turns: every contender in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from dalipipe.bench.comparison import Comparison, Outcome
+from dalipipe.bench.contenders import CONTENDERS, OURS, Entry
+from dalipipe.bench.process import ContenderError, Process
+from dalipipe.bench.verify import Difference, check_training, compared, reference
+from dalipipe.bench.work import Work
+
+ONE_CORE = "dalipipe, one core"
+_LEAST = 4
+"""Batches a turn."""
+
+
+class OutputsDifferError(RuntimeError):
+    """dalipipe's own pictures are not the reference's: nothing was timed."""
+
+
+def compare(
+    work: Work,
+    names: Sequence[str] | None = None,
+    *,
+    images: int = 1000,
+    rounds: int = 5,
+    sweep: bool = True,
+    progress: Callable[[str], None] = lambda words: None,
+    timeout_s: float = 600,
+    contenders: Mapping[str, Entry] = CONTENDERS,
+) -> Comparison:
+    """dalipipe beside the contenders ``names`` (all that have a way for the device), each at its best settings.
+
+    First each gives the same evaluation pictures, which are compared with torchvision's. Then (``sweep``) each
+    library's settings are tried, in two short turns, and the best are kept. Then all take turns, ``rounds`` times
+    ``images`` pictures of an endless stream, another one first each time; the first turn of each is not counted. A
+    contender whose library is not there is listed as absent, one that does not do its work as failed, and the others
+    go on.
+
+    ``progress`` is told what is being done. ``timeout_s``: seconds after which a contender that does not answer has
+    failed. ``contenders``: those there are, dalipipe's among them; a loader of one's own may be added.
+
+    Raises:
+        OutputsDifferError: dalipipe's own pictures are not torchvision's.
+        ValueError: an argument is out of range, or there is no such contender.
+    """
+    for name, value in (("rounds", rounds), ("images", images)):
+        if value < 1:
+            raise ValueError(f"compare: {name} must be at least 1, got {value}")
+    here = [name for name, entry in contenders.items() if work.device.split(":")[0] in entry.on]
+    if unknown := [name for name in names or () if name not in here]:
+        raise ValueError(
+            f"compare: on {work.device} there is no contender {unknown[0]!r}; there are: {', '.join(here)}"
+        )
+    chosen = [name for name in here if names is None or name in (OURS, *names)]
+    with tempfile.TemporaryDirectory(prefix="dalipipe-bench-") as folder:
+        work = dataclasses.replace(work, folder=folder)
+        work.write(Path(folder) / "work.json")
+        batches = max(_LEAST, -(-images // work.batch_size))
+        return _Comparing(work, contenders, batches, timeout_s, progress).run(chosen, rounds, sweep)
+
+
+def first_batch_s(work: Work, name: str = OURS, *, times: int = 3) -> list[tuple[float, float]]:
+    """Seconds from the start of a fresh process to its first training batch, and those of them until the imports were
+    done; for each of so many processes.
+
+    Raises:
+        ContenderError: it does not do that work.
+    """
+    found = []
+    with tempfile.TemporaryDirectory(prefix="dalipipe-bench-") as folder:
+        work = dataclasses.replace(work, folder=folder)
+        work.write(Path(folder) / "work.json")
+        entry = CONTENDERS[name]
+        settings = entry.contender().candidates(work)[0]
+        with Process(Path(folder) / "work.json", entry, settings) as process:
+            process.ask("prepare")
+        for _ in range(times):
+            with Process(Path(folder) / "work.json", entry, settings) as process:
+                process.start()
+                found.append((process.first_batch_s, process.imports_s))
+    return found
+
+
+class _Comparing:
+    """Of `compare`: what its steps share."""
+
+    def __init__(
+        self,
+        work: Work,
+        contenders: Mapping[str, Entry],
+        batches: int,
+        timeout_s: float,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.work, self.contenders, self.batches = work, contenders, batches
+        self.timeout_s, self.progress = timeout_s, progress
+        self.expected = reference(work)
+        self.absent: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+
+    def run(self, names: list[str], rounds: int, sweep: bool) -> Comparison:
+        verified = {}
+        for name in names:
+            with self._noted(name):
+                verified[name] = self._verified(name)
+        if OURS not in verified:
+            raise OutputsDifferError(f"dalipipe: {self.failed[OURS]}; nothing was timed")
+        outcomes: dict[str, Outcome] = {}
+        with ExitStack() as stack:
+            running: dict[str, Process] = {}
+            for name, (version, prepared_s, difference) in verified.items():
+                with self._noted(name):
+                    settings, swept = self._best(name) if sweep else (self._candidates(name)[0], [])
+                    self.progress(f"{name}: first batch")
+                    running[name] = process = self._started(stack, name, settings)
+                    remark = self.contenders[name].contender().remark
+                    outcomes[name] = Outcome(
+                        settings, version, difference, prepared_s, *_starts(process), remark, swept
+                    )
+            if self.work.cores > 1 and OURS in outcomes:
+                one_thread = {**outcomes[OURS].settings, "num_workers": 1}
+                with self._noted(ONE_CORE):
+                    running[ONE_CORE] = process = self._started(stack, OURS, one_thread, cores=1)
+                    ours = outcomes[OURS]
+                    outcomes[ONE_CORE] = Outcome(
+                        process.settings, ours.version, ours.difference, ours.prepared_s, *_starts(process)
+                    )
+            self._take_turns(running, outcomes, rounds)
+        timed = {name: outcome for name, outcome in outcomes.items() if name not in self.failed}
+        one_core = timed.pop(ONE_CORE, None)
+        return Comparison(self.work, timed, self.absent, self.failed, one_core)
+
+    def _verified(self, name: str) -> tuple[str, float, Difference]:
+        """Its version, the seconds that writing its own format took, and how its pictures differ."""
+        with self._process(name, self._candidates(name)[0]) as process:
+            self.progress(f"{name}: preparing")
+            prepared = process.ask("prepare")
+            self.progress(f"{name}: comparing outputs")
+            return prepared["version"], prepared["seconds"], compared(process, self.work, self.expected)
+
+    def _best(self, name: str) -> tuple[dict[str, Any], list[tuple[dict[str, Any], float]]]:
+        """The best of its settings; all of them, and their images a second. A setting that it refuses has 0."""
+        candidates = self._candidates(name)
+        if len(candidates) == 1:
+            return candidates[0], []
+        rates, refused = [0.0] * len(candidates), []
+        with ExitStack() as stack:
+            started: dict[int, Process] = {}
+            for place, settings in enumerate(candidates):
+                self.progress(f"{name}: trying {in_words(settings)}")
+                try:
+                    started[place] = self._started(stack, name, settings)
+                except ContenderError as error:
+                    refused.append(error)
+            if not started:
+                raise refused[0]
+            for turn in range(2):
+                for place, process in started.items():
+                    self.progress(f"{name}: turn {turn + 1} of 2 with {in_words(process.settings)}")
+                    found = process.run(max(_LEAST, self.batches // 2))
+                    rates[place] = max(rates[place], found["items"] / found["seconds"])
+        tried = list(zip(candidates, rates, strict=True))
+        return max(tried, key=lambda one: one[1])[0], tried
+
+    def _take_turns(self, running: dict[str, Process], outcomes: dict[str, Outcome], rounds: int) -> None:
+        names = list(running)
+        for number in range(rounds + 1):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                if name in self.failed:
+                    continue
+                self.progress(f"{name}: round {number} of {rounds}" if number else f"{name}: not counted")
+                with self._noted(name):
+                    found = running[name].run(self.batches, watched=number == 0)
+                    outcome = outcomes[name]
+                    outcome.peak_bytes = running[name].peak_bytes
+                    if number:
+                        outcome.rates.append(found["items"] / found["seconds"])
+                        outcome.cpu_s_per_1000.append(1e3 * found["cpu_s"] / found["items"])
+                        outcome.batch_s += found["batch_s"]
+
+    def _candidates(self, name: str) -> list[dict[str, Any]]:
+        return self.contenders[name].contender().candidates(self.work)
+
+    def _process(self, name: str, settings: dict[str, Any], cores: int | None = None) -> Process:
+        return Process(
+            Path(self.work.folder) / "work.json", self.contenders[name], settings, cores=cores, timeout_s=self.timeout_s
+        )
+
+    def _started(self, stack: ExitStack, name: str, settings: dict[str, Any], cores: int | None = None) -> Process:
+        process = stack.enter_context(self._process(name, settings, cores))
+        check_training(process.start(), self.work, self.expected)
+        process.settle()
+        return process
+
+    @contextlib.contextmanager
+    def _noted(self, name: str) -> Iterator[None]:
+        """A contender that cannot do something is noted as absent or failed."""
+        try:
+            yield
+        except ContenderError as error:
+            entry = self.contenders.get(name)
+            if entry is not None and error.missing == entry.library.split(".")[0]:
+                self.absent[name] = entry.remedy
+            else:
+                self.failed[name] = str(error)
+
+
+def in_words(settings: dict[str, Any]) -> str:
+    """For tables: ``num_workers 2, normalise sample``."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _starts(process: Process) -> tuple[float, float]:
+    return process.first_batch_s, process.imports_s
