@@ -290,6 +290,19 @@ def test_what_is_slow_only_once_is_fetched():
     assert "faster storage" not in {what_if.name for what_if in found.what_ifs}
 
 
+def test_bringing_batches_to_the_device_is_copy():
+    """The device being one that any machine has."""
+
+    def step(batch: torch.Tensor) -> None:
+        time.sleep(3 * MS + (4 * MS if batch.device.type == "cpu" else 0))
+
+    found = dalipipe.explain(DataLoader(Items(1000), 4), step, steps=12, device="meta")
+    assert found.compute_ms.value >= 3 and found.copy_ms.value > 3
+    assert found.copy_ms.value > found.prep_stall_ms.value + found.fetch_stall_ms.value
+    assert [stage.name for stage in found.stages][-2:] == ["copy", "step"] and set(found.steps_ms) > {"host"}
+    assert found.loader["device"] == "meta"
+
+
 def test_a_list_of_batches():
     found = explained([torch.zeros(4)] * 3, step_s=2 * MS)
     assert found.loader["kind"] == "list" and [stage.name for stage in found.stages] == ["prep", "step"]
