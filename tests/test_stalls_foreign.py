@@ -203,6 +203,14 @@ def test_small_data_come_again():
     assert values(of.cold(0), 5) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+def test_torch_warns_of_many_workers_once(recwarn: pytest.WarningsRecorder):
+    loader = DataLoader(Items(64), 2, num_workers=9, prefetch_factor=2)
+    told = len(recwarn)
+    of = TorchLoader(loader, steps=1, blocks=1)
+    assert values(of.cold(0), 2) == [[0, 1], [2, 3]]
+    assert len(recwarn) == told
+
+
 def test_any_way_to_make_batches():
     dataset = Items(12)
     sampler = BatchSampler(SequentialSampler(range(12)), 5, drop_last=True)
@@ -280,6 +288,19 @@ def test_what_is_slow_only_once_is_fetched():
     assert found.fetch_stall_ms.value > 4 and found.fetch_stall_ms.value > found.prep_stall_ms.value
     assert found.loader["files"] == "first pass against later ones"
     assert "faster storage" not in {what_if.name for what_if in found.what_ifs}
+
+
+def test_bringing_batches_to_the_device_is_copy():
+    """The device being one that any machine has."""
+
+    def step(batch: torch.Tensor) -> None:
+        time.sleep(3 * MS + (4 * MS if batch.device.type == "cpu" else 0))
+
+    found = dalipipe.explain(DataLoader(Items(1000), 4), step, steps=12, device="meta")
+    assert found.compute_ms.value >= 3 and found.copy_ms.value > 3
+    assert found.copy_ms.value > found.prep_stall_ms.value + found.fetch_stall_ms.value
+    assert [stage.name for stage in found.stages][-2:] == ["copy", "step"] and set(found.steps_ms) > {"host"}
+    assert found.loader["device"] == "meta"
 
 
 def test_a_list_of_batches():

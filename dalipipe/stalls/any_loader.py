@@ -152,7 +152,7 @@ class _Foreign:
     def _alone(self, model: Model) -> Iterator[StageAlone]:
         """Every stage; those of worker processes with all of them at work."""
         of, stages = self.of, model.now.stages
-        last = [name for name in stages if name not in ("step", "copy to device")][-1]
+        last = [name for name in stages if name not in TRAINING][-1]
         for name in sorted(stages, key=lambda name: TRAINING.index(name) if name in TRAINING else -1):
             measured = stages[name]
             mean = max(float(measured.seconds.mean()), 1e-9)

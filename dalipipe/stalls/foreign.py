@@ -8,6 +8,7 @@ import contextlib
 import copy
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -156,7 +157,8 @@ class TorchLoader(Foreign):
         }
         if changes.get("num_workers") == 0:
             same |= {"timeout": 0, "prefetch_factor": None, "multiprocessing_context": None}
-        return TorchDataLoader(self.dataset, **{**same, **changes})
+        with _told_once():
+            return TorchDataLoader(self.dataset, **{**same, **changes})
 
     def indices(self, batch: Any) -> list[Any]:
         """Of the samples in one of `batches`."""
@@ -397,12 +399,21 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def _begun(loader: Any) -> Iterator[Any]:
     """An epoch from its start. Raises ``ValueError`` where there is no batch in it."""
-    running = iter(loader)
+    with _told_once():
+        running = iter(loader)
     try:
         first = next(running)
     except StopIteration:
         raise ValueError(f"explain: {_name(loader)} gives no batch") from None
     return itertools.chain([first], running)
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """That there are many workers torch has said already when the user made the loader."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
 
 
 def _name(thing: Any) -> str:
