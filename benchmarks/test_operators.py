@@ -147,30 +147,39 @@ def ratios_of(result: dict[str, Any]) -> dict[str, float]:
     return {f"{row['name']}, {name}": value for row in result["rows"] for name, value in row["ratios"].items()}
 
 
-def test_operators(pictures: np.ndarray, one_thread: None, results: Path, pytestconfig: pytest.Config) -> None:
-    rounds, found = pytestconfig.getoption("--rounds"), []
-    for row in operator_peers.rows():
-        runs = contenders_of(row, pictures)
-        ours = runs["dalipipe"]
-        assert isinstance(ours, Ours)
-        verify_ours(row, ours, pictures)
-        out = ours().float().numpy()
-        for name, run in runs.items():
-            if name != "dalipipe":
-                verify_theirs(row, name, run, out, pictures)
-        found.append(measure(row, runs, rounds))
+def test_operators(
+    pictures: np.ndarray, one_thread: None, results: Path, pytestconfig: pytest.Config, benchmark: Any
+) -> None:
+    rounds = pytestconfig.getoption("--rounds")
+
+    def measured() -> list[dict[str, Any]]:
+        found = []
+        for row in operator_peers.rows():
+            runs = contenders_of(row, pictures)
+            ours = runs["dalipipe"]
+            assert isinstance(ours, Ours)
+            verify_ours(row, ours, pictures)
+            out = ours().float().numpy()
+            for name, run in runs.items():
+                if name != "dalipipe":
+                    verify_theirs(row, name, run, out, pictures)
+            found.append(measure(row, runs, rounds))
+        return found
+
+    rows = benchmark.pedantic(measured, rounds=1, iterations=1)
     versions = {"kornia": _version("kornia"), "albumentations": _version("albumentations"), "opencv": cv2.__version__}
     result = {
         "what": f"µs a picture on one core, drawing counted: {N} uint8 pictures of {SIDE_PX}×{SIDE_PX} px",
         "rounds": rounds,
         "versions": versions,
-        "rows": found,
+        "rows": rows,
     }
+    benchmark.extra_info.update(ratios_of(result))
     if pytestconfig.getoption("--check"):
 
         def again(names: set[str]) -> dict[str, float]:
-            rows = [row for row in operator_peers.rows() if any(name.startswith(f"{row.name}, ") for name in names)]
-            runs = [(row, contenders_of(row, pictures)) for row in rows]
+            slow = [row for row in operator_peers.rows() if any(name.startswith(f"{row.name}, ") for name in names)]
+            runs = [(row, contenders_of(row, pictures)) for row in slow]
             return ratios_of({"rows": [measure(*each, 3 * rounds, undisturbed) for each in runs]})
 
         print(f"\n{regression.check('operators_cpu', ratios_of, ratios_of(result), again)}")

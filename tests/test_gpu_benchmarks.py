@@ -49,7 +49,7 @@ def test_of_the_decoder(jpeg_folder: Callable[..., Path], tmp_path: Path) -> Non
         assert result["training"][arm]["step_ms"] > 0
     assert result["sanitizer"]["memcheck"]["status"] == 0
     assert len(result["goals"]) == 6
-    from report import decode_gpu
+    from blocks.gpu import decode_gpu
 
     text = decode_gpu({"decode_gpu": result}.get)
     assert "dry run" in text and "| **dalipipe, from files, 4** |" in text and "read_kernel" in text
