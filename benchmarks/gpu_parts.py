@@ -30,6 +30,7 @@ from stages import make_pictures
 from test_decode import end_to_end
 
 import dalipipe
+from dalipipe import bench
 from dalipipe.doctor import diagnose
 from dalipipe.ops import image as ops
 from dalipipe.orders import Weighted
@@ -135,7 +136,7 @@ def tests(part: Part) -> None:
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-v", "-p", "no:cacheprovider"]
     if part.device.dry_run:
         command += ["--collect-only", "-q", "tests/test_fused_image.py"]
-    elif importlib.util.find_spec("xdist") is not None:
+    elif has("xdist"):
         command += ["-n", str(max(1, part.cores - 1))]
     if part.data is not None:
         command.append(f"--data={part.data}")
@@ -189,8 +190,8 @@ def roofline(part: Part) -> None:
     for name, nodes in kernels.POLICIES.items():
         note(f"fused operator: {name}", kernels.fused(part.device, nodes, part.batch, kernels.STORED_PX))
     if part.has(15.0, "the decoder's kernels"):
-        bench, found = part.bench(), {}
-        decode_roofline.roofline(bench, found)
+        found: dict[str, Any] = {}
+        decode_roofline.roofline(part.bench(), found)
         decoder = {f"decoder: {name}": each for name, each in found["kernels"].items() if name != "fused"}
         rows |= {name: {key: row[key] for key in ("us", "mb", "gb_per_s", "of_copy")} for name, row in decoder.items()}
         part.found |= {"decoder": {key: found[key] for key in ("limits_ms", "limit", "symbols", "loader_ms")}}
@@ -210,6 +211,27 @@ def loaders(part: Part) -> None:
     """Files → augmented batches on the device, beside DALI and torchvision: packed in tiles, kept there, or plain."""
     found = part.found
     end_to_end(part.bench(), found)
+
+
+def others(part: Part) -> None:
+    """Plain JPEGs, as `dalipipe bench` measures: beside those libraries that are installed and not among `loaders`."""
+    among_loaders = ("dalipipe", "torchvision", "nvidia.dali")
+    entries = {name: entry for name, entry in bench.CONTENDERS.items() if entry.library not in among_loaders}
+    here = [name for name, entry in entries.items() if entry.python != sys.executable or has(entry.library)]
+    part.found["absent"] = {name: entry.remedy for name, entry in entries.items() if name not in here}
+    part.save()
+    here, images, rounds = (here[-1:], 8, 1) if part.device.dry_run else (here, 4096, 2)
+    work = bench.work_of(
+        dalipipe.ImageFolder(part.photographs), batch_size=part.batch, cores=part.cores, device=part.device.device.type
+    )
+    found = bench.compare(work, here, images=images, rounds=rounds, sweep=False, progress=print).summary()
+    part.found |= {**found, "absent": {**part.found["absent"], **found["absent"]}}
+    # As the other tables have it: how many times the other's rate dalipipe's is, by its name.
+    part.found["ratios"] = {name.removeprefix("over "): factor for name, factor in found["ratios"].items()}
+
+
+def has(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
 
 
 def stalls(part: Part) -> None:
@@ -352,6 +374,7 @@ PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
     "loaders": (loaders, 80.0),
     "stalls": (stalls, 80.0),
     "cifar": (cifar, 20.0),
+    "others": (others, 60.0),
     "tests": (tests, 130.0),
 }
 """In order; and the share of the time that each has, of what is left when its turn comes. What is timed is verified

@@ -55,6 +55,11 @@ def result(**parts: Any) -> dict[str, Any]:
             "batch": 256,
             "runs": {"ResNet-18, plain JPEGs": {**step, "sentence": "step 31 → bound by decoding"}},
         },
+        "others": {
+            "contenders": {"dalipipe": timing, "SPDL": timing},
+            "ratios": {"SPDL": 1.5},
+            "absent": {"FFCV": "pip"},
+        },
         "cifar": {"contenders": {"dalipipe": timing, "airbench": timing}, "ratios": {"airbench": 0.5}, "what": "Small"},
     }
     return {"dry_run": False, "took_s": 400.0, "parts": {**every, **parts}, "machine": MACHINE}
@@ -175,6 +180,7 @@ def test_the_page_has_what_there_is() -> None:
     text = page(result(), ["gpu_report.png"])
     assert "| fused operator: crop | 387 | 150.0 | 396 | 9% |" in text and "![Charts](gpu_report.png)" in text
     assert "| ResNet-18, plain JPEGs | 31.00 | 24.00 | 6.00 | 0.60 | 0.40 | bound by decoding |" in text
+    assert "| SPDL | 1,000 | 0.5000 | 1.50× |" in text and "Absent: FFCV (pip)." in text
     assert "FFCV (ImportError: no ffcv)" in text and "Failed" not in text and "dry run" not in text
     bare = page({"dry_run": True, "took_s": 1.0, "parts": {"build": {}}, "machine": MACHINE}, [])
     assert "A dry run" in bare and "##" not in bare.replace("# GPU report", "", 1)
@@ -257,7 +263,6 @@ def dry_run(parts: str, jpeg_folder: Callable[..., Path], results: Path) -> dict
     assert not [part for part in found["parts"].values() if "error" in part or "cut" in part]
     text = (results / "gpu_report.md").read_text()
     assert "A dry run" in text and text.count("\n## ") == len(parts.split(","))
-    assert (results / "gpu_report.png").is_file()
     return found["parts"]
 
 
@@ -274,7 +279,15 @@ def test_kernels_and_loaders_without_a_gpu(jpeg_folder: Callable[..., Path], tmp
 @pytest.mark.slow
 def test_the_other_parts_without_a_gpu(jpeg_folder: Callable[..., Path], tmp_path: Path) -> None:
     parts = dry_run("build,stalls,cifar,tests", jpeg_folder, tmp_path / "results")
+    assert (tmp_path / "results" / "gpu_report.png").is_file()
     assert {check["topic"] for check in parts["build"]["checks"]} > {"native core", "GPU"}
     assert set(parts["stalls"]["runs"]) == {"ResNet-18, plain JPEGs"}
     assert set(parts["cifar"]["ratios"]) == {"airbench's arithmetic, by slices", "airbench's arithmetic, by indices"}
     assert "tests" in parts["tests"]["last_lines"][-1]
+
+
+@pytest.mark.slow
+def test_other_loaders_without_a_gpu(jpeg_folder: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    found = dry_run("others", jpeg_folder, tmp_path / "results")["others"]
+    assert set(found["contenders"]) == {"dalipipe", "timm"} and set(found["ratios"]) == {"timm"}

@@ -83,6 +83,7 @@ def sections(parts: dict[str, Any]) -> list[tuple[str, str]]:
         ("Kernels", _kernels(parts.get("roofline", {}))),
         ("DeiT's recipe on the device", _rates(parts.get("recipe", {}))),
         ("Loaders", _loaders(parts)),
+        ("Other loaders, from plain JPEGs", _others(parts.get("others", {}))),
         ("Training", _stalls(parts.get("stalls", {}))),
         ("Small pictures", _cifar(parts.get("cifar", {}))),
     ]
@@ -152,6 +153,14 @@ def _loaders(parts: dict[str, Any]) -> str:
             "Absent: " + "; ".join(f"{name.partition(': ')[2]} ({why})" for name, why in part["absent"].items()) + "."
         )
     return f"{table}\n\n{' '.join(words)}"
+
+
+def _others(part: dict[str, Any]) -> str:
+    words = []
+    for what, title in (("absent", "Absent"), ("failed", "Failed")):
+        if part.get(what):
+            words.append(f"{title}: " + "; ".join(f"{name} ({why})" for name, why in part[what].items()) + ".")
+    return "\n\n".join(filter(None, (_rates(part), " ".join(words))))
 
 
 def _stalls(part: dict[str, Any]) -> str:
