@@ -30,11 +30,13 @@ from dalipipe import native, recipes
 from dalipipe.engines.native import NativeEngine
 from dalipipe.sources.base import Source
 from dalipipe.stalls.explaining import Findings, investigate
+from dalipipe.stalls.held import forget
 
 KINDS = ("sleep", "jitter", "throttle", "busy")
 STATIONS = ("read", "decode", "augment", "step")
 BATCH = 8
-LOOP = (10, 66)  # of an epoch's 72 steps: from when the loader is full until it runs dry
+STEPS = 60  # an epoch's
+LOOP = (10, 54)  # of these: from when the loader is full until it runs dry
 NOISE = 0.02  # of a step: gains that differ by less are the same
 CLOSE = 0.95  # of the longest delay: as long
 
@@ -128,7 +130,7 @@ def pictures(root: Path) -> dalipipe.ImageFolder:
     from PIL import Image
 
     random = np.random.default_rng(0)
-    for number in range(72 * BATCH):
+    for number in range(STEPS * BATCH):
         path = root / f"class_{number % 2}" / f"{number:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         h, w = random.integers(40, 120, 2)
@@ -154,20 +156,24 @@ class Case:
 
     delays: dict[str, Delay]
     loader: dalipipe.DataLoader
+    files: list[str]
 
     @classmethod
     def of(cls, source: dalipipe.ImageFolder, delays: dict[str, Delay], mean_bytes: float) -> Case:
         slow = Slow(source, delays["read"], mean_bytes)
         policy = recipes.imagenet_train(32)
         settings: dict[str, Any] = {"num_workers": 2, "autotune": False, "device": "cpu"}
-        return cls(delays, dalipipe.DataLoader(slow, BATCH, shuffle=True, seed=1, policy=policy, **settings))
+        loader = dalipipe.DataLoader(slow, BATCH, shuffle=True, seed=1, policy=policy, **settings)
+        return cls(delays, loader, list(source.files()))
 
     def step(self, batch: Any) -> None:
         self.delays["step"].work()
 
-    def loop_ms(self) -> float:
-        """A step's time in a plain loop."""
+    def loop_ms(self, *, anew: bool = True) -> float:
+        """A step's time in a plain loop. ``anew``: files are read anew."""
         marks = []
+        if anew:
+            forget(self.files)
         for batch in self.loader:
             self.step(batch)
             marks.append(time.perf_counter())
@@ -196,7 +202,7 @@ def judge(case: Case, *, steps: int, halved: bool = True) -> dict[str, Any]:
     explanation = found.explanation()
     whole = case.loop_ms()
     with case.changed("read", 0.0):
-        cached = case.loop_ms()
+        cached = case.loop_ms(anew=False)
     compute = case.alone_ms()
     true = {"compute": min(compute, whole), "fetch": max(0.0, whole - max(cached, compute))}
     true["prep"] = whole - true["compute"] - true["fetch"]
@@ -234,14 +240,16 @@ def halved_setting(found: Findings, case: Case, station: str) -> Any:
 
 
 def bounds(case: Case, gains: Mapping[str, float]) -> set[str]:
-    """The stations that may be said to bound the step: where nothing computes, those with the longest delay; where some
-    do, and share cores, those whose halving has brought the most.
+    """The stations that may be said to bound the step: those whose halving has brought the most, if it has brought
+    something; and, where none of them computes, and shares cores, those with the longest delay.
     """
-    if all(delay.kind != "busy" for delay in case.delays.values()) or not gains:
-        most = max(delay.ms for delay in case.delays.values())
-        return {name for name, delay in case.delays.items() if delay.ms >= CLOSE * most}
-    most = max(gains.values())
-    return {name for name, gain in gains.items() if gain >= most - NOISE}
+    most, right = max(gains.values(), default=0.0), set[str]()
+    if most > 2 * NOISE:
+        right |= {name for name, gain in gains.items() if gain >= most - NOISE}
+    if not right or all(delay.kind != "busy" for delay in case.delays.values()):
+        longest = max(delay.ms for delay in case.delays.values())
+        right |= {name for name, delay in case.delays.items() if delay.ms >= CLOSE * longest}
+    return right
 
 
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
@@ -265,7 +273,7 @@ def main() -> None:
     parser.add_argument("--settings", type=int, default=100)
     parser.add_argument("--seed", type=int, default=time.time_ns() % (1 << 31))
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--ms", type=float, nargs=2, default=(2.0, 40.0), metavar=("LOW", "HIGH"), help="of delays")
+    parser.add_argument("--ms", type=float, nargs=2, default=(4.0, 32.0), metavar=("LOW", "HIGH"), help="of delays")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, help="of delays")
     parser.add_argument("--results", type=Path, default=None)
     given = parser.parse_args()

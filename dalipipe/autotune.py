@@ -128,10 +128,9 @@ class Section:
 class Tuner:
     """Says what to try next, is told what came of it, and settles for the best.
 
-    Threads are climbed from ``start`` both ways, as long as times come close to the best; the best settings, and
-    the start among them, are tried 3 times in turn, and what is as good as the best within 2 % is chosen by its
-    threads, the fewest. How many batches wait is worked out, not tried: from the times of batches and of the training's
-    steps.
+    Threads are climbed from ``start`` both ways, as long as times come close to the best. The best settings, and the
+    start, are tried 3 times in turn, and of what is as good as the best within 2 % the fewest threads are chosen. How
+    many batches wait is worked out, not tried: from the times of batches and of the training's steps.
 
     Args:
         start: what is used until something better is known.

@@ -70,6 +70,31 @@ def test_import_is_light_and_touches_no_gpu():
     assert not {"nvidia.dali", "torchvision", "matplotlib", "sklearn", "typer"} & set(loaded)
 
 
+def test_a_loader_of_pictures_waits_for_nothing_that_others_need():
+    loaded = python(
+        """
+        import sys
+        import numpy as np
+        import dalipipe
+        source = dalipipe.Arrays(np.zeros((4, 3, 3, 3), np.uint8))
+        next(iter(dalipipe.DataLoader(source, 2, device="cpu")))
+        print(*sys.modules)
+        """
+    ).split()
+    others = {"nvidia.dali", "torchvision", "PIL", "pyarrow", "dalipipe.spectral", "dalipipe.sources.text"}
+    others |= {"dalipipe.tracks.signal", "dalipipe.tracks.text", "dalipipe.conversion.walk", "dalipipe.finetune"}
+    assert not others & set(loaded)
+
+
+def test_all_public_names_are_there_when_asked_for():
+    import dalipipe.sources
+
+    for module in (dalipipe, dalipipe.sources):
+        assert all(getattr(module, name) is not None for name in module.__all__)
+        with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+            module.Nothing  # noqa: B018
+
+
 def test_every_python_and_extra_is_declared():
     if sys.version_info < (3, 11):
         pytest.skip("needs tomllib")

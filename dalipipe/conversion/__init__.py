@@ -7,8 +7,6 @@ from typing import Any, Literal, get_args
 
 from dalipipe.conversion.forms import Form
 from dalipipe.conversion.report import Entry, Report, refusals
-from dalipipe.conversion.steps import chain
-from dalipipe.conversion.walk import Walk
 from dalipipe.policy import Policy
 
 __all__ = ["Backend", "Entry", "OnUnsupported", "Report", "UnsupportedTransformError", "convert"]
@@ -70,6 +68,9 @@ def convert(
             raise ValueError(f"convert: {name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     if isinstance(transform, Policy) or not (callable(transform) or isinstance(transform, list | tuple)):
         raise TypeError(f"convert: expected a transform or a list of transforms, got {type(transform).__name__}")
+    from dalipipe.conversion.steps import chain  # what most trainings do without
+    from dalipipe.conversion.walk import Walk
+
     form, python = Form("tensor" if backend == "tensor" else "pil", channels=channels), on_unsupported == "python"
     refused: dict[int, str] = {}
     while True:

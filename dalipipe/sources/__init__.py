@@ -3,47 +3,74 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dalipipe.sources.arrays import Arrays
-from dalipipe.sources.audio import AudioFolder, AudioManifest
 from dalipipe.sources.base import Source, changed_labels
-from dalipipe.sources.folder import ImageFolder
-from dalipipe.sources.mapped import MapDataset
-from dalipipe.sources.packed import Packed, PackError, is_pack
-from dalipipe.sources.segmentation import Cityscapes, ImageMasks
-from dalipipe.sources.series import Series
-from dalipipe.sources.shards import ShardError
-from dalipipe.sources.standard import CIFAR10, CIFAR100, MNIST, FashionMNIST
-from dalipipe.sources.table import Table, is_table
-from dalipipe.sources.tar import TarShards
-from dalipipe.sources.text import Text
-from dalipipe.sources.text_pack import is_text_pack
-from dalipipe.sources.tfrecord import TFRecords
-from dalipipe.sources.workers import WorkerError
+
+if TYPE_CHECKING:
+    from dalipipe.sources.arrays import Arrays
+    from dalipipe.sources.audio import AudioFolder, AudioManifest
+    from dalipipe.sources.folder import ImageFolder
+    from dalipipe.sources.mapped import MapDataset
+    from dalipipe.sources.packed import Packed, PackError, is_pack
+    from dalipipe.sources.segmentation import Cityscapes, ImageMasks
+    from dalipipe.sources.series import Series
+    from dalipipe.sources.shards import ShardError
+    from dalipipe.sources.standard import CIFAR10, CIFAR100, MNIST, FashionMNIST
+    from dalipipe.sources.table import Table
+    from dalipipe.sources.tar import TarShards
+    from dalipipe.sources.text import Text
+    from dalipipe.sources.tfrecord import TFRecords
+    from dalipipe.sources.workers import WorkerError
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "Arrays", "AudioFolder", "AudioManifest", "Cityscapes", "FashionMNIST"]
 __all__ += ["ImageFolder", "ImageMasks", "MapDataset", "PackError", "Packed", "Series", "ShardError", "Source"]
 __all__ += ["TFRecords", "Table", "TarShards", "Text", "WorkerError", "as_source", "is_pack", "open_source"]
 
-
-_OPENERS: dict[str, Callable[[str], Source]] = {
-    ".tar": TarShards,
-    ".tfrecord": TFRecords,
-    ".tfrecords": TFRecords,
-    ".parquet": Table,
-    ".arrow": Table,
-    ".npy": Arrays.open,
-    ".npz": Arrays.open,
-    ".txt": ImageFolder.from_list,
-    ".ts": Series.open,
-    ".csv": ImageFolder.from_list,
-    ".tsv": ImageFolder.from_list,
+# Module → what it makes public, loaded when first asked for: a training on pictures does not wait for texts.
+_NAMES = {
+    "arrays": "Arrays",
+    "audio": "AudioFolder AudioManifest",
+    "folder": "ImageFolder",
+    "mapped": "MapDataset",
+    "packed": "PackError Packed is_pack",
+    "segmentation": "Cityscapes ImageMasks",
+    "series": "Series",
+    "shards": "ShardError",
+    "standard": "CIFAR10 CIFAR100 MNIST FashionMNIST",
+    "table": "Table",
+    "tar": "TarShards",
+    "text": "Text",
+    "tfrecord": "TFRecords",
+    "workers": "WorkerError",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+# The ending of a file's name → the source's, and which of its functions opens such files.
+_OPENERS = {
+    ".tar": ("TarShards", None),
+    ".tfrecord": ("TFRecords", None),
+    ".tfrecords": ("TFRecords", None),
+    ".parquet": ("Table", None),
+    ".arrow": ("Table", None),
+    ".npy": ("Arrays", "open"),
+    ".npz": ("Arrays", "open"),
+    ".txt": ("ImageFolder", "from_list"),
+    ".ts": ("Series", "open"),
+    ".csv": ("ImageFolder", "from_list"),
+    ".tsv": ("ImageFolder", "from_list"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dalipipe.sources' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"dalipipe.sources.{_HOMES[name]}"), name)
+    return value
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
@@ -54,15 +81,27 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """
     name = os.fspath(path)
     if os.path.isdir(name):
-        if not is_pack(name):
-            return ImageFolder(name)
-        return Text.open(name) if is_text_pack(name) else Packed(name)
+        return _open_folder(name)
     opener = _OPENERS.get(os.path.splitext(name)[1].lower())
     if opener is None:
         if not os.path.exists(name):
             raise FileNotFoundError(f"there is no {name}: give a folder, or files that end in {', '.join(_OPENERS)}")
         raise ValueError(f"{name}: expected a folder, or a name that ends in {', '.join(_OPENERS)}")
-    return opener(name)
+    source, function = opener
+    made: Any = __getattr__(source)
+    opened: Source = made(name) if function is None else getattr(made, function)(name)
+    return opened
+
+
+def _open_folder(name: str) -> Source:
+    from dalipipe.sources.folder import ImageFolder
+    from dalipipe.sources.packed import Packed, is_pack
+    from dalipipe.sources.text import Text
+    from dalipipe.sources.text_pack import is_text_pack
+
+    if not is_pack(name):
+        return ImageFolder(name)
+    return Text.open(name) if is_text_pack(name) else Packed(name)
 
 
 def as_source(dataset: Any) -> Source:
@@ -76,6 +115,11 @@ def as_source(dataset: Any) -> Source:
     """
     if isinstance(dataset, Source):
         return dataset
+    from dalipipe.sources.arrays import Arrays
+    from dalipipe.sources.folder import ImageFolder
+    from dalipipe.sources.mapped import MapDataset
+    from dalipipe.sources.table import Table, is_table
+
     if is_table(dataset):
         return Table(dataset)
     set_here = [name for name in _TRANSFORMS if getattr(dataset, name, None) is not None]

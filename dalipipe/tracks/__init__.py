@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,14 @@ import numpy as np
 from dalipipe.clock import StageClock
 from dalipipe.stages import StagedPlan
 from dalipipe.tracks.base import LaneConfig, Track
-from dalipipe.tracks.image import ImageTrack, explain_images
-from dalipipe.tracks.signal import SignalTrack, explain_signals
-from dalipipe.tracks.staged import StagedTrack
-from dalipipe.tracks.text import TextTrack, explain_texts
 
-# Kind of field → its track, and what tells people of it. A new modality adds its line here.
-_TRACKS: dict[str, Any] = {"image": ImageTrack, "audio": SignalTrack, "series": SignalTrack, "text": TextTrack}
-_EXPLAIN = {
-    "image": explain_images,
-    "audio": explain_signals,
-    "series": explain_signals,
-    "text": explain_texts,
+# Kind of field → its module, its track, and what tells people of it; loaded when there is such a field. A new modality
+# adds its line here.
+_TRACKS = {
+    "image": ("image", "ImageTrack", "explain_images"),
+    "audio": ("signal", "SignalTrack", "explain_signals"),
+    "series": ("signal", "SignalTrack", "explain_signals"),
+    "text": ("text", "TextTrack", "explain_texts"),
 }
 
 
@@ -29,8 +26,12 @@ def make_track(config: LaneConfig, clock: StageClock) -> Track | None:
     if config.plan.field is None:
         return None
     if isinstance(config.plan, StagedPlan):
+        from dalipipe.tracks.staged import StagedTrack
+
         return StagedTrack(config, clock)
-    return _TRACKS[config.plan.field.kind](config, clock)
+    module, track, _ = _TRACKS[config.plan.field.kind]
+    made: Track = getattr(_module(module), track)(config, clock)
+    return made
 
 
 def explain(config: LaneConfig, key: np.ndarray, indices: np.ndarray) -> str:
@@ -39,4 +40,9 @@ def explain(config: LaneConfig, key: np.ndarray, indices: np.ndarray) -> str:
         return "nothing to decode or augment"
     records = config.source.read(indices, threads=config.threads)
     rows = np.array([row for row in range(len(indices)) if row not in records.errors], np.int64)
-    return "\n".join(_EXPLAIN[config.plan.field.kind](config, key, indices, records.columns, rows))
+    module, _, explain_them = _TRACKS[config.plan.field.kind]
+    return "\n".join(getattr(_module(module), explain_them)(config, key, indices, records.columns, rows))
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"dalipipe.tracks.{name}")
