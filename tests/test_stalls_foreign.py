@@ -314,7 +314,7 @@ def test_torchvision_beside_dalipipe(jpeg_folder: Any):
     found = explained(DataLoader(dataset, 4, shuffle=True), step_s=2 * MS)
     ours = next(what_if for what_if in found.what_ifs if what_if.name == "dalipipe.DataLoader")
     assert ours.basis == "tried" and ours.how == "dalipipe.DataLoader(dataset, 4)"
-    assert found.loader["files"] == "forgotten by the system, and read anew"
+    assert found.loader["files"] == "forgotten by the system, and read anew" and found.loader["decodes"] == "JPEG"
     assert [stage.name for stage in found.stages][:2] == ["read", "decode"]
 
 
@@ -327,7 +327,8 @@ def test_workers_that_do_not_keep_up():
     item = next(stage for stage in found.stages if stage.name == "item")
     assert 150 < item.samples_per_s < 260 and item.occupancy > 0.5
     assert found.predicted_ms == pytest.approx(found.step_ms.value, rel=0.4)
-    assert found.remedy is not None and found.remedy.name.startswith("running ")
+    more = [what_if for what_if in found.what_ifs if what_if.name.startswith("running ")]
+    assert more and all(what_if.step_ms.value < found.step_ms.value for what_if in more)
 
 
 @pytest.mark.slow

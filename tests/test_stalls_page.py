@@ -44,6 +44,7 @@ def test_sentence_of_a_loader_that_keeps_up():
     nothing = Span(0, 0, 0)
     found = explanation(
         step_ms=Span(24.1, 23, 25),
+        predicted_ms=24.0,
         prep_stall_ms=nothing,
         fetch_stall_ms=nothing,
         copy_ms=nothing,
@@ -55,6 +56,15 @@ def test_sentence_of_a_loader_that_keeps_up():
         "itself; the loader keeps up"
     )
     assert found.stall == 0
+
+
+def test_sentence_of_a_model_that_is_far_off():
+    found = explanation(predicted_ms=15.0)
+    assert found.remedy is None and not any(found.helps(what_if) for what_if in found.what_ifs)
+    assert str(found).endswith(
+        "→ perhaps bound by JPEG decoding; nothing is predicted, as the model of the loader is 52 % off: run it on a "
+        "machine that does nothing else"
+    )
 
 
 @pytest.mark.parametrize(

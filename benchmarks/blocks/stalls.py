@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocks.base import Load, block, measured_on
+from blocks.base import Load, block, measured_on, outcome
 
 
 @block
@@ -25,5 +25,27 @@ def explain_truth(load: Load) -> str:
         f"added, or {low:g} to {high:g} ms a batch, always the same, varied, by bytes, or of a core's work. "
         f"{result['what_ifs']} predictions, each tried afterwards: off by {100 * result['what_if_median']:.1f} % in "
         f"the median. {measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
+
+
+@block
+def explain_foreign(load: Load) -> str:
+    """The same of torch's loader."""
+    result = load("explain_foreign")
+    if result is None:
+        return "Not measured yet."
+    rows = (
+        ("compute, and all stalls, within 5 % of the step", "attributions"),
+        ("the right bottleneck", "bottlenecks"),
+        ("what another number of workers brings, within 10 % of the step that it then takes", "predictions"),
+    )
+    lines = ["| found of torch's `DataLoader` | wanted | measured | |", "|---|---:|---:|---|"]
+    for what, name in rows:
+        value = result[f"{name}_right"] / max(1, result.get(name, result["settings"]))
+        lines.append(f"| {what} | ≥ 95% | {value:.0%} | {outcome(0.95, value)} |")
+    words = (
+        f"{result['settings']} random settings: delays of known length in the data set's items, a transform and the "
+        f"step, none to 3 workers; {result['predictions']} predictions, each tried afterwards. {measured_on(result)}."
     )
     return "\n".join([*lines, "", words])

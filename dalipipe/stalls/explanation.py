@@ -12,6 +12,9 @@ from typing import Any, Literal
 LEAST_GAIN = 0.03
 """Share of the step time that a change must be predicted to save before it is called a help."""
 
+MOST_OFF = 0.25
+"""Share of the step time that the model may be off, and what it predicts is still told."""
+
 _IN_WORDS = {
     "read": "reading files",
     "probe": "reading headers",
@@ -134,8 +137,17 @@ class Explanation:
             return f"{self.loader['decodes']} decoding"
         return _IN_WORDS.get(self.bottleneck, self.bottleneck)
 
+    @property
+    def model_off(self) -> float:
+        """How far the model is from the step as it is, as a share of that."""
+        return abs(self.predicted_ms / max(self.step_ms.value, 1e-12) - 1)
+
     def helps(self, what_if: WhatIf) -> bool:
-        """Whether the whole interval of what is predicted lies below the step as it is, and far enough to matter."""
+        """Whether the whole interval of what is predicted lies below the step as it is, and far enough to matter; by a
+        model that is not `MOST_OFF`.
+        """
+        if self.model_off > MOST_OFF:
+            return False
         step = self.step_ms.value
         return what_if.step_ms.high < step and what_if.step_ms.value <= (1 - LEAST_GAIN) * step
 
@@ -151,13 +163,19 @@ class Explanation:
         total, *values = add_up(self.step_ms.value, [span.value for _, span in self.parts], digits)
         parts = " + ".join(f"{name} {value}" for (name, _), value in zip(self.parts, values, strict=True))
         remedy = self.remedy
-        if remedy is not None:
+        if self.model_off > MOST_OFF:
+            end = (
+                f"nothing is predicted, as the model of the loader is {100 * self.model_off:.0f} % off: run it on a "
+                "machine that does nothing else"
+            )
+        elif remedy is not None:
             end = f"{remedy.name} is predicted to bring {remedy.step_ms.value:.{digits}f}"
-        elif self.bottleneck == "step":
+        elif self.bottleneck == "step" and self.stall < LEAST_GAIN:
             end = "the loader keeps up"
         else:
             end = "nothing that was tried is predicted to help"
-        return f"step {total} ms = {parts} → bound by {self.bound_by}; {end}"
+        bound = "perhaps bound by" if self.model_off > MOST_OFF else "bound by"
+        return f"step {total} ms = {parts} → {bound} {self.bound_by}; {end}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe; `from_dict` takes it back."""

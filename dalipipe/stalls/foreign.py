@@ -131,7 +131,8 @@ class TorchLoader(Foreign):
             torch.set_num_threads(threads)
 
     def settings(self) -> dict[str, Any]:
-        loader, known = self.loader, bool(self.batches) and any(self.files)
+        loader, files = self.loader, [path for batch in self.files for path in batch] if self.batches else []
+        endings = {os.path.splitext(path)[1].lower() for path in files}
         return {
             "kind": _name(loader),
             "batch_size": loader.batch_size,
@@ -139,7 +140,8 @@ class TorchLoader(Foreign):
             "prefetch": self.prefetch if self.workers else None,
             "pin_memory": loader.pin_memory,
             "dataset": _name(self.dataset),
-            "files": "forgotten by the system, and read anew" if known else "first pass against later ones",
+            "files": "forgotten by the system, and read anew" if files else "first pass against later ones",
+            "decodes": "JPEG" if endings and endings <= {".jpg", ".jpeg"} else None,
         }
 
     def again(self, **changes: Any) -> TorchDataLoader:

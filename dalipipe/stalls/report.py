@@ -36,10 +36,9 @@ def show(explanation: Explanation, console: Console) -> None:
 def model_check(explanation: Explanation) -> str:
     """How far what is predicted is to be trusted."""
     step, predicted = explanation.step_ms.value, explanation.predicted_ms
-    off = abs(predicted / max(step, 1e-12) - 1)
     return (
         f"Predictions come from a model of the pipeline, which says {in_ms(predicted, step)} of the step as it is, "
-        f"where {in_ms(step, step)} were measured: it is {100 * off:.0f} % off."
+        f"where {in_ms(step, step)} were measured: it is {100 * explanation.model_off:.0f} % off."
     )
 
 
