@@ -58,22 +58,6 @@ def torchvision_v2(
     return epochs(loader, v2.Compose(to_float) if batched_normalize else None, device)
 
 
-def pil(root: str, batch_size: int, workers: int) -> Callable[[], int]:
-    """torchvision's classic: Pillow pictures and v1 transforms."""
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-
-    transform = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(SIZE),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
-    return epochs(_torch_loader(ImageFolder(root, transform), batch_size, workers))
-
-
 def dali(root: str, batch_size: int, workers: int, *, decode_only: bool = False) -> Callable[[], int]:
     """DALI's own CPU pipeline, as its ImageNet example has it, with its dynamic executor."""
     from nvidia.dali import Pipeline, fn, types

@@ -91,7 +91,7 @@ class _Spdl(Contender):
 
     @property
     def ahead(self) -> int:
-        return 5
+        return 9  # two in each queue between its stages, and what stages hold; seen, too
 
 
 class SpdlFfmpeg(_Spdl):
