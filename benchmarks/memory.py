@@ -20,7 +20,7 @@ def main(root: str, contender: str, epochs: int, batch_size: int) -> None:
     resident_mb: list[float] = []
     buffers_mb: list[float] = []
     if contender == "dali":
-        run = peers.dali(root, batch_size, workers, decode_only=True)
+        run = peers.dali_decoding(root, batch_size, workers)
         for _ in range(epochs):
             run()
             resident_mb.append(process.memory_info().rss / 2**20)

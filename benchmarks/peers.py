@@ -1,4 +1,5 @@
-"""The ways to load an image folder that dalipipe is measured against, each as its own guide would have it.
+"""Loaders of an image folder in this very process, where a benchmark wants them beside others of ours. Whole loaders,
+each in a process of its own and at its best, are `dalipipe.bench`'s.
 
 All give batches of RandomResizedCrop(224) + flip + normalise as float32 [N, 3, 224, 224], with two workers or threads.
 """
@@ -58,8 +59,8 @@ def torchvision_v2(
     return epochs(loader, v2.Compose(to_float) if batched_normalize else None, device)
 
 
-def dali(root: str, batch_size: int, workers: int, *, decode_only: bool = False) -> Callable[[], int]:
-    """DALI's own CPU pipeline, as its ImageNet example has it, with its dynamic executor."""
+def dali_decoding(root: str, batch_size: int, workers: int) -> Callable[[], int]:
+    """DALI's decoding of random crops on the CPU, with nothing after it, with its dynamic executor."""
     from nvidia.dali import Pipeline, fn, types
 
     pipeline = Pipeline(
@@ -75,26 +76,12 @@ def dali(root: str, batch_size: int, workers: int, *, decode_only: bool = False)
             random_aspect_ratio=[3 / 4, 4 / 3],
             num_attempts=10,
         )
-        if not decode_only:
-            images = fn.resize(images, resize_x=SIZE, resize_y=SIZE)
-            images = fn.crop_mirror_normalize(
-                images,
-                dtype=types.FLOAT,
-                output_layout="CHW",
-                mean=[255 * v for v in MEAN],
-                std=[255 * v for v in STD],
-                mirror=fn.random.coin_flip(),
-            )
         pipeline.set_outputs(images, labels)
     pipeline.build()
     steps = pipeline.epoch_size("reader") // batch_size
 
     def epoch() -> int:
-        items = 0
-        for _ in range(steps):
-            images, _labels = pipeline.run()
-            items += len(images)
-        return items
+        return sum(len(pipeline.run()[0]) for _ in range(steps))
 
     return epoch
 

@@ -46,8 +46,9 @@ def loaders_cpu(load: Load) -> str:
             "",
             *lines,
             "",
-            f"Each loader in processes of its own, at the best of its settings that were tried. {len(ours['rounds'])} rounds "
-            "in turns: their medians; factors are medians of the rounds' own. Pixels: the mean difference of normalised "
+            "Each loader in processes of its own, at the best of its settings that were tried. "
+            f"{len(ours['rounds'])} rounds in turns: their medians; factors are medians of the rounds' own. "
+            "Pixels: the mean difference of normalised "
             f"ones from torchvision's ({remarks}). {measured_on(result)}.",
             "",
             f"Settings. {settings}.",
