@@ -5,6 +5,9 @@
 Timed is an epoch, from asking for the first batch until the loop asks for one more than there are: with the loop's
 clock, metrics, logging every 10 steps and its look at signals, without evaluation and checkpoint, which a bare loop has
 not. Batches lie in memory, so that neither waits for data; both end with the same weights, which is verified first.
+
+Memory lies in another place in each run, which alone makes some ten percent of a small model's step. So rounds are short
+and many; and what the loop adds to a step is also timed with a model that is next to nothing, in microseconds.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rounds import interleave, ratio, write
@@ -74,10 +78,19 @@ def larger() -> nn.Module:
     return resnet18(num_classes=10)
 
 
+def least() -> nn.Module:
+    """A linear layer on 4 x 4 pixels."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 10))
+
+
+LEAST = "least: a linear layer, 4 pictures of 4 x 4"
 CASES = {
-    "small: a CNN of 24 thousand parameters, 64 pictures of 32 x 32": (small, 64, 32, 150),
-    "larger: ResNet-18, 32 pictures of 64 x 64": (larger, 32, 64, 20),
+    LEAST: (least, 4, 4, 300, 2),
+    "small: a CNN of 24 thousand parameters, 64 pictures of 32 x 32": (small, 64, 32, 50, 8),
+    "larger: ResNet-18, 32 pictures of 64 x 64": (larger, 32, 64, 6, 3),
 }
+"""Model, pictures in a batch, their side, steps of an epoch, and how many rounds there are for each asked for."""
 
 
 def bare(model: nn.Module, batches: Batches) -> None:
@@ -109,7 +122,7 @@ def test_loop_beside_a_bare_one(pytestconfig: pytest.Config, tmp_path: Path) -> 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results: dict[str, Any] = {}
     try:
-        for name, (make, batch_size, side, steps) in CASES.items():
+        for name, (make, batch_size, side, steps, times) in CASES.items():
             generator = torch.Generator().manual_seed(1)
             batches = Batches(
                 [
@@ -131,16 +144,18 @@ def test_loop_beside_a_bare_one(pytestconfig: pytest.Config, tmp_path: Path) -> 
                 return len(batches), batches.seconds
 
             contenders = {"bare": bare, "finetune": functools.partial(ours, out=tmp_path)}
-            timings = interleave({who: functools.partial(turn, run) for who, run in contenders.items()}, rounds)
+            timings = interleave({who: functools.partial(turn, run) for who, run in contenders.items()}, times * rounds)
             overhead = 100 * (1 / ratio(timings, "finetune", "bare") - 1)
+            took_us = {who: 1e6 / np.array(timing.rates) for who, timing in timings.items()}
             results[name] = {
                 "overhead_percent": round(overhead, 2),
+                "overhead_us": round(float(np.median(took_us["finetune"] - took_us["bare"])), 1),
                 "steps": {contender: timing.summary() for contender, timing in timings.items()},
             }
-            print(f"{name}: {overhead:+.2f} % of a step's time")
+            print(f"{name}: {overhead:+.2f} % of a step's time, {results[name]['overhead_us']:+.0f} µs")
     finally:
         torch.set_num_threads(before)
     goal = GOAL_PERCENT[device]
-    reached = all(result["overhead_percent"] <= goal for result in results.values())
+    reached = all(result["overhead_percent"] <= goal for name, result in results.items() if name != LEAST)
     found = {"device": device, "threads": 1, "goal_percent": goal, "reached": reached, "cases": results}
     write(f"finetune_loop_{device}", found, pytestconfig.getoption("--results"))
