@@ -6,8 +6,8 @@ Timed is an epoch, from asking for the first batch until the loop asks for one m
 clock, metrics, logging every 10 steps and its look at signals, without evaluation and checkpoint, which a bare loop has
 not. Batches lie in memory, so that neither waits for data; both end with the same weights, which is verified first.
 
-Memory lies in another place in each run, which alone makes some ten percent of a small model's step. So rounds are short
-and many; and what the loop adds to a step is also timed with a model that is next to nothing, in microseconds.
+Memory lies in another place in each run, which alone makes some ten percent of a small model's step. So rounds are
+short and many; and what the loop adds to a step is also timed with a model that is next to nothing, in microseconds.
 """
 
 from __future__ import annotations

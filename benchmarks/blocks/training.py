@@ -23,7 +23,7 @@ def finetune_loop_cpu(load: Load) -> str:
     words = (
         "An epoch beside a bare PyTorch loop's on the same batches in memory, to the same weights: forward, loss, "
         f"backward, clipping, fused AdamW. Medians of {min(rounds)} interleaved rounds or more, "
-        f"{result['threads']} thread; for models that are more than a layer the goal is {result['goal_percent']:.0f} % at "
+        f"{result['threads']} thread; for models of more than a layer the goal is {result['goal_percent']:.0f} % at "
         f"most. {measured_on(result)}."
     )
     return "\n".join([*lines, "", words])
