@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dalipipe import __version__
+from dalipipe.cores import usable_cores
 
 Status = Literal["ok", "note", "missing"]
 
@@ -53,7 +54,7 @@ def _python() -> Iterator[Check]:
 
 
 def _processor() -> Iterator[Check]:
-    usable, present = usable_cores(), os.cpu_count() or 1
+    usable, present = max(1, round(usable_cores())), os.cpu_count() or 1
     found = f"{usable} usable" + (f" of {present}" if usable != present else "")
     if usable < 2:
         yield Check("CPU cores", found, "note", "decoding and training share one core; give the job more (--cpus)")
@@ -171,20 +172,6 @@ def _extras() -> Iterator[Check]:
 
 
 # Facts -------------------------------------------------------------------------------------------------------------
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and the container's quota where there is one."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        cores = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup, or "max": no quota
-        pass
-    return cores
 
 
 def driver_version() -> str | None:

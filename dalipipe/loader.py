@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader as TorchDataLoader
 from torch.utils.data import DistributedSampler
 
-from dalipipe import decoders, engines, rng
+from dalipipe import cores, decoders, engines, rng
 from dalipipe.autotune import BUDGET_S, Settings, TilesOn, Tuner, ladder
 from dalipipe.cache import Place, SampleCache, make_settings
 from dalipipe.clock import StageClock
@@ -507,12 +507,12 @@ class DataLoader(TorchDataLoader):
         )
 
     def _new_tuner(self) -> Tuner:
-        given, cores = self._given, _cores()
+        given, most = self._given, cores.threads()
         threads, ahead, autotune = (given[name] for name in ("num_workers", "prefetch_factor", "autotune"))
         field = self._plans[0].field
         return Tuner(
-            Settings(max(1, cores if threads is None else threads), ahead or Settings.ahead),
-            threads=ladder(cores) if threads is None else None,
+            Settings(max(1, most if threads is None else threads), ahead or Settings.ahead),
+            threads=ladder(most) if threads is None else None,
             ahead=ahead is None,
             places=self._decoder_name == "auto" and field is not None and field.kind == "image",
             budget_s=BUDGET_S if autotune is True else float(autotune),
@@ -617,7 +617,7 @@ class DataLoader(TorchDataLoader):
             self._bind(seed)
             raise
         self._quarantine.load(bad)
-        if tuned is not None and tuned["cores"] == _cores() and self._given["autotune"]:
+        if tuned is not None and tuned["cores"] == cores.threads() and self._given["autotune"]:
             self._tuner = self._new_tuner()  # trials under way are another's
             chosen = Settings(tuned["num_workers"], tuned["prefetch_factor"], tuned["tiles_on"])
             self._tuner.take(chosen, "taken from a saved state")
@@ -885,17 +885,13 @@ def _check_draws(draw_epochs: int, plans: dict[int, Plan | StagedPlan]) -> None:
             )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def _tuned_state(tuner: Tuner) -> dict[str, Any] | None:
     """What was found by trials, for a resume on a machine like this one."""
     if not tuner.found:
         return None
     chosen = tuner.settings
     found = {"num_workers": chosen.threads, "prefetch_factor": chosen.ahead, "tiles_on": chosen.tiles_on}
-    return {"cores": _cores(), **found}
+    return {"cores": cores.threads(), **found}
 
 
 def _is_tuned_state(tuned: Any) -> bool:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "dalipipe"
 # long as no circle arises. A new module needs a place here.
 FLOORS = {
     0: ("native",),
-    1: ("schema", "records", "rng", "buffers", "quantiles", "sizes", "clock", "autotune"),
+    1: ("schema", "records", "rng", "buffers", "quantiles", "sizes", "clock", "cores", "autotune"),
     2: ("orders", "policy", "storage", "faults", "transfers", "spectral", "text", "translation"),
     3: ("sampler", "ops", "sources", "queues"),
     4: ("passes", "recipes", "conversion", "policy_files", "cache"),

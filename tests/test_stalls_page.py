@@ -134,7 +134,7 @@ def test_show_has_all_figures():
     for row in (
         r"prep stall +5\.2 +4\.4 to 6\.1 +17 %",
         r"step +31\.0",
-        r"decode +2,300 +27\.0 +39\.0 +54\.0 +94 % +0\.1 +← bound",
+        r"decode +2,300 +27\.0 +39\.0 +54\.0 +94 % +0\.1 +←",
         r"packing +25\.3 +24\.6 to 26\.2 +−18 %",
         r"says 30\.4 ms of the step as it is, where 31\.0 ms were measured",
     ):

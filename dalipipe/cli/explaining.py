@@ -62,7 +62,14 @@ def explain(
         str | None, typer.Option(help="Keep what is trained on in memory: ram or device.", show_default="neither")
     ] = None,
     seed: Seed = 0,
-    steps: Annotated[int, typer.Option(min=12, help="Steps that are timed in each kind of run.")] = 60,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=12,
+            help="Steps that are timed in each kind of run.",
+            show_default="up to 60, as many as take about a minute",
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with charts, of one file.", show_default=False)
     ] = None,

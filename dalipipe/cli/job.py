@@ -183,7 +183,6 @@ class _Fit:
         """What is trained on, what is validated with, and what is learnt beside."""
         import torch
 
-        from dalipipe.doctor import usable_cores
         from dalipipe.finetune.mixing import mixing
         from dalipipe.loader import DataLoader
         from dalipipe.sources import Text
@@ -194,7 +193,7 @@ class _Fit:
         policy, self.eval_recipe = job.policies
         self.recipe: Policy | Phases = mixing(policy, job.task, epochs=job.epochs, batch_size=batch_size, **job.mix)
         options: dict[str, Any] = {
-            "num_workers": job.workers or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))),
+            "num_workers": job.workers,
             "device": self.device,
             "seed": job.seed,
             "memory_format": torch.channels_last

@@ -39,9 +39,9 @@ def bench(
     Python is given one by FFCV_PYTHON, SPDL_PYTHON and so on, or all of them by PEERS_PYTHON.
     """
     with plain_errors():
+        from dalipipe import cores
         from dalipipe.bench import OURS, OutputsDifferError, compare, work_of
         from dalipipe.bench.report import draw, show
-        from dalipipe.doctor import usable_cores
         from dalipipe.sources import ImageFolder
 
         source = open_one(data)
@@ -51,7 +51,7 @@ def bench(
             source,
             size_px=size,
             batch_size=batch_size,
-            cores=workers or usable_cores(),
+            cores=workers or cores.threads(),
             device=str(device_of(device)),
         )
         names = None if only is None else [name.strip() for name in only.split(";") if name.strip()]

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -101,18 +102,16 @@ class Ranks:
                 shard(model, device)
             self._sharded = True
 
-    @contextlib.contextmanager
-    def exchange(self, parallel: nn.Module, wanted: bool) -> Iterator[None]:
+    def exchange(self, parallel: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
         """While entered, gradients of ``parallel`` are averaged over the ranks, or, where that is not ``wanted``, kept
         until they are. It must be entered for forward and backward.
         """
         if self._sharded:
             parallel.set_requires_gradient_sync(wanted)  # type: ignore[operator]
         if self.world_size == 1 or wanted or self._sharded:
-            yield
-        else:
-            with parallel.no_sync():  # type: ignore[operator]
-                yield
+            return contextlib.nullcontext()
+        without: AbstractContextManager[Any] = parallel.no_sync()  # type: ignore[operator]
+        return without
 
     def share_buffers(self, model: nn.Module) -> None:
         """Rank 0's buffers for all, such as the statistics of BatchNorm, where the model does not do so by itself."""
@@ -186,13 +185,16 @@ class Ranks:
             work.wait()
         return int(ballot) or None
 
-    @contextlib.contextmanager
-    def during(self, what: str) -> Iterator[None]:
+    def during(self, what: str) -> AbstractContextManager[Any]:
         """Turns what torch says when another process is gone into a :class:`PeerLostError`: ``what`` failed."""
+        return contextlib.nullcontext() if self.world_size == 1 else self._during(what)
+
+    @contextlib.contextmanager
+    def _during(self, what: str) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            if self.world_size == 1 or isinstance(error, PeerLostError) or not _is_of_the_network(error):
+            if isinstance(error, PeerLostError) or not _is_of_the_network(error):
                 raise
             raise PeerLostError(
                 f"{self}: {what} failed at {self.place}, so another process has probably died, or hung for more than "

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import dalipipe
+from dalipipe import cores
 from dalipipe.faults import BadSample, Quarantine, TooManyBadSamplesError
 from dalipipe.packing.folder import alone, make_room, sync, write_whole
 from dalipipe.packing.members import Encoder, Member
@@ -154,7 +155,7 @@ def pack(
     if is_remote(os.fspath(out)):
         raise ValueError(f"pack: out must be a local folder, got {os.fspath(out)}; copy the pack there when it is done")
     folder = Path(out)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores.threads()
     if isinstance(source, Text):
         given = {"format": format, "resize": resize, "metadata": metadata, "ray": ray}
         if wrong := next((name for name, value in given.items() if value), None):

@@ -13,17 +13,27 @@ import numpy as np
 import torch
 
 from dalipipe.cache.available import available_bytes
+from dalipipe.cores import usable_cores
 from dalipipe.loader import DataLoader
 from dalipipe.stalls.changes import TRAINING, Change, setting_of
 from dalipipe.stalls.explaining import investigate
 from dalipipe.stalls.explanation import LEAST_GAIN, Explanation, StageAlone, WhatIf
 from dalipipe.stalls.foreign import Foreign, TorchLoader, foreign, moved, tensors
-from dalipipe.stalls.measuring import Kind, Parts, Progress, parts_of, take_turns
-from dalipipe.stalls.model import Model, Setting, cores, machine
+from dalipipe.stalls.measuring import (
+    LEAST_STEPS,
+    RESIDENT,
+    Kind,
+    Parts,
+    Progress,
+    affordable,
+    blocks_of,
+    over,
+    parts_of,
+    take_turns,
+)
+from dalipipe.stalls.model import Model, Setting, machine
 from dalipipe.stalls.walking import Measured, Stages, Walks
 
-_BLOCKS = 6
-_RESIDENT = 4  # batches that lie on the device: one alone would stay in the processor's caches
 _ALONE = 12  # batches of which each stage is timed alone
 _MOST_HELD_BYTES = 1 << 30
 
@@ -32,7 +42,7 @@ def explain(
     loader: Any,
     step: Callable[[Any], Any],
     *,
-    steps: int = 60,
+    steps: int | None = None,
     epoch: int | None = None,
     device: str | torch.device = "auto",
     progress: Progress = lambda what, share: None,
@@ -57,7 +67,7 @@ def explain(
         step: trains one step on a batch; what it returns is not looked at. The model learns by it, so give a copy of
             one that matters. Of a loader that is not dalipipe's, it is given batches as they come and, to tell what
             bringing them there takes, batches that are on the device.
-        steps: how many of each kind are timed; at least 12.
+        steps: how many of each kind are timed, at least 12; ``None``: up to 60, as many as take about a minute.
         epoch: whose samples and draws are taken, of a dalipipe loader; ``None``: the loader's next.
         device: where ``step`` works, if the loader is not dalipipe's; ``"auto"``: the current CUDA device where there
             is one.
@@ -72,33 +82,40 @@ def explain(
         return investigate(loader, step, steps=steps, epoch=epoch, progress=progress).explanation()
     if not callable(step):
         raise TypeError(f"explain: step must be a function of a batch, got {type(step).__name__}")
-    if steps < 2 * _BLOCKS:
-        raise ValueError(f"explain: steps must be at least {2 * _BLOCKS}, got {steps}")
-    in_block = -(-steps // _BLOCKS)
-    with contextlib.closing(foreign(loader, in_block, _BLOCKS)) as of:
-        return _Foreign(of, step, in_block, _device(device), progress).explanation()
+    on, in_blocks = _device(device), blocks_of(LEAST_STEPS if steps is None else steps)
+    if steps is None:
+        with contextlib.closing(foreign(loader, 1, 0)) as of:
+            in_blocks = blocks_of(affordable(step, [moved(batch, on) for batch in _first(of.cold(0), 1)], on))
+    with contextlib.closing(foreign(loader, in_blocks[1], in_blocks[0])) as of:
+        return _Foreign(of, step, in_blocks, on, progress).explanation()
 
 
 class _Foreign:
     """What is measured of a loader that is not dalipipe's."""
 
     def __init__(
-        self, of: Foreign, step: Callable[[Any], Any], in_block: int, device: torch.device, progress: Progress
+        self,
+        of: Foreign,
+        step: Callable[[Any], Any],
+        in_blocks: tuple[int, int],
+        device: torch.device,
+        progress: Progress,
     ) -> None:
         self.of, self.device, self.progress = of, device, progress
         progress("first batches", 0.0)
-        host = list(_first(of.cold(_BLOCKS), _RESIDENT))
+        blocks, in_block = in_blocks
+        host = list(_first(of.cold(blocks), RESIDENT))
         resident = [moved(batch, device) for batch in host]
         self.batch_bytes = sum(value.nbytes for value in tensors(host[0]))
         self.batch_size = float(np.mean([_samples(batch) for batch in host]))
         # What is read for the first time comes first: what comes then has been read.
-        kinds = [Kind("cold", of.cold, of.warm_up), Kind("compute", partial(_over, resident), 2)]
+        kinds = [Kind("cold", of.cold, of.warm_up), Kind("compute", partial(over, resident), 2)]
         if any(value.device.type != device.type for value in tensors(host)):
-            kinds.append(Kind("host", partial(_over, host), 2))
+            kinds.append(Kind("host", partial(over, host), 2))
             if device.type == "cuda" and not any(value.is_pinned() for value in tensors(host[0])):
-                kinds.append(Kind("pinned", partial(_over, [_pinned(batch) for batch in host]), 2))
+                kinds.append(Kind("pinned", partial(over, [_pinned(batch) for batch in host]), 2))
         kinds.append(Kind("cached", of.cached, of.warm_up))
-        self.turns = take_turns(kinds, step, blocks=_BLOCKS, steps=in_block, device=device, progress=progress)
+        self.turns = take_turns(kinds, step, blocks=blocks, steps=in_block, device=device, progress=progress)
 
     def explanation(self) -> Explanation:
         of, seconds = self.of, self.turns.seconds
@@ -107,7 +124,7 @@ class _Foreign:
         train = {"step": Measured(seconds["compute"].ravel(), self.turns.cores("compute"))}
         if "host" in seconds:
             train["copy to device"] = self._more_than_compute("host")
-        now = Setting({**cold, **train}, partial(of.pipeline, tuple(cold)), cores())
+        now = Setting({**cold, **train}, partial(of.pipeline, tuple(cold)), usable_cores())
         model = Model(now, seconds["cold"].mean(axis=1))
         self.progress("changes", 0.5)
         found = list(self._changes(now, cached))
@@ -157,7 +174,7 @@ class _Foreign:
             measured = stages[name]
             mean = max(float(measured.seconds.mean()), 1e-9)
             workers = 1 if name in TRAINING else max(1, of.workers)
-            together = max(1.0, min(workers, cores() / max(measured.cores, 1e-9)))
+            together = max(1.0, min(workers, usable_cores() / max(measured.cores, 1e-9)))
             yield StageAlone(
                 _shown(name),
                 self.batch_size * together / mean,
@@ -204,7 +221,7 @@ class _Foreign:
                 walks = Walks(loader, 0, 2 * _ALONE, nbytes)
         except Exception as error:  # what a data set does when another loader reads it is anything
             return f"it cannot be: {str(error).splitlines()[0].split('. ')[0] if str(error) else type(error).__name__}"
-        setting = setting_of(walks, {**walks.alone, "step": train["step"]}, cores())
+        setting = setting_of(walks, {**walks.alone, "step": train["step"]}, usable_cores())
         how = f"dalipipe.DataLoader(dataset, {of.loader.batch_size or round(self.batch_size)})"
         return Change("dalipipe.DataLoader", how, setting, "tried")
 
@@ -227,11 +244,6 @@ def _first(batches: Generator[Any, None, None], count: int) -> Iterator[Any]:
     with contextlib.closing(batches):
         for _ in range(count):
             yield next(batches)
-
-
-def _over(batches: list[Any], block: int) -> Generator[Any, None, None]:
-    while True:
-        yield from batches
 
 
 def _samples(batch: Any) -> int:

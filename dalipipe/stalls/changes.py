@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +14,7 @@ from dalipipe import native
 from dalipipe.cache import SampleCache
 from dalipipe.cache.settings import CacheSettings
 from dalipipe.clock import StageClock
+from dalipipe.cores import usable_cores
 from dalipipe.decoders import decoder_of
 from dalipipe.engines.base import Output
 from dalipipe.records import Encoded, Pictures
@@ -106,7 +106,7 @@ class Changes:
 
     def tried(self) -> Iterator[Change]:
         walks, threads = self.walks, self.walks.config.threads
-        if threads < (there := len(os.sched_getaffinity(0))):
+        if threads < (there := round(usable_cores())):
             yield self._with(f"running {there} threads", f"num_workers={there}", threads=there)
         yield self._twice_the_cores()
         if walks.encoded is None:

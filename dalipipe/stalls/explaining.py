@@ -14,17 +14,28 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dalipipe import native
 from dalipipe.cache.available import available_bytes
+from dalipipe.cores import usable_cores
 from dalipipe.loader import DataLoader
 from dalipipe.stalls.changes import TRAINING, Change, Changes, in_order, known_as, setting_of
 from dalipipe.stalls.explanation import Explanation, StageAlone, WhatIf
 from dalipipe.stalls.held import bytes_of
-from dalipipe.stalls.measuring import Kind, Parts, Progress, Turns, parts_of, take_turns
-from dalipipe.stalls.model import Model, Setting, cores, machine
+from dalipipe.stalls.measuring import (
+    MOST_STEPS,
+    RESIDENT,
+    Kind,
+    Parts,
+    Progress,
+    Turns,
+    affordable,
+    blocks_of,
+    over,
+    parts_of,
+    take_turns,
+)
+from dalipipe.stalls.model import Model, Setting, machine
 from dalipipe.stalls.walking import Measured, Walks
 
 _MOST_HELD_BYTES = 2 << 30
-_RESIDENT = 4  # batches that lie on the device: one alone would stay in the processor's caches
-_BLOCKS = 6
 _WALKED = 16  # batches, at least, of which each stage is timed alone
 
 
@@ -71,7 +82,7 @@ def investigate(
     loader: Any,
     step: Callable[[Any], Any],
     *,
-    steps: int = 60,
+    steps: int | None = None,
     epoch: int | None = None,
     progress: Progress = lambda what, share: None,
     tries: bool = True,
@@ -84,32 +95,35 @@ def investigate(
         raise TypeError(f"explain: loader must be a dalipipe.DataLoader, got {name}: make one of its data set")
     if not callable(step):
         raise TypeError(f"explain: step must be a function of a batch, got {type(step).__name__}")
-    if steps < 2 * _BLOCKS:
-        raise ValueError(f"explain: steps must be at least {2 * _BLOCKS}, got {steps}")
-    in_block = -(-steps // _BLOCKS)
+    most = MOST_STEPS if steps is None else blocks_of(steps)[0] * blocks_of(steps)[1]
     nbytes = min(_MOST_HELD_BYTES, available_bytes() // 8)
     warm_up = loader._ahead + 4
     epoch = loader._steps.next_epoch if epoch is None else epoch
-    walks = Walks(loader, epoch, steps + 2 * warm_up, nbytes, lambda share: progress("reading", share))
+    walks = Walks(loader, epoch, most + 2 * warm_up, nbytes, lambda share: progress("reading", share))
     ready: list[int] = []
     with ExitStack() as stack:
         cold, cached = stack.enter_context(walks.runner()), stack.enter_context(walks.runner(walks.held))
-        resident = _batches(cached(0), min(_RESIDENT, len(walks.steps)))
-        device = _device(resident[0])
+        given = _batches(cached(0), min(RESIDENT, len(walks.steps)))
+        device = _device(given[0])
+        resident = [_moved(batch, device) for batch in given]
+        if steps is None:
+            progress("steps", 0.0)
+            steps = affordable(step, resident, device)
+        blocks, in_block = blocks_of(steps)
 
         def read_anew(block: int) -> Generator[Any, None, None]:
             walks.forget()
             return cold(block * in_block, ready)
 
         kinds = [
-            Kind("compute", partial(_over, [_moved(batch, device) for batch in resident]), 2),
+            Kind("compute", partial(over, resident), 2),
             Kind("cold", read_anew, warm_up),
         ]
         if walks.fetches:
             kinds.append(Kind("cached", lambda block: cached(block * in_block), warm_up))
-        if any(value.device != device for batch in resident for value in _tensors(batch)):
-            kinds.insert(1, Kind("host", partial(_over, resident), 2))
-        turns = take_turns(kinds, step, blocks=_BLOCKS, steps=in_block, device=device, progress=progress)
+        if any(value.device != device for batch in given for value in _tensors(batch)):
+            kinds.insert(1, Kind("host", partial(over, given), 2))
+        turns = take_turns(kinds, step, blocks=blocks, steps=in_block, device=device, progress=progress)
     turns.seconds.setdefault("cached", turns.seconds["cold"])
     progress("stages", 0.0)
     batches = min(max(_WALKED, steps // 2), len(walks.steps))
@@ -119,8 +133,8 @@ def investigate(
     if "host" in turns.seconds:
         more = turns.seconds["host"].mean() - turns.seconds["compute"].mean()
         train["copy to device"] = Measured(np.array([max(0.0, float(more))]), 0.0)
-    now = setting_of(walks, {**walks.alone, **train}, cores())
-    cached_now = setting_of(walks, {**from_memory, **train}, cores())
+    now = setting_of(walks, {**walks.alone, **train}, usable_cores())
+    cached_now = setting_of(walks, {**from_memory, **train}, usable_cores())
     changes = Changes(walks, now, cached_now)
     found = [*changes.calculated(), *(changes.tried() if tries else ())]
     progress("stages", 1.0)
@@ -160,11 +174,6 @@ def alone(found: Findings) -> tuple[StageAlone, ...]:
             )
         )
     return tuple(out)
-
-
-def _over(batches: list[Any], block: int) -> Generator[Any, None, None]:
-    while True:
-        yield from batches
 
 
 def _batches(run: Generator[Any, None, None], count: int) -> list[Any]:

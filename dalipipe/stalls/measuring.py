@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ from dalipipe.stalls.explanation import Span
 Progress = Callable[[str, float], None]
 """What is being done, and the share of all that is done, [0, 1]."""
 
+LEAST_STEPS, MOST_STEPS = 12, 60
+RESIDENT = 4  # batches that lie on the device: one alone would stay in the processor's caches
+
+_BUDGET_S = 60.0
+_ROUND = 4.4  # steps that are taken for each that is asked for: of all kinds, with those that warm up
 _RESAMPLED = 1000
 # Student's 97.5 % quantile by degrees of freedom, over the normal one's: a bootstrap of few blocks is too sure.
 _STUDENT = (6.48, 2.20, 1.62, 1.42, 1.31, 1.25, 1.21, 1.18, 1.15, 1.14, 1.12)
@@ -33,6 +39,30 @@ class Kind:
     name: str
     begin: Callable[[int], Generator[Any, None, None]]
     warm_up: int
+
+
+def over(batches: Sequence[Any], block: int) -> Generator[Any, None, None]:
+    """A kind's ``begin`` that gives the same batches again and again."""
+    while True:
+        yield from batches
+
+
+def affordable(step: Callable[[Any], Any], batches: Sequence[Any], device: torch.device) -> int:
+    """Steps of each kind that, all together, take about a minute; from 12 to 60. ``batches``: on the device."""
+    seconds, _ = _block(Kind("first", partial(over, batches), 1), step, 0, 2, device)
+    return int(np.clip(_BUDGET_S / (_ROUND * max(float(seconds.min()), 1e-9)), LEAST_STEPS, MOST_STEPS))
+
+
+def blocks_of(steps: int) -> tuple[int, int]:
+    """In how many blocks so many steps are taken, and how many each has: each begins with some that do not count, so
+    few steps are taken in few.
+
+    Raises ``ValueError`` for fewer steps than say something.
+    """
+    if steps < LEAST_STEPS:
+        raise ValueError(f"explain: steps must be at least {LEAST_STEPS}, got {steps}")
+    blocks = 6 if steps >= 2 * LEAST_STEPS else 3
+    return blocks, -(-steps // blocks)
 
 
 @dataclass

@@ -6,7 +6,6 @@ The simulated pipelines of `pipelines` are fed with the times that were measured
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dalipipe.cores import usable_cores
 from dalipipe.stalls.explanation import Span
 from dalipipe.stalls.pipelines import Course, Times
 from dalipipe.stalls.simulation import Work
@@ -115,16 +115,6 @@ def step_s(course: Course) -> float:
     return float(course.steps_s[_WARM_UP:].mean())
 
 
-def cores() -> float:
-    """Of the processor, that this process may use."""
-    there = float(len(os.sched_getaffinity(0)))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return min(there, float(quota) / float(period))
-    except (OSError, ValueError):  # no limit, or "max"
-        return there
-
-
 def machine() -> dict[str, Any]:
     """Hardware and versions."""
     import platform
@@ -141,7 +131,7 @@ def machine() -> dict[str, Any]:
         pass
     return {
         "processor": processor,
-        "cores": cores(),
+        "cores": usable_cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": {"dalipipe": dalipipe.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }

@@ -88,8 +88,8 @@ def _parts(explanation: Explanation) -> Table:
 
 
 def _stages(explanation: Explanation) -> Table:
-    headings = ("stage\nalone", "samples\n/s", "p50\nms", "p99\nms", "CPU\nms", "at\nwork", "wait-\ning", "bytes", "")
-    table = _table(*headings)  # so that all of it goes on 80 columns
+    headings = ("stage\nalone", "samples\n/s", "p50\nms", "p99\nms", "CPU\nms", "at\nwork", "ready", "bytes", "")
+    table = _table(*headings, wraps=False)  # so that all of it goes on 80 columns
     for stage in explanation.stages:
         bound = stage.name == explanation.bottleneck
         table.add_row(
@@ -101,7 +101,7 @@ def _stages(explanation: Explanation) -> Table:
             f"{100 * stage.occupancy:.0f} %",
             "" if stage.queue is None else f"{stage.queue:.1f}",
             size(stage.batch_bytes),
-            "← bound" if bound else "",
+            "←" if bound else "",
             style="bold" if bound else None,
         )
     return table
@@ -124,12 +124,12 @@ def _what_ifs(explanation: Explanation) -> Table:
     return table
 
 
-def _table(*headings: str) -> Table:
+def _table(*headings: str, wraps: bool = True) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for heading in headings:
         left = heading in (headings[0], "")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=not (left and wraps), overflow="fold")
     return table

@@ -63,9 +63,9 @@ class _Spdl(Contender):
             return finish(images), labels.to(self.work.device, non_blocking=True)
 
         threads = self.settings["num_threads"]
+        builder: Any = PipelineBuilder()
         pipeline = (
-            PipelineBuilder()
-            .add_source(samples())
+            builder.add_source(samples())
             .pipe(picture, concurrency=threads)
             .aggregate(self.work.batch_size)
             .pipe(batch)
