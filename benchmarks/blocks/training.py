@@ -24,7 +24,7 @@ def finetune_loop_cpu(load: Load) -> str:
     words = (
         "A step of it and one of a bare PyTorch loop in turn, on the same batches in memory, to the same weights: "
         f"forward, loss, backward, clipping, fused AdamW. Medians of {pairs} pairs or more, {result['threads']} thread; "
-        f"for models of more than a layer the goal is at most {result['goal_percent']:.0f} %. {measured_on(result)}."
+        f"at most {result['goal_percent']:.0f} % are wanted of real models. {measured_on(result)}."
     )
     return "\n".join([*lines, "", words])
 
