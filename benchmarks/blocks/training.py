@@ -23,7 +23,7 @@ def finetune_loop_cpu(load: Load) -> str:
     pairs = min(case["epochs"] * case["steps"] for case in result["cases"].values())
     words = (
         "A step of it and one of a bare PyTorch loop in turn, on the same batches in memory, to the same weights: "
-        f"forward, loss, backward, clipping, fused AdamW. Medians of {pairs} pairs or more, {result['threads']} thread; "
+        f"forward, loss, backward, clip, fused AdamW. Medians of {pairs} or more pairs, {result['threads']} thread; "
         f"at most {result['goal_percent']:.0f} % are wanted of real models. {measured_on(result)}."
     )
     return "\n".join([*lines, "", words])
