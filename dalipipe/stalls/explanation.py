@@ -168,10 +168,10 @@ class Explanation:
                 f"nothing is predicted, as the model of the loader is {100 * self.model_off:.0f} % off: run it on a "
                 "machine that does nothing else"
             )
-        elif remedy is not None:
-            end = f"{remedy.name} is predicted to bring {remedy.step_ms.value:.{digits}f}"
         elif self.bottleneck == "step" and self.stall < LEAST_GAIN:
             end = "the loader keeps up"
+        elif remedy is not None:
+            end = f"{remedy.name} is predicted to bring {remedy.step_ms.value:.{digits}f}"
         else:
             end = "nothing that was tried is predicted to help"
         bound = "perhaps bound by" if self.model_off > MOST_OFF else "bound by"
