@@ -296,7 +296,8 @@ class Tuner:
         best = self._score(self._best(self._tried))
         close = [one for one in self._tried if self._score(one) <= _WORTH_A_LOOK * best]
         tried_again = [one for one in close if len(self._tried[one]) > 1]  # they stay: their scores move
-        others = [*tried_again, *sorted(set(close) - set(tried_again), key=self._score)]
+        anew = [one for one in close if one not in tried_again]
+        others = [*tried_again, *sorted(anew, key=lambda one: (self._score(one), one.threads))]
         start = self._best(one for one in self._tried if one.threads == self._start.threads)
         return [start, *(one for one in others if one != start)][:_FINALISTS]
 

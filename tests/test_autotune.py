@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dalipipe
-from dalipipe import autotune, loader, pipeline
+from dalipipe import autotune, cores, pipeline
 from dalipipe.autotune import LEAST_BATCHES, Section, Settings, Tuner, best_ahead, ladder, score, waits
 from dalipipe.loader import DataLoader, StateMismatchError
 from dalipipe.ops import image as ops
@@ -392,7 +392,7 @@ class Slow(Source):
 
 @pytest.mark.usefixtures("short_trials")
 def test_chooses_the_number_of_threads_that_is_fastest(arrays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "_cores", lambda: 2)
+    monkeypatch.setattr(cores, "threads", lambda: 2)
     for fastest in (1, 3):
         source = Slow(arrays, {2: 0.01, fastest: 0.002})
         one = make(source, 1)
@@ -421,7 +421,7 @@ def test_chooses_the_number_of_threads_that_is_fastest(arrays: Any, monkeypatch:
         assert one.again(num_workers=4).threads == 4 and one.again(autotune=False).threads == 2
         elsewhere = make(source, 1)
         with monkeypatch.context() as patched:
-            patched.setattr(loader, "_cores", lambda: 6)
+            patched.setattr(cores, "threads", lambda: 6)
             elsewhere = make(source, 1)
             elsewhere.load_state_dict(state)
         assert elsewhere.threads == 6 and not elsewhere.stats()["tuned"]["settled"]

@@ -77,7 +77,7 @@ def test_explains_any_kind_of_data(task: str, tmp_path: Path, asked: Asked) -> N
     shown = call("explain", *arguments)
     assert shown.exit_code == 0, shown.output
     assert str(explanation()) in said_of(shown)
-    assert asked.loader.threads == 1 and asked.options["steps"] == 60
+    assert asked.loader.threads == 1 and asked.options["steps"] is None
 
 
 def test_prints_text_and_writes_a_page(jpeg_folder: Folder, tmp_path: Path, asked: Asked) -> None:
