@@ -9,13 +9,14 @@
 #   make parity   operators, recipes and draws beside torchvision's: docs/parity.md (with DATA; else the page alone)
 #
 # Set on the command line as needed: PYTHON=python3.12  VENV=dir  DALI=cuda12|cuda13  DATA=folder of real data
-#                                    ARGS="more arguments"  FUZZ_SECONDS=60
+#                                    ARGS="more arguments"  FUZZ_SECONDS=60  JOBS=tests at one time
 
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
 ARGS ?=
 FUZZ_SECONDS ?= 60
+JOBS ?= $(shell cores=$$(nproc); echo $$((cores < 2 ? 2 : cores > 8 ? 8 : cores)))
 # DALI for the CUDA that the driver can run; without a driver either one works.
 DALI ?= $(shell driver=$$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1); \
           [ "$${driver%%.*}" -ge 580 ] 2>/dev/null && echo cuda13 || echo cuda12)
@@ -44,8 +45,9 @@ $(INSTALLED): pyproject.toml setup.py $(NATIVE) | $(PY)
 demo: $(INSTALLED)
 	$(VENV)/bin/dalipipe demo $(ARGS)
 
+# Two processes at least: tests wait as much as they compute.
 test: $(INSTALLED)
-	$(PY) -m pytest -m "not slow" $(WITH_DATA) $(ARGS)
+	$(PY) -m pytest -m "not slow" --numprocesses $(JOBS) --dist worksteal $(WITH_DATA) $(ARGS)
 
 test-slow: $(INSTALLED)
 	$(PY) -m pytest -m slow $(WITH_DATA) $(ARGS)

@@ -310,6 +310,7 @@ def cifar(part: Part) -> None:
         dtype=torch.float16,
         memory_format=torch.channels_last,
         seed=0,
+        autotune=False,
     )
     theirs = {
         f"airbench's arithmetic, {way}": airbench_peer.Resident(pictures, labels, batch, part.device.device, way)

@@ -110,7 +110,7 @@ def verify_loader(bench: Bench, found: dict[str, Any]) -> None:
     policy = dalipipe.Policy([ops.RandomResizedCrop(peers.SIZE), ops.HorizontalFlip()])
 
     def loader(device: torch.device, **options: Any) -> dalipipe.DataLoader:
-        options |= {"policy": policy, "device": device, "dtype": torch.uint8, "seed": 0}
+        options |= {"policy": policy, "device": device, "dtype": torch.uint8, "seed": 0, "autotune": False}
         return dalipipe.DataLoader(bench.pack, bench.scale.batches[0], shuffle=True, **options)
 
     expected = loader(torch.device("cpu"), decoder="pillow")

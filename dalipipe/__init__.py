@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Text,
         TFRecords,
     )
-    from dalipipe.stalls.any_loader import explain
+    from dalipipe.stalls.explaining import explain
     from dalipipe.storage import Retry, Storage
 
 # Module → what it makes public: loaded when first asked for, so that `import dalipipe` and `dalipipe --help` do not
@@ -61,7 +61,7 @@ _NAMES = {
     "dalipipe.policy_files": "PolicyFileError load_policy save_policy",
     "dalipipe.sources": "Arrays AudioFolder AudioManifest CIFAR10 CIFAR100 Cityscapes FashionMNIST ImageFolder "
     "ImageMasks MNIST MapDataset PackError Packed Series ShardError Source TFRecords Table TarShards Text",
-    "dalipipe.stalls.any_loader": "explain",
+    "dalipipe.stalls.explaining": "explain",
     "dalipipe.storage": "Retry Storage",
     "dalipipe.decoders.base": "DecodeError",
     "dalipipe.faults": "TooManyBadSamplesError",

@@ -140,6 +140,15 @@ class Timing:
             observer.left(self._name, self.begin_s, self.end_s, self.samples, self.nbytes)
 
 
+Taken = dict[str, tuple[float, float]]
+"""Of each stage: seconds, and processor seconds."""
+
+
+def minus(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """The rest, of both; where noise would make it negative there is none."""
+    return max(0.0, one[0] - other[0]), max(0.0, one[1] - other[1])
+
+
 class StageClock:
     """Times of all stages of a loader. Each stage is in the hands of one thread at a time.
 
@@ -170,6 +179,15 @@ class StageClock:
         if times is None:
             times = self.stages.setdefault(name, StageTimes())
         return Timing(self, name, times, samples, nbytes, to_come)
+
+    def so_far(self) -> Taken:
+        """What each stage has taken."""
+        return {name: (times.seconds, times.cpu_s) for name, times in self.stages.items()}
+
+    def since(self, before: Taken) -> Taken:
+        """What each stage has taken since then."""
+        none = (0.0, 0.0)
+        return {name: minus(taken, before.get(name, none)) for name, taken in self.so_far().items()}
 
     def waiting(self) -> Timing:
         """The user waits for a batch within."""

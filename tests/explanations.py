@@ -43,6 +43,7 @@ def explanation(**changes: Any) -> Explanation:
             "cached": tuple(noise.normal(30.1, 1.0, 100)),
             "cold": tuple(noise.normal(31.0, 2.0, 1000)),
         },
+        "queued": 0.0,
         "loader": {"kind": "dalipipe.DataLoader", "batch_size": 64, "threads": 2, "decodes": "JPEG"},
         "machine": {"cores": 2, "gpu": None},
     }
@@ -89,6 +90,7 @@ def explanations(draw: st.DrawFn) -> Explanation:
         ),
         predicted_ms=draw(ms),
         steps_ms={name: tuple(draw(st.lists(ms, max_size=12))) for name in ("compute", "cached", "cold")},
+        queued=draw(share),
         loader={"kind": draw(text), **draw(st.dictionaries(text, st.one_of(text, ms, st.none()), max_size=3))},
         machine=draw(st.dictionaries(text, st.one_of(text, st.integers()), max_size=3)),
     )

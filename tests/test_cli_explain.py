@@ -16,7 +16,7 @@ from sounds import wav
 from test_cli import SMALL_MODEL, Folder, call, one_thread, text_files_of, ts_files
 
 from dalipipe.finetune import FineTuneConfig, classify, training_step
-from dalipipe.stalls import Explanation, any_loader
+from dalipipe.stalls import Explanation, explaining
 
 _ = one_thread  # a fixture of this module, too
 
@@ -44,7 +44,7 @@ class Asked:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     asked = Asked()
-    monkeypatch.setattr(any_loader, "explain", asked)
+    monkeypatch.setattr(explaining, "explain", asked)
     return asked
 
 

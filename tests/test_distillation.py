@@ -710,7 +710,7 @@ def test_subsets_that_cannot_be(tmp_path: Path):
 
 def call(*arguments: str | Path) -> Any:
     given = [str(argument) for argument in arguments]
-    return CliRunner().invoke(app, given, env={"COLUMNS": "120", "NO_COLOR": "1"})
+    return CliRunner().invoke(app, given, env={"COLUMNS": "160", "NO_COLOR": "1"})
 
 
 def test_train_with_a_teacher(jpeg_folder: Any, tmp_path: Path):

@@ -106,7 +106,7 @@ def test_train_with_mixing(jpeg_folder: Callable[..., Path], tmp_path: Path) -> 
     def call(*arguments: str) -> Any:
         given = ["train", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--epochs", "2", "--size", "32"]
         given += ["--model", "shufflenet_v2_x0_5", "--batch-size", "8", "--workers", "1", "--device", "cpu"]
-        return CliRunner().invoke(app, [*given, *arguments], env={"COLUMNS": "120", "NO_COLOR": "1"})
+        return CliRunner().invoke(app, [*given, *arguments], env={"COLUMNS": "160", "NO_COLOR": "1"})
 
     done = call("--mixup", "0.8", "--cutmix", "1", "--mix-off", "1")
     assert done.exit_code == 0, done.output

@@ -404,7 +404,7 @@ def test_a_run_that_is_stopped_ends_the_same(tmp_path: Path) -> None:
 
 
 def call(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "120", "NO_COLOR": "1"})
+    return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "160", "NO_COLOR": "1"})
 
 
 def test_train_on_cityscapes_and_on_folders(tmp_path: Path) -> None:

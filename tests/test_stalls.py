@@ -25,11 +25,11 @@ from dalipipe import recipes
 from dalipipe.ops import image as ops
 from dalipipe.ops import signal as signal_ops
 from dalipipe.stalls.changes import Changes, setting_of
-from dalipipe.stalls.explaining import investigate
 from dalipipe.stalls.explanation import Explanation
 from dalipipe.stalls.held import files_of, forget
 from dalipipe.stalls.measuring import parts_of
 from dalipipe.stalls.model import Model, Setting
+from dalipipe.stalls.own import investigate
 from dalipipe.stalls.pipelines import OwnPipeline, WorkerPipeline, constant
 from dalipipe.stalls.simulation import Get, Process, Put, Queue, Simulation, Work
 from dalipipe.stalls.walking import Measured, Walks
@@ -188,6 +188,15 @@ def test_a_model_that_is_wrong_says_so() -> None:
     assert made.error == pytest.approx(0.2)
     assert predicted.value == pytest.approx(0.03 / 0.04 * 50)
     assert predicted.low <= 0.81 * predicted.value and predicted.high >= 1.19 * predicted.value
+
+
+def test_what_slows_stages_down_beside_each_other_does_so_in_every_setting() -> None:
+    stages = {name: Measured(np.full(5, each), 0.5) for name, each in {"read": 0.01, "step": 0.02}.items()}
+    made = Model(Setting(stages, OwnPipeline, 2.0), np.full(4, 0.025), {"step": 0.025, "read": 0.009})
+    assert made.slowed["step"] == pytest.approx(1.25) and made.slowed["read"] == 1.0  # nothing is faster in company
+    assert made.error < 1e-3
+    assert made.predict(made.now.scaled({"step": 0.5})).value == pytest.approx(12.5, rel=0.01)
+    assert "read" not in Model(made.now, np.full(4, 0.02)).slowed
 
 
 def test_what_varies_is_waited_for_though_its_mean_is_shorter() -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from dalipipe.stalls.explanation import Explanation, Span, WhatIf, add_up, digits_of
 from dalipipe.stalls.page import page, write_page
-from dalipipe.stalls.report import change, rate, show, size
+from dalipipe.stalls.report import change, model_check, rate, show, size
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -56,6 +56,11 @@ def test_sentence_of_a_loader_that_keeps_up():
         "itself; the loader keeps up"
     )
     assert found.stall == 0
+
+
+def test_a_machine_that_others_use_is_told():
+    assert "wait for cores" not in model_check(explanation())
+    assert "wait for cores (0.3 threads on average)" in model_check(explanation(queued=0.31))
 
 
 def test_sentence_of_a_model_that_is_far_off():

@@ -49,3 +49,12 @@ def explain_foreign(load: Load) -> str:
         f"step, none to 3 workers; {result['predictions']} predictions, each tried afterwards. {measured_on(result)}."
     )
     return "\n".join([*lines, "", words])
+
+
+@block
+def explain_example(load: Load) -> str:
+    """A command, and the sentence that it gave."""
+    result = load("explain_example")
+    if result is None:
+        return "Not measured yet."
+    return f"```\n{result['command']}\n\n# {result['sentence']}\n```\n\nMeasured on {measured_on(result)}."

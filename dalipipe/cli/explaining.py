@@ -67,7 +67,7 @@ def explain(
         typer.Option(
             min=12,
             help="Steps that are timed in each kind of run.",
-            show_default="up to 60, as many as take about a minute",
+            show_default="as many as take about a minute: 12 to 240",
         ),
     ] = None,
     html: Annotated[
@@ -83,7 +83,7 @@ def explain(
     """
     with plain_errors():
         from dalipipe.stalls import show, write_page
-        from dalipipe.stalls.any_loader import explain as explain_loader
+        from dalipipe.stalls.explaining import explain as explain_loader
 
         if several():
             raise ValueError("explain looks at one process: start it without torchrun")

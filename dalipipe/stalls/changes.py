@@ -51,20 +51,12 @@ def setting_of(
     """
     if in_memory is None:
         in_memory = walks.cache is not None or walks.config.source.in_memory
-    config = walks.config
-    plan, on_host = config.plan, config.output.device.type == "cpu"
-    kind = None if plan.field is None else plan.field.kind
-    before, decoding, engine = ("probe", "draw"), None, None
-    if kind == "image":
-        decoding = "decode" if "decode" in stages else None
-        engine = "augment" if decoding is None and on_host and not _staged(walks) else None
-    elif kind is not None:
-        before, engine = ("decode", "draw"), "augment" if on_host else None
+    before, decoding, engine = _threads(walks, stages)
     elsewhere = {"read", *TRAINING, decoding, engine, *before}
     pipeline = partial(
         OwnPipeline,
         ahead=walks.ahead if ahead is None else ahead,
-        depth=config.depth,
+        depth=walks.config.depth,
         reads_ahead=not in_memory,
         before=before,
         decoding=decoding,
@@ -72,6 +64,30 @@ def setting_of(
         after=tuple(name for name in in_order(stages) if name not in elsewhere),
     )
     return Setting(stages, pipeline, cores)
+
+
+def timed_beside(walks: Walks, stages: Iterable[str], clock: StageClock) -> dict[str, float]:
+    """A batch's seconds in the stages that the loader's own threads do themselves, by the clock of a running loader:
+    what native threads or a device do is waited for.
+    """
+    if walks.config.output.device.type != "cpu":
+        return {}
+    _, decoding, engine = _threads(walks, stages)
+    timed = {name: times for name, times in clock.stages.items() if name not in (decoding, engine) and times.batches}
+    return {name: times.seconds / times.batches for name, times in timed.items()}
+
+
+def _threads(walks: Walks, stages: Iterable[str]) -> tuple[tuple[str, ...], str | None, str | None]:
+    """``before``, ``decoding`` and ``engine`` of an `OwnPipeline`."""
+    config = walks.config
+    plan, on_host = config.plan, config.output.device.type == "cpu"
+    kind = None if plan.field is None else plan.field.kind
+    if kind == "image":
+        decoding = "decode" if "decode" in stages else None
+        return ("probe", "draw"), decoding, "augment" if decoding is None and on_host and not _staged(walks) else None
+    if kind is not None:
+        return ("decode", "draw"), None, "augment" if on_host else None
+    return ("probe", "draw"), None, None
 
 
 def known_as(name: str, walks: Walks) -> str:

@@ -12,6 +12,9 @@ from typing import Any, Literal
 LEAST_GAIN = 0.03
 """Share of the step time that a change must be predicted to save before it is called a help."""
 
+MOST_QUEUED = 0.1
+"""Threads that wait for a core, from which on it is said."""
+
 MOST_OFF = 0.25
 """Share of the step time that the model may be off, and what it predicts is still told."""
 
@@ -96,6 +99,8 @@ class Explanation:
         what_ifs: what would help, best first.
         predicted_ms: what the model that ``what_ifs`` come from says of the step as it is: how far it is to be trusted.
         steps_ms: of each kind of run (``"compute"``, ``"cached"``, ``"cold"``) the time of every step, in order.
+        queued: threads of the step that waited for a core, on average, while its batches were on the device: other
+            processes are at work, or it has more threads than there are cores.
         loader: what it is and how it is set: kind, batch_size, threads or workers, prefetch, device, ...
         machine: processor, cores, GPU, versions.
     """
@@ -110,6 +115,7 @@ class Explanation:
     what_ifs: tuple[WhatIf, ...]
     predicted_ms: float
     steps_ms: dict[str, tuple[float, ...]]
+    queued: float
     loader: dict[str, Any]
     machine: dict[str, Any]
 
@@ -136,6 +142,11 @@ class Explanation:
         if self.bottleneck == "decode" and self.loader.get("decodes"):
             return f"{self.loader['decodes']} decoding"
         return _IN_WORDS.get(self.bottleneck, self.bottleneck)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the machine has been busy with something else, as far as can be told."""
+        return self.queued > MOST_QUEUED
 
     @property
     def model_off(self) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import ConcatDataset, IterableDataset, Subset
 from torch.utils.data import DataLoader as TorchDataLoader
 
-from dalipipe.clock import StageClock
+from dalipipe.clock import StageClock, minus
 from dalipipe.stalls.held import forget
 from dalipipe.stalls.pipelines import Times, WorkerPipeline
 from dalipipe.stalls.walking import Measured, Stages
@@ -64,13 +64,13 @@ class Foreign:
         clock, running, seconds = StageClock(cpu=True), _begun(self.loader), list[float]()
         for number in range(-self.warm_up, batches):
             name = "prep" if number >= 0 else "warm up"
-            before = _so_far(clock).get(name, (0.0, 0.0))[0]
+            before = clock.so_far()
             with clock.stage(name):
                 batch = next(running, None)
                 if batch is None:
                     running = _begun(self.loader)
             if number >= 0 and batch is not None:
-                seconds.append(clock.stages[name].seconds - before)
+                seconds.append(clock.since(before)[name][0])
         return {"prep": Measured.of(seconds or [0.0], clock.stages["prep"].cpu_s)}, {}
 
     def pipeline(self, names: tuple[str, ...], times: Times) -> WorkerPipeline:
@@ -203,7 +203,7 @@ class TorchLoader(Foreign):
                 read_files(files)
             with whole.stage("read again"):
                 read_files(files)
-        before = _so_far(clock)
+        before = clock.so_far()
         with whole.stage("items"):
             if not self.in_lists:
                 items = dataset[indices[0]]
@@ -211,13 +211,13 @@ class TorchLoader(Foreign):
                 items = dataset.__getitems__(indices)
             else:
                 items = [dataset[index] for index in indices]
-        steps = {name: _minus(now, before.get(name, (0.0, 0.0))) for name, now in _so_far(clock).items()}
+        steps = clock.since(before)
         with whole.stage("collate"):
             self.loader.collate_fn(items)
-        row = _so_far(whole)
+        row = whole.so_far()
         collate, left = row.pop("collate"), row.pop("items")
         for known in (*steps.values(), row.get("read again", (0.0, 0.0))):
-            left = _minus(left, known)
+            left = minus(left, known)
         return {**row, rest: left, **steps, "collate": collate}
 
 
@@ -287,16 +287,8 @@ class _Timed:
             return self.step(*values)
 
 
-def _minus(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    return max(0.0, one[0] - other[0]), max(0.0, one[1] - other[1])
-
-
 def _measured(rows: Sequence[tuple[float, float]]) -> Measured:
     return Measured.of([seconds for seconds, _ in rows], sum(cpu_s for _, cpu_s in rows))
-
-
-def _so_far(clock: StageClock) -> dict[str, tuple[float, float]]:
-    return {name: (times.seconds, times.cpu_s) for name, times in clock.stages.items()}
 
 
 def _decodes(dataset: Any) -> bool:

@@ -4,12 +4,15 @@ and what the difference between them says of a step.
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import glob
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ Progress = Callable[[str, float], None]
 """What is being done, and the share of all that is done, [0, 1]."""
 
 LEAST_STEPS, MOST_STEPS = 12, 60
+SHORT_STEPS = 240  # at most, where they are short: what a moment's noise does to few of them it does not do to many
 RESIDENT = 4  # batches that lie on the device: one alone would stay in the processor's caches
 
 _BUDGET_S = 60.0
@@ -47,10 +51,19 @@ def over(batches: Sequence[Any], block: int) -> Generator[Any, None, None]:
         yield from batches
 
 
-def affordable(step: Callable[[Any], Any], batches: Sequence[Any], device: torch.device) -> int:
-    """Steps of each kind that, all together, take about a minute; from 12 to 60. ``batches``: on the device."""
-    seconds, _ = _block(Kind("first", partial(over, batches), 1), step, 0, 2, device)
-    return int(np.clip(_BUDGET_S / (_ROUND * max(float(seconds.min()), 1e-9)), LEAST_STEPS, MOST_STEPS))
+def affordable(
+    step: Callable[[Any], Any],
+    batches: Sequence[Any],
+    device: torch.device,
+    *,
+    most: int = MOST_STEPS,
+    loader_s: float = 0.0,
+) -> int:
+    """Steps of each kind that, all together, take about a minute; at least 12. ``batches``: on the device;
+    ``loader_s``: what the loader takes for a batch, as far as that is known.
+    """
+    seconds = _block(Kind("first", partial(over, batches), 1), step, 0, 2, device).seconds
+    return int(np.clip(_BUDGET_S / (_ROUND * max(float(seconds.min()), loader_s, 1e-9)), LEAST_STEPS, most))
 
 
 def blocks_of(steps: int) -> tuple[int, int]:
@@ -65,18 +78,45 @@ def blocks_of(steps: int) -> tuple[int, int]:
     return blocks, -(-steps // blocks)
 
 
-@dataclass
-class Turns:
-    """Of each kind of run: a step's seconds float64 [blocks, steps], and a block's processor seconds, of all of this
-    process's threads, float64 [blocks].
+@dataclass(frozen=True)
+class Block:
+    """Some steps of a kind, one after the other: their ``seconds`` float64 [steps]; what of these went by in the step
+    itself, not in waiting for its batch, as the host sees it, ``within_s`` float64 [steps]; and, of all of this
+    process's threads, the seconds on a processor, and those spent waiting for one.
     """
 
-    seconds: dict[str, np.ndarray] = field(default_factory=dict)
-    cpu_s: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: np.ndarray
+    within_s: np.ndarray
+    cpu_s: float
+    queued_s: float
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Of each kind of run, its blocks."""
+
+    blocks: Mapping[str, Sequence[Block]]
+
+    @property
+    def seconds(self) -> dict[str, np.ndarray]:
+        """A step's, of each kind: float64 [blocks, steps]."""
+        return {kind: np.stack([block.seconds for block in blocks]) for kind, blocks in self.blocks.items()}
+
+    def within_s(self, kind: str) -> float:
+        """What goes by in a step itself, on average."""
+        return float(np.mean([block.within_s for block in self.blocks[kind]]))
 
     def cores(self, kind: str) -> float:
         """How many cores a step keeps busy on average."""
-        return float(self.cpu_s[kind].sum() / max(self.seconds[kind].sum(), 1e-12))
+        return self._per_second(kind, "cpu_s")
+
+    def queued(self, kind: str) -> float:
+        """How many threads, on average, would work but wait for a core."""
+        return self._per_second(kind, "queued_s")
+
+    def _per_second(self, kind: str, name: str) -> float:
+        blocks = self.blocks[kind]
+        return float(sum(getattr(block, name) for block in blocks) / max(sum(b.seconds.sum() for b in blocks), 1e-12))
 
 
 def take_turns(
@@ -92,37 +132,43 @@ def take_turns(
     works; on CUDA times are the device's.
     """
     gc.collect()  # of what was before
-    found: dict[str, list[tuple[np.ndarray, float]]] = {kind.name: [] for kind in kinds}
+    found: dict[str, list[Block]] = {kind.name: [] for kind in kinds}
     for block in range(blocks):
         turn = block % len(kinds)
         for number, kind in enumerate([*kinds[turn:], *kinds[:turn]]):
             progress(f"steps: {kind.name}", (block * len(kinds) + number) / (blocks * len(kinds)))
             found[kind.name].append(_block(kind, step, block, steps, device))
     progress("steps", 1.0)
-    turns = Turns()
-    for name, runs in found.items():
-        turns.seconds[name] = np.stack([seconds for seconds, _ in runs])
-        turns.cpu_s[name] = np.array([cpu_s for _, cpu_s in runs])
-    return turns
+    return Turns(found)
 
 
-def _block(
-    kind: Kind, step: Callable[[Any], Any], block: int, steps: int, device: torch.device
-) -> tuple[np.ndarray, float]:
-    marks, cpu_s = _Marks(device), 0.0
+def _block(kind: Kind, step: Callable[[Any], Any], block: int, steps: int, device: torch.device) -> Block:
+    marks, within_s, cpu_s, queued_s = _Marks(device), list[float](), 0.0, 0.0
     batches = kind.begin(block)
     try:
         for number in range(kind.warm_up + steps):
             if number == kind.warm_up:
+                queued_s = _queued_s()
                 marks.start()
                 cpu_s = time.process_time()
-            step(next(batches))
+            batch, begin = next(batches), time.perf_counter()
+            step(batch)
             if number >= kind.warm_up:
+                within_s.append(time.perf_counter() - begin)
                 marks.mark()
         seconds = marks.seconds()
-        return seconds, time.process_time() - cpu_s
+        return Block(seconds, np.array(within_s), time.process_time() - cpu_s, max(0.0, _queued_s() - queued_s))
     finally:
         batches.close()
+
+
+def _queued_s() -> float:
+    """For how long this process's threads have waited for a core, so far; 0 where the system does not say."""
+    queued_ns = 0
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):  # it has ended
+            queued_ns += int(Path(path).read_text().split()[1])
+    return queued_ns / 1e9
 
 
 class _Marks:

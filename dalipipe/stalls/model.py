@@ -23,6 +23,8 @@ _STEPS = 160
 _WARM_UP = 16
 _RESAMPLED = 16
 _BATCHES = 12  # so many of those measured are drawn again
+_ROUNDS = 3  # until what slows stages down is found: it changes what they share
+_MOST_SLOWED = 3.0
 _LESS = 0.1  # so much less of a stage tells whether the step is bound by it
 
 
@@ -69,17 +71,28 @@ class Setting:
 class Model:
     """Predicts steps' times from a `Setting` as it is and the time that its steps were measured to take: float64
     [blocks], seconds.
+
+    ``beside_s``: what stages were measured to take while the others are at work, s, as far as that is known. By as much
+    as that is more than sharing cores explains, they slow each other down otherwise: they wait for Python's lock, or
+    for memory. So they do in every setting.
     """
 
-    def __init__(self, now: Setting, measured_s: np.ndarray) -> None:
-        self.now, self._measured_s = now, measured_s
+    def __init__(self, now: Setting, measured_s: np.ndarray, beside_s: Mapping[str, float] | None = None) -> None:
+        self.now, self._measured_s, self.slowed = now, measured_s, dict[str, float]()
         # The same draws for every setting, so that settings differ by themselves alone.
         random, length = np.random.default_rng(0), _WARM_UP + _STEPS
         self._draws = (random.permutation(length) + random.random(length)) / length  # all batches equally often
         self._resampled = [random.random(_BATCHES)[random.integers(_BATCHES, size=length)] for _ in range(_RESAMPLED)]
         self.course = now.course(self._draws)
+        for _ in range(_ROUNDS if beside_s else 0):
+            for name, seconds in (beside_s or {}).items():
+                simulated = self.course.busy.get(name, 0.0) * float(self.course.steps_s.mean())
+                if simulated > 0.0:
+                    factor = self.slowed.get(name, 1.0) * seconds / simulated
+                    self.slowed[name] = min(max(factor, 1.0), _MOST_SLOWED)
+            self.course = self._course(now, self._draws)
         self.predicted_s = step_s(self.course)
-        self._now_resampled = np.array([step_s(now.course(draws)) for draws in self._resampled])
+        self._now_resampled = np.array([step_s(self._course(now, draws)) for draws in self._resampled])
 
     @property
     def error(self) -> float:
@@ -91,8 +104,8 @@ class Model:
         batches, blocks and the model's own `error` let it be.
         """
         measured = float(self._measured_s.mean())
-        value = measured * step_s(setting.course(self._draws)) / self.predicted_s
-        ratios = np.array([step_s(setting.course(draws)) for draws in self._resampled]) / self._now_resampled
+        value = measured * step_s(self._course(setting, self._draws)) / self.predicted_s
+        ratios = np.array([step_s(self._course(setting, draws)) for draws in self._resampled]) / self._now_resampled
         spread = float(np.std(ratios)) / (value / measured) if value else 0.0
         blocks = float(np.std(self._measured_s, ddof=1)) / math.sqrt(len(self._measured_s)) / measured
         wide = math.hypot(2.0 * spread, 2.0 * blocks) + self.error
@@ -101,13 +114,16 @@ class Model:
     def bottleneck(self) -> str:
         """The stage of which a little less would bring the most; where none would, the busiest one."""
         gains = {
-            name: self.predicted_s - step_s(self.now.scaled({name: 1.0 - _LESS}).course(self._draws))
+            name: self.predicted_s - step_s(self._course(self.now.scaled({name: 1.0 - _LESS}), self._draws))
             for name in self.now.stages
         }
         best = max(gains, key=lambda name: gains[name])
         if gains[best] > 1e-3 * self.predicted_s:
             return best
         return max(self.now.stages, key=lambda name: self.course.busy.get(name, 0.0))
+
+    def _course(self, setting: Setting, draws: np.ndarray) -> Course:
+        return setting.scaled(self.slowed).course(draws)
 
 
 def step_s(course: Course) -> float:

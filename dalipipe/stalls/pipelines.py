@@ -19,8 +19,8 @@ would be another matter.
 @dataclass
 class Course:
     """What a simulated run came to: ``steps_s`` float64 [steps], the time between one batch's step and the next's;
-    ``busy``: the share of the time in which each stage was at work, [0, 1]; ``queue``: finished batches waiting on
-    average.
+    ``busy``: the share of the time in which each stage was at work, [0, 1] for each thread that does it; ``queue``:
+    finished batches waiting on average.
     """
 
     steps_s: np.ndarray

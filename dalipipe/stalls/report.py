@@ -36,10 +36,16 @@ def show(explanation: Explanation, console: Console) -> None:
 def model_check(explanation: Explanation) -> str:
     """How far what is predicted is to be trusted."""
     step, predicted = explanation.step_ms.value, explanation.predicted_ms
-    return (
+    said = (
         f"Predictions come from a model of the pipeline, which says {in_ms(predicted, step)} of the step as it is, "
         f"where {in_ms(step, step)} were measured: it is {100 * explanation.model_off:.0f} % off."
     )
+    if explanation.crowded:
+        said += (
+            f" The step had to wait for cores ({explanation.queued:.1f} threads on average): other processes were at "
+            "work, or it has more threads than there are cores, so take the figures with care."
+        )
+    return said
 
 
 def in_ms(value: float, like: float) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from dalipipe import rng
 from dalipipe.cache import SampleCache
-from dalipipe.clock import StageClock
+from dalipipe.clock import StageClock, Taken, minus
 from dalipipe.faults import Quarantine
 from dalipipe.loader import DataLoader
 from dalipipe.pipeline import Epoch, Lane, Prefetcher, delivery
@@ -146,12 +146,12 @@ class Walks:
 
     @contextmanager
     def runner(
-        self, source: Source | None = None, **changes: Any
+        self, source: Source | None = None, *, clock: StageClock | None = None, **changes: Any
     ) -> Iterator[Callable[..., Generator[Any, None, None]]]:
         """Gives what walks as the loader does: ``(first, ready)`` → batches from step ``first`` on, without end; how
         many finished ones were waiting when each was asked for is appended to ``ready``.
 
-        ``source``: another one than the loader's; ``changes``: of its `LaneConfig`.
+        ``source``: another one than the loader's; ``clock``: which times its stages; ``changes``: of its `LaneConfig`.
         """
         config = replace(self.config, source=self.config.source if source is None else source, **changes)
         lanes: list[Lane] = []
@@ -159,7 +159,7 @@ class Walks:
         cache = self._cache_before(config.source)
 
         def run(first: int, ready: list[int] | None = None) -> Generator[Any, None, None]:
-            lane = lanes.pop() if lanes else Lane(config, self._quarantine, StageClock(), cache)
+            lane = lanes.pop() if lanes else Lane(config, self._quarantine, clock or StageClock(), cache)
             prefetcher = Prefetcher(lane, epoch, first, config, self.ahead, lanes.append)
             try:
                 while True:
@@ -214,25 +214,25 @@ class Walks:
             steps = self.steps[:batches]
             for number in range(warm_up):
                 walk(steps[number % len(steps)])
-            rows: list[_Row] = []
+            rows: list[Taken] = []
             for _ in range(passes):
                 begin()
                 rows += map(walk, steps)
         return _stages(rows)
 
     @contextmanager
-    def _walker(self, config: LaneConfig, cache: SampleCache | None) -> Iterator[Callable[[Step], _Row]]:
+    def _walker(self, config: LaneConfig, cache: SampleCache | None) -> Iterator[Callable[[Step], Taken]]:
         config = replace(config, depth=1)
         clock, epoch = _clock(config), self._epoch(self.steps)
         lane, deliver = Lane(config, self._quarantine, clock, cache), delivery(config, self._draws)
 
-        def walk(step: Step) -> _Row:
-            before, start, cpu_s = _so_far(clock), time.perf_counter(), time.process_time()
+        def walk(step: Step) -> Taken:
+            before, start, cpu_s = clock.so_far(), time.perf_counter(), time.process_time()
             lane.submit(lane.begin(epoch, step))
             batch = deliver(lane)
             whole = time.perf_counter() - start, time.process_time() - cpu_s
             del batch
-            return _row(before, _so_far(clock), whole)
+            return _row(clock.since(before), whole)
 
         try:
             yield walk
@@ -240,11 +240,7 @@ class Walks:
             lane.close()
 
 
-_Row = dict[str, tuple[float, float]]
-"""Of one batch: seconds and processor seconds of each stage."""
-
-
-def _stages(rows: Sequence[_Row]) -> Stages:
+def _stages(rows: Sequence[Taken]) -> Stages:
     names, none = list(dict.fromkeys(name for row in rows for name in row)), (0.0, 0.0)
     return {
         name: Measured.of([row.get(name, none)[0] for row in rows], sum(row.get(name, none)[1] for row in rows))
@@ -252,19 +248,11 @@ def _stages(rows: Sequence[_Row]) -> Stages:
     }
 
 
-def _so_far(clock: StageClock) -> _Row:
-    return {name: (times.seconds, times.cpu_s) for name, times in clock.stages.items()}
-
-
-def _row(before: _Row, after: _Row, whole: tuple[float, float]) -> _Row:
-    """Of the batch between; with what is left of the whole."""
-    row = {}
-    for name, (seconds, cpu_s) in after.items():
-        done = before.get(name, (0.0, 0.0))
-        row[name] = (seconds - done[0], cpu_s - done[1])
-    seconds, cpu_s = (whole[i] - sum(each[i] for each in row.values()) for i in range(2))
-    row["assemble"] = (max(0.0, seconds), max(0.0, cpu_s))
-    return row
+def _row(stages: Taken, whole: tuple[float, float]) -> Taken:
+    """Of a batch; with what is left of the whole."""
+    for taken in stages.values():
+        whole = minus(whole, taken)
+    return {**stages, "assemble": whole}
 
 
 def _clock(config: LaneConfig) -> StageClock:

@@ -40,7 +40,7 @@ PILLOW = "torch DataLoader, Pillow"
 TORCHVISION = "torch DataLoader, torchvision v2"
 
 _HERE = "dalipipe.bench.contenders."
-_SPDL = "pip install spdl (needs FFmpeg's libraries)"
+_SPDL = "pip install spdl"
 
 CONTENDERS = {
     OURS: Entry(_HERE + "ours:Ours", "dalipipe", "pip install dalipipe"),
@@ -51,7 +51,7 @@ CONTENDERS = {
     ),
     DALI: Entry(_HERE + "dali:Dali", "nvidia.dali", "pip install 'dalipipe[cuda12]' or 'dalipipe[cuda13]'"),
     "FFCV": Entry(_HERE + "ffcv:Ffcv", "ffcv", "pip install ffcv numba (needs OpenCV's and libturbojpeg's headers)"),
-    "SPDL, FFmpeg": Entry(_HERE + "spdl:SpdlFfmpeg", "spdl", _SPDL),
+    "SPDL, FFmpeg": Entry(_HERE + "spdl:SpdlFfmpeg", "spdl", _SPDL + ", and FFmpeg's libraries: apt install ffmpeg"),
     "SPDL, torchvision": Entry(_HERE + "spdl:SpdlTorchvision", "spdl", _SPDL),
     "LitData": Entry(_HERE + "litdata:LitData", "litdata", "pip install litdata"),
     "WebDataset": Entry(_HERE + "webdataset:WebDataset", "webdataset", "pip install webdataset"),

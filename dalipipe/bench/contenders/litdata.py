@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dalipipe.bench.contenders.base import Pair
-from dalipipe.bench.contenders.torch_loaders import TorchvisionV2, colour, endless, geometry, middle
+from dalipipe.bench.contenders.torch_loaders import TorchvisionV2, colour, endless, from_bytes, geometry, middle
 
 
 class LitData(TorchvisionV2):
@@ -80,9 +80,5 @@ class _Decoded:
         self.transform = transform
 
     def __call__(self, samples: Any) -> tuple[Any, int]:
-        import torch
-        from torchvision.io import ImageReadMode, decode_image
-
         (sample,) = samples
-        file = torch.frombuffer(bytearray(sample["image"]), dtype=torch.uint8)
-        return self.transform(decode_image(file, ImageReadMode.RGB)), sample["label"]
+        return self.transform(from_bytes(sample["image"])), sample["label"]

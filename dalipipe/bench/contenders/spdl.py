@@ -100,6 +100,18 @@ class SpdlFfmpeg(_Spdl):
     tolerance = 0.05
     remark = "FFmpeg's upsampling of chroma and its scaler"
 
+    def load(self) -> str:
+        import spdl.io
+
+        version = super().load()
+        try:
+            spdl.io.demux_image(self.work.paths[0])  # its libraries are looked for when they are first used
+        except RuntimeError as error:
+            if "shared object" not in str(error):
+                raise
+            raise ModuleNotFoundError("SPDL finds none of FFmpeg's libraries", name="spdl") from error
+        return version
+
     def cropped(self) -> Callable[[str], Any]:
         size = self.work.size_px
 

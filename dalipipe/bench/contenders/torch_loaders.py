@@ -56,6 +56,13 @@ def opened(path: str) -> Any:
     return decode_image(path, ImageReadMode.RGB)
 
 
+def from_bytes(file: bytes) -> Any:
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
+    return decode_image(torch.frombuffer(bytearray(file), dtype=torch.uint8), ImageReadMode.RGB)
+
+
 def endless(loader: Any, finish: Callable[[Any], Any] | None, device: str) -> Iterator[Pair]:
     """Batches on the device, one epoch after the other, the last step of each by ``finish`` there."""
     while True:

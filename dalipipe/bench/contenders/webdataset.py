@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dalipipe.bench.contenders.base import Pair
-from dalipipe.bench.contenders.torch_loaders import TorchvisionV2, colour, endless, geometry, middle
+from dalipipe.bench.contenders.torch_loaders import TorchvisionV2, colour, endless, from_bytes, geometry, middle
 
 _BUFFER = 1000
 """Samples that are mixed, its guide's figure."""
@@ -82,11 +82,7 @@ class _Decoded:
         self.transform = transform
 
     def __call__(self, sample: tuple[bytes, bytes]) -> tuple[Any, int]:
-        import torch
-        from torchvision.io import ImageReadMode, decode_image
-
-        file = torch.frombuffer(bytearray(sample[0]), dtype=torch.uint8)
-        return self.transform(decode_image(file, ImageReadMode.RGB)), int(sample[1])
+        return self.transform(from_bytes(sample[0])), int(sample[1])
 
 
 def _stacked(pairs: list[tuple[Any, int]]) -> Pair:

@@ -1,4 +1,4 @@
-"""`dalipipe.explain`: dalipipe's loaders from inside, all others from outside."""
+"""A training step and a loader that is not dalipipe's: where the time goes, and what would help."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from dalipipe.cache.available import available_bytes
 from dalipipe.cores import usable_cores
 from dalipipe.loader import DataLoader
 from dalipipe.stalls.changes import TRAINING, Change, setting_of
-from dalipipe.stalls.explaining import investigate
 from dalipipe.stalls.explanation import LEAST_GAIN, Explanation, StageAlone, WhatIf
 from dalipipe.stalls.foreign import Foreign, TorchLoader, foreign, moved, tensors
 from dalipipe.stalls.measuring import (
@@ -39,49 +38,9 @@ _MOST_HELD_BYTES = 1 << 30
 
 
 def explain(
-    loader: Any,
-    step: Callable[[Any], Any],
-    *,
-    steps: int | None = None,
-    epoch: int | None = None,
-    device: str | torch.device = "auto",
-    progress: Progress = lambda what, share: None,
+    loader: Any, step: Callable[[Any], Any], *, steps: int | None, device: str | torch.device, progress: Progress
 ) -> Explanation:
-    """Where a training step's time goes: computing, waiting for data to be prepared, or to be fetched; which stage of
-    the loader bounds it; and what would help, with the step times predicted for it.
-
-        found = dalipipe.explain(loader, train_one_step)
-        print(found)
-        dalipipe.stalls.write_page(found, "explain.html")
-
-    Steps are run with batches that lie on the device already, with the loader and all files in memory, and with files
-    read anew, in turns of some steps each. Then every stage is timed alone, and a model of the loader's threads, which
-    is fed with these times, says what a change would bring. What the system has in memory of the files that are read
-    is forgotten for it. After "Analyzing and mitigating data stalls in DNN training" (Mohan et al., VLDB 2021).
-
-    Args:
-        loader: a dalipipe `DataLoader`; it and its position stay as they are. Or torch's, whose stages are told apart
-            as far as its data set lets them be: files are known where it has a list of them (``samples``, ``imgs``,
-            ``paths``, ...), else what is seen for the first time counts as read anew; steps of a ``Compose`` in
-            ``transform`` one by one. Or whatever gives batches anew with each ``iter``, as a whole.
-        step: trains one step on a batch; what it returns is not looked at. The model learns by it, so give a copy of
-            one that matters. Of a loader that is not dalipipe's, it is given batches as they come and, to tell what
-            bringing them there takes, batches that are on the device.
-        steps: how many of each kind are timed, at least 12; ``None``: up to 60, as many as take about a minute.
-        epoch: whose samples and draws are taken, of a dalipipe loader; ``None``: the loader's next.
-        device: where ``step`` works, if the loader is not dalipipe's; ``"auto"``: the current CUDA device where there
-            is one.
-        progress: called with what is being done, and the share of it that is done.
-
-    Raises:
-        TypeError: a loader that cannot be begun again, or a ``step`` that is no function.
-        ValueError: fewer steps; a loader without batches.
-        SampleError, TooManyBadSamplesError: as from the loader.
-    """
-    if isinstance(loader, DataLoader):
-        return investigate(loader, step, steps=steps, epoch=epoch, progress=progress).explanation()
-    if not callable(step):
-        raise TypeError(f"explain: step must be a function of a batch, got {type(step).__name__}")
+    """As `dalipipe.explain`."""
     on, in_blocks = _device(device), blocks_of(LEAST_STEPS if steps is None else steps)
     if steps is None:
         with contextlib.closing(foreign(loader, 1, 0)) as of:
@@ -125,7 +84,8 @@ class _Foreign:
         if "host" in seconds:
             train["copy to device"] = self._more_than_compute("host")
         now = Setting({**cold, **train}, partial(of.pipeline, tuple(cold)), usable_cores())
-        model = Model(now, seconds["cold"].mean(axis=1))
+        beside = {"step": self.turns.within_s("cold")} if self.device.type == "cpu" else {}
+        model = Model(now, seconds["cold"].mean(axis=1), beside)
         self.progress("changes", 0.5)
         found = list(self._changes(now, cached))
         loader, ours = of.settings() | {"batch_size": self.batch_size, "device": str(self.device)}, self._ours(train)
@@ -147,6 +107,7 @@ class _Foreign:
             what_ifs=tuple(sorted(what_ifs, key=lambda what_if: what_if.step_ms.value)),
             predicted_ms=1e3 * model.predicted_s,
             steps_ms={kind: tuple((1e3 * times).ravel().tolist()) for kind, times in seconds.items()},
+            queued=self.turns.queued("compute"),
             loader=loader,
             machine=machine(),
         )
