@@ -37,7 +37,7 @@ STATIONS = ("read", "decode", "augment", "step")
 BATCH = 8
 STEPS = 60  # an epoch's
 LOOP = (10, 54)  # of these: from when the loader is full until it runs dry
-LOOPS_S, MOST_LOOPS = 1.5, 6  # for so long, or so often
+LOOPS_S, MOST_LOOPS = 1.0, 6  # for so long, or so often
 NOISE = 0.02  # of a step: gains that differ by less are the same
 CLOSE = 0.95  # of the longest delay: as long
 

@@ -38,6 +38,7 @@ from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors
 
 _READ_S = 0.3  # how long an epoch that is broken off waits for a read under way
+_LET_USER_GO_S = 5e-4
 _DROP_S = 2.0  # and one that is dropped, for the batch under way
 _ROOM_BYTES = 512 << 20  # that finished batches may take while settings are tried, and
 _ROOM_SHARE = 1 / 16  # on CUDA of the memory that is free
@@ -505,8 +506,13 @@ class _Walk(threading.Thread):
         with self._lane.clock.is_full():
             while not self._stopped.is_set():
                 with suppress(queue.Full):
-                    return self.batches.put(item, timeout=0.1)
-            raise _Stopped
+                    self.batches.put(item, timeout=0.1)
+                    break
+            else:
+                raise _Stopped
+        # There is room because the user has just taken a batch, and drops the one before. torch lets go of Python's
+        # lock for that, and were this thread to take it now, the user would wait until it is through with the next one.
+        time.sleep(_LET_USER_GO_S)
 
     def end(self, most_s: float = math.inf, _exiting: Any = sys.is_finalizing) -> None:
         """Stops the thread and waits for it, ``most_s`` at most and not long for a read under way."""
