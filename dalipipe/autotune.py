@@ -6,9 +6,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -125,6 +125,17 @@ class Section:
         return self.waited or (timed >= _WANTED_TIMES and math.fsum(self.times_s) >= _SECTION_S)
 
 
+def is_tuner_state(tuned: Any) -> bool:
+    """Whether it may be a `Tuner.state`."""
+    return (
+        isinstance(tuned, dict)
+        and all(
+            type(tuned.get(name)) is int and tuned[name] > 0 for name in ("cores", "num_workers", "prefetch_factor")
+        )
+        and tuned.get("tiles_on") in get_args(TilesOn)
+    )
+
+
 class Tuner:
     """Says what to try next, is told what came of it, and settles for the best.
 
@@ -235,6 +246,19 @@ class Tuner:
             reason,
         )
         self.found = True
+
+    def state(self, cores: int) -> dict[str, Any] | None:
+        """What was found, for a resume on a machine with as many ``cores`` as this one; ``None``: nothing yet."""
+        if not self.found:
+            return None
+        chosen = self.settings
+        found = {"num_workers": chosen.threads, "prefetch_factor": chosen.ahead, "tiles_on": chosen.tiles_on}
+        return {"cores": cores, **found}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Settles for what a `state` has."""
+        saved = Settings(state["num_workers"], state["prefetch_factor"], state["tiles_on"])
+        self.take(saved, "taken from a saved state")
 
     def summary(self) -> dict[str, Any]:
         """What is used, why, and what was tried: JSON-safe."""

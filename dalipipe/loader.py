@@ -15,16 +15,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch.utils.data import DataLoader as TorchDataLoader
-from torch.utils.data import DistributedSampler
 
 from dalipipe import cores, decoders, engines, rng
-from dalipipe.autotune import BUDGET_S, Settings, TilesOn, Tuner, ladder
+from dalipipe.arguments import check_count, check_draws, order_of, phases_of, rank_and_world
+from dalipipe.autotune import BUDGET_S, Settings, Tuner, is_tuner_state, ladder
 from dalipipe.cache import Place, SampleCache, make_settings
 from dalipipe.clock import StageClock
-from dalipipe.conversion import OnUnsupported, Report, convert
+from dalipipe.conversion import OnUnsupported, Report
 from dalipipe.engines.base import Output
 from dalipipe.faults import BadSample, OnError, Quarantine
-from dalipipe.orders import GivenBatches, Order, Sequential, Shuffled, TokenBatches, as_order, whole
+from dalipipe.orders import GivenBatches, Order, Sequential, TokenBatches
 from dalipipe.parts import DatasetView, StepBatches, as_it_is
 from dalipipe.pipeline import Epoch, Lane, Prefetcher, Trials
 from dalipipe.plan import Plan
@@ -193,10 +193,10 @@ class DataLoader(TorchDataLoader):
             batch_sampler = None
         if collate_fn not in (None, as_it_is):
             raise TypeError("DataLoader: collate_fn is not taken: batches are made on the device")
-        _check_count("batch_size", batch_size, 1)
-        _check_count("num_workers", 0 if num_workers is None else num_workers, 0)
-        _check_count("prefetch_factor", 2 if prefetch_factor is None else prefetch_factor, 1)
-        _check_count("draw_epochs", 1 if draw_epochs is None else draw_epochs, 1)
+        check_count("batch_size", batch_size, 1)
+        check_count("num_workers", 0 if num_workers is None else num_workers, 0)
+        check_count("prefetch_factor", 2 if prefetch_factor is None else prefetch_factor, 1)
+        check_count("draw_epochs", 1 if draw_epochs is None else draw_epochs, 1)
         if not isinstance(timeout, (int, float)) or not timeout >= 0:
             raise ValueError(f"DataLoader: timeout must be seconds, at least 0, got {timeout!r}")
         if not isinstance(autotune, (bool, int, float)) or not 0 <= autotune < math.inf:
@@ -218,11 +218,11 @@ class DataLoader(TorchDataLoader):
         self._draw_epochs = draw_epochs
         cache_settings = make_settings(cache, cache_bytes)
         self._source = as_source(dataset)
-        self._phases, self._conversion = _phases(policy, self._source, on_unsupported)
+        self._phases, self._conversion = phases_of(policy, self._source, on_unsupported)
         self._plans = {first: lower(one, self._source.schema) for first, one in self._phases.policies.items()}
         check_forms(self._plans)
         if draw_epochs is not None:
-            _check_draws(draw_epochs, self._plans)
+            check_draws(draw_epochs, self._plans)
         field = self._plans[0].field
         if cache_settings is not None and field is not None and field.kind != "image":
             raise ValueError(f"DataLoader: cache keeps pictures, and {field.name!r} is {field.kind}: leave it out")
@@ -251,8 +251,8 @@ class DataLoader(TorchDataLoader):
         if isinstance(others := getattr(batch_sampler, "steps", None), Sampler):  # of the loader this is made from
             self._steps, self._order, self.seed = others, others.order, others.seed
         else:
-            order = _order(shuffle, sampler, batch_sampler, batch_size=batch_size, drop_last=drop_last, shards=shards)
-            rank, world_size = _rank_and_world(rank, world_size, sampler if batch_sampler is None else batch_sampler)
+            order = order_of(shuffle, sampler, batch_sampler, batch_size=batch_size, drop_last=drop_last, shards=shards)
+            rank, world_size = rank_and_world(rank, world_size, sampler if batch_sampler is None else batch_sampler)
             self._order, bound = order, order.bound(size, self.seed, self._labels)
             if isinstance(bound, GivenBatches):
                 self._steps = GivenSteps(bound, seed=self.seed)
@@ -575,7 +575,7 @@ class DataLoader(TorchDataLoader):
             "epoch": epoch,
             "samples": self._steps.samples_before(epoch, step),
             **self._identity(epoch),
-            "tuned": _tuned_state(self._tuner),
+            "tuned": self._tuner.state(cores.threads()),
             "bad": self._quarantine.state(),
         }
 
@@ -596,7 +596,7 @@ class DataLoader(TorchDataLoader):
         if not isinstance(bad, list) or not all(type(i) is int and 0 <= i < len(self._source) for i in bad):
             differences["bad"] = (bad, f"indices of samples, 0..{len(self._source) - 1}")
         tuned = state.get("tuned")  # states of before there was tuning have none
-        if tuned is not None and not _is_tuned_state(tuned):
+        if tuned is not None and not is_tuner_state(tuned):
             differences["tuned"] = (tuned, "None, or what stats() says was chosen, and cores")
         if differences:
             raise StateMismatchError(differences)
@@ -619,8 +619,7 @@ class DataLoader(TorchDataLoader):
         self._quarantine.load(bad)
         if tuned is not None and tuned["cores"] == cores.threads() and self._given["autotune"]:
             self._tuner = self._new_tuner()  # trials under way are another's
-            chosen = Settings(tuned["num_workers"], tuned["prefetch_factor"], tuned["tiles_on"])
-            self._tuner.take(chosen, "taken from a saved state")
+            self._tuner.load(tuned)
         self._seed_shared = True  # by all who take this state
         epoch = state["epoch"]
         self._resume = (epoch + 1, 0) if step >= steps else (epoch, step)
@@ -849,109 +848,6 @@ class _Epoch:
             batches.close()
 
 
-def _phases(
-    policy: Policy | Phases | None, source: Source, on_unsupported: OnUnsupported
-) -> tuple[Phases, Report | None]:
-    """Those given, a policy being one; or what the source's transform is converted to, and how closely."""
-    given = Phases({0: policy}) if isinstance(policy, Policy) else policy
-    front = source.front
-    if front is not None:
-        if given is None:
-            given = Phases({0: Policy([], first_slot=front.end_slot)})
-        return given.map(lambda one: one.after(front)), None
-    if source.transform is None:
-        return given or Phases({0: Policy([])}), None
-    if given is not None:
-        raise ValueError(
-            f"DataLoader: the data set has a transform, {type(source.transform).__name__}, and there is a policy: give "
-            "one of them"
-        )
-    channels = next((field.channels for field in source.schema.of_kind("image")), None)
-    converted, report = convert(source.transform, on_unsupported=on_unsupported, channels=channels or 3)
-    return Phases({0: converted}), report
-
-
-def _check_draws(draw_epochs: int, plans: dict[int, Plan | StagedPlan]) -> None:
-    """Whether the same pictures can come again."""
-    again = f"DataLoader: draw_epochs={draw_epochs} has the same pictures come again"
-    if len(plans) > 1:
-        raise ValueError(f"{again}, but the policy changes with the epochs {list(plans)}: leave one of them out")
-    for plan in plans.values():
-        if plan.mix is not None:
-            mixing = " and ".join(type(op).__name__ for op in plan.mix.ops)
-            raise ValueError(
-                f"{again}, but {mixing} mixes each with others of its batch, which are others in each epoch: leave one "
-                "of them out"
-            )
-
-
-def _tuned_state(tuner: Tuner) -> dict[str, Any] | None:
-    """What was found by trials, for a resume on a machine like this one."""
-    if not tuner.found:
-        return None
-    chosen = tuner.settings
-    found = {"num_workers": chosen.threads, "prefetch_factor": chosen.ahead, "tiles_on": chosen.tiles_on}
-    return {"cores": cores.threads(), **found}
-
-
-def _is_tuned_state(tuned: Any) -> bool:
-    return (
-        isinstance(tuned, dict)
-        and all(
-            type(tuned.get(name)) is int and tuned[name] > 0 for name in ("cores", "num_workers", "prefetch_factor")
-        )
-        and tuned.get("tiles_on") in get_args(TilesOn)
-    )
-
-
 def _in_words(step: Any) -> str:
     """A Python step as it says itself, but for its address, which is another in each process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(step))
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise TypeError(f"DataLoader: {name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"DataLoader: {name} must be at least {least}, got {value}")
-
-
-def _order(shuffle: bool, sampler: Any, batch_sampler: Any, *, batch_size: int, drop_last: bool, shards: str) -> Order:
-    """The order asked for, as torch's ``DataLoader`` reads its arguments."""
-    if isinstance(batch_sampler, TokenBatches):
-        if batch_size != 1 or shuffle or sampler is not None:
-            raise ValueError(
-                "DataLoader: TokenBatches says which samples make which batch: give it without batch_size, shuffle "
-                "and sampler"
-            )
-        return batch_sampler
-    if isinstance(batch_sampler, Order):
-        raise ValueError(
-            f"DataLoader: {type(batch_sampler).__name__} says which sample follows which: give it as sampler="
-        )
-    if batch_sampler is not None:
-        if batch_size != 1 or shuffle or sampler is not None or drop_last or shards != "equal":
-            raise ValueError(
-                "DataLoader: batch_sampler says which samples make which batch: give it without batch_size, shuffle, "
-                "sampler, drop_last and shards"
-            )
-        return GivenBatches(batch_sampler)
-    if sampler is None:
-        return Shuffled() if shuffle else Sequential()
-    if shuffle:
-        raise ValueError("DataLoader: sampler says the order, so shuffle=True cannot be had with it")
-    return whole(sampler) if isinstance(sampler, DistributedSampler) else as_order(sampler)
-
-
-def _rank_and_world(rank: int | None, world_size: int | None, sampler: Any) -> tuple[int | None, int | None]:
-    if (rank is None) != (world_size is None):
-        raise ValueError(
-            f"DataLoader: give both rank and world_size or neither, got rank={rank}, world_size={world_size}"
-        )
-    if rank is not None and world_size is not None:
-        return rank, world_size
-    if isinstance(sampler, DistributedSampler):
-        return sampler.rank, sampler.num_replicas
-    if sampler is not None and not isinstance(sampler, Order):  # it speaks for this rank
-        return 0, 1
-    return None, None  # those of torch.distributed, once it has begun

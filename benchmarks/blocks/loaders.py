@@ -251,3 +251,25 @@ def autotune_cpu(load: Load) -> str:
             f"{measured_on(result)}.",
         ]
     )
+
+
+@block
+def steadiness_cpu(load: Load) -> str:
+    """How steadily batches come, beside how steady the machine is."""
+    result = load("steadiness_cpu")
+    if result is None:
+        return "Not measured yet."
+    lines = [
+        f"| | batch p99/p50 | on one core | {result['cores']} cores over one | cores busy | CPU of an image, over one's |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {name} | {found['p99_over_p50']:.2f} | {found['one_core_p99_over_p50']:.2f} | {found['scaling']:.2f}× | "
+        f"{found['cores']:.2f} | {found['cpu']:.3f} |"
+        for name, found in result["contenders"].items()
+    ]
+    words = (
+        "Fixed work: the same photographs decoded again and again, with no loader in the way: what this machine itself "
+        f"is good for. {result['what'][0].upper()}{result['what'][1:]} each, in turns. {measured_on(result)}."
+    )
+    return "\n".join([*lines, "", words])
