@@ -38,8 +38,8 @@ from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors
 
 _READ_S = 0.3  # how long an epoch that is broken off waits for a read under way
-_LET_USER_GO_S = 5e-4
 _DROP_S = 2.0  # and one that is dropped, for the batch under way
+_LET_USER_GO_S = 5e-4
 _ROOM_BYTES = 512 << 20  # that finished batches may take while settings are tried, and
 _ROOM_SHARE = 1 / 16  # on CUDA of the memory that is free
 

@@ -27,7 +27,7 @@ from dalipipe.ops import signal as signal_ops
 from dalipipe.stalls.changes import Changes, setting_of
 from dalipipe.stalls.explanation import Explanation
 from dalipipe.stalls.held import files_of, forget
-from dalipipe.stalls.measuring import parts_of
+from dalipipe.stalls.measuring import affordable, blocks_of, parts_of
 from dalipipe.stalls.model import Model, Setting
 from dalipipe.stalls.own import investigate
 from dalipipe.stalls.pipelines import OwnPipeline, WorkerPipeline, constant
@@ -147,6 +147,18 @@ def test_workers_share_batches(prep: float, step: float, workers: int, prefetch:
     assert alone.steps_s.mean() == pytest.approx(prep + step)
 
 
+@pytest.mark.parametrize("workers", [1, 3, 16, 96])
+def test_workers_that_begin_together_are_seen_in_whole_rounds(workers: int) -> None:
+    """One wait for as many batches as there are workers: any other number of steps sees too many, or too few."""
+    stages = {name: Measured(np.full(3, seconds), 0.0) for name, seconds in {"prep": 1.0, "step": 0.001}.items()}
+    setting = Setting(stages, lambda times: WorkerPipeline(times, workers), 2.0)
+    course = setting.course(np.arange(176) / 176)
+    assert course.step_s == pytest.approx(1 / workers, rel=0.02)
+    assert course.warm_up % workers == 0
+    blocks, steps = blocks_of(60, workers)
+    assert steps % workers == 0 and blocks * steps >= 60
+
+
 @settings(deadline=None, max_examples=40)
 @given(decode=MS, augment=MS, step=MS, cores=st.integers(1, 4))
 def test_no_faster_than_the_cores_there_are(decode: float, augment: float, step: float, cores: int) -> None:
@@ -221,6 +233,21 @@ def test_parts_add_up_and_none_is_negative(compute: Any, cached: Any, cold: Any,
     assert found.step.value == pytest.approx(1e3 * cold.mean())
     for part in (found.step, *parts):
         assert 0 <= part.low <= part.value <= part.high < math.inf
+
+
+def test_how_many_steps_a_minute_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, batches = torch.device("cpu"), [torch.zeros(1)]
+
+    def steps(**given: Any) -> int:
+        return affordable(lambda batch: None, batches, cpu, most=240, **given)
+
+    assert steps() == 240
+    assert steps(loader_s=0.5) == pytest.approx(6 * (60 / 3 - 8) / 3, abs=1)
+    assert steps(loader_s=0.5, warm_up=20) == 12 and steps(loader_s=100.0) == 12
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="say how many steps to take"):
+        steps()
 
 
 def test_parts_are_the_differences() -> None:
@@ -303,6 +330,7 @@ def loaders(folder: dalipipe.ImageFolder, root: Path) -> dict[str, dalipipe.Data
         "kept in part": pictures(folder, cache="ram", cache_bytes="64KiB"),
         "map": dalipipe.DataLoader(dalipipe.MapDataset(items), 5, policy=recipes.imagenet_train(16), **given),
         "staged": pictures(folder, policy=dalipipe.Policy([dalipipe.PythonStep(flipped), ops.RandomResizedCrop(16)])),
+        "mixed": pictures(folder, policy=dalipipe.Policy([ops.RandomResizedCrop(16), ops.MixUp(0.8, group=2)]), batch_size=4),
         "repeated": pictures(folder, shuffle=False, sampler=dalipipe.orders.Repeated(2, dalipipe.orders.Shuffled())),
     }
 
@@ -334,6 +362,7 @@ KINDS = [
     "map",
     "staged",
     "repeated",
+    "mixed",
 ]
 
 
@@ -384,6 +413,19 @@ def test_few_steps_are_walked_over_and_over(folder: dalipipe.ImageFolder) -> Non
         batches.close()
     assert sizes == [11, 30, 11, 30, 11]
     assert len(Walks(loader, 0, 100, 1).steps) == 1, "no more than there is memory for"
+
+
+def test_steps_that_come_again_are_read_anew_again(folder: dalipipe.ImageFolder) -> None:
+    walks, forgotten = Walks(pictures(folder, batch_size=30), 0, 100, 1 << 30), list[int]()
+    walks.forget = lambda: forgotten.append(1)  # type: ignore[method-assign]
+    for source, times in ((None, 2), (walks.held, 0)):
+        forgotten.clear()
+        with walks.runner(source) as run:
+            batches = run(0)
+            for _ in range(5):
+                next(batches)
+            batches.close()
+        assert len(forgotten) >= times and bool(forgotten) == bool(times)
 
 
 def test_bad_samples_are_left_out_and_the_loaders_quarantine_as_it_is(tmp_path: Path) -> None:

@@ -303,6 +303,74 @@ def test_bringing_batches_to_the_device_is_copy():
     assert found.loader["device"] == "meta"
 
 
+class Named:
+    """As albumentations': called by keyword, and asked for what it holds."""
+
+    mean = 0.0
+
+    def __call__(self, *, image: Any) -> Any:
+        return {"image": image}
+
+
+Named.__name__ = "Compose"
+
+
+class Strict(Items):
+    """A data set that only its workers may read."""
+
+    def __init__(self, size: int, transform: Any) -> None:
+        super().__init__(size)
+        self.transforms_by_name = transform
+        self.transform = transform
+        self.only_in_workers = False
+
+    def __getitem__(self, index: int) -> Any:
+        if self.only_in_workers and torch.utils.data.get_worker_info() is None:
+            raise RuntimeError("the file is not open here. It is in workers")
+        return self.transform(image=torch.tensor(float(index)))["image"] + self.transform.mean
+
+
+def test_transforms_that_are_called_by_name():
+    found = explained(DataLoader(Strict(200, Named()), 4), step_s=1 * MS)
+    assert "stages" not in found.loader and "Compose" in {stage.name for stage in found.stages}
+
+
+def test_what_only_workers_can_do_is_timed_as_a_whole():
+    dataset = Strict(200, Named())
+    dataset.only_in_workers = True
+    found = explained(DataLoader(dataset, 4, num_workers=1), step_s=1 * MS)
+    assert found.loader["stages"] == "not told apart: the file is not open here"
+    assert [stage.name for stage in found.stages] == ["prep", "step"]
+
+
+def test_a_collate_function_is_not_left_out():
+    def collate(items: list[Any]) -> Any:
+        return torch.stack(items) + 1
+
+    found = explained(DataLoader(Items(200), 4, collate_fn=collate), step_s=1 * MS)
+    assert "collate_fn" in found.loader["as dalipipe.DataLoader"]
+    assert "dalipipe.DataLoader" not in {what_if.name for what_if in found.what_ifs}
+
+
+def test_who_prepares_in_the_background_and_who_does_not():
+    class Slow:
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            for _ in range(40):
+                time.sleep(4 * MS)
+                yield torch.zeros(4)
+
+    found = explained(Slow(), step_s=4 * MS)
+    assert found.predicted_ms == pytest.approx(found.step_ms.value, rel=0.25)
+
+
+def test_a_subclass_that_iterates_in_its_own_way_is_left_whole():
+    class Shifted(DataLoader):
+        def __iter__(self) -> Any:
+            return (batch + 1 for batch in super(Shifted, self).__iter__())
+
+    assert type(foreign(Shifted(Items(8), 4), 1, 1)) is Foreign
+
+
 def test_a_list_of_batches():
     found = explained([torch.zeros(4)] * 3, step_s=2 * MS)
     assert found.loader["kind"] == "list" and [stage.name for stage in found.stages] == ["prep", "step"]

@@ -63,6 +63,22 @@ def test_a_machine_that_others_use_is_told():
     assert "wait for cores (0.3 threads on average)" in model_check(explanation(queued=0.31))
 
 
+def test_sentence_of_a_step_that_waits_for_copies():
+    nothing = Span(0, 0, 0)
+    pinned = WhatIf("pinned memory", "pin_memory=True", Span(35, 34, 36), "tried")
+    found = explanation(
+        step_ms=Span(50, 49, 51),
+        compute_ms=Span(30, 29, 31),
+        copy_ms=Span(20, 19, 21),
+        prep_stall_ms=nothing,
+        fetch_stall_ms=nothing,
+        bottleneck="step",
+        predicted_ms=50.0,
+        what_ifs=(pinned,),
+    )
+    assert str(found).endswith("bound by the training step itself; pinned memory is predicted to bring 35.0")
+
+
 def test_sentence_of_a_model_that_is_far_off():
     found = explanation(predicted_ms=15.0)
     assert found.remedy is None and not any(found.helps(what_if) for what_if in found.what_ifs)

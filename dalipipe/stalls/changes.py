@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from dalipipe.cache.settings import CacheSettings
 from dalipipe.clock import StageClock
 from dalipipe.cores import usable_cores
 from dalipipe.decoders import decoder_of
+from dalipipe.decoders.dali import MissingDaliError
 from dalipipe.engines.base import Output
 from dalipipe.records import Encoded, Pictures
 from dalipipe.sampler import Step
@@ -112,7 +114,12 @@ class Changes:
 
     def calculated(self) -> Iterator[Change]:
         walks, now = self.walks, self.now
-        yield Change("faster storage", "files in memory, or on a disk that keeps up", self.cached, "calculated")
+        if walks.fetches:
+            # Where files are mapped they are read by whoever looks at them; else other stages have no part in it.
+            names = [name for name in self.cached.stages if name == "read" or (walks.in_maps and name not in TRAINING)]
+            stages = {name: self.cached.stages[name] for name in names}
+            how = "files in memory, or on a disk that keeps up"
+            yield Change("faster storage", how, now.with_stages(stages), "calculated")
         twice = now.scaled({"step": 0.5})
         faster = "a GPU twice as fast" if torch.cuda.is_available() else "a training step twice as fast"
         yield Change(faster, "half of what computing takes", twice, "calculated")
@@ -130,7 +137,8 @@ class Changes:
         current, on_cuda = decoder_of(walks.config.decoder), walks.config.output.device.type == "cuda"
         for decoder in ("native", "dali") if on_cuda else ("native",):
             if decoder != current:
-                yield self._with(f"the {decoder} decoder", f'decoder="{decoder}"', decoder=decoder)
+                with suppress(MissingDaliError):
+                    yield self._with(f"the {decoder} decoder", f'decoder="{decoder}"', decoder=decoder)
         if walks.cache is not None:
             return
         if walks.config.source.repeatable:
@@ -138,7 +146,7 @@ class Changes:
         if not walks.config.source.in_memory:
             if not _in_tiles(walks.encoded, threads):
                 yield self._in_tiles()
-            yield self._as_pixels()
+            yield from self._as_pixels()
 
     def _with(self, name: str, how: str, **changes: Any) -> Change:
         """With changes of the lane's configuration."""
@@ -186,8 +194,13 @@ class Changes:
 
         return self._stored("packing in tiles", "dalipipe pack DATA OUT", tiled, _TRIED, in_memory=False)
 
-    def _as_pixels(self) -> Change:
-        config, name = self.walks.config, self._field
+    def _as_pixels(self) -> Iterator[Change]:
+        config, name, files = self.walks.config, self._field, self.walks.encoded
+        assert files is not None
+        headers = native.probe_images(files.arena, files.starts, threads=config.threads)
+        batch_bytes = 3 * int((headers["height"].astype(np.int64) * headers["width"]).sum())
+        if batch_bytes > _MOST_BYTES:
+            return
         on_host = Output(torch.device("cpu"), torch.uint8, torch.channels_last)
         track = DecodedTrack(replace(config, output=on_host, depth=1), StageClock())
         nothing = np.zeros(0, np.int64)
@@ -198,9 +211,8 @@ class Changes:
             return {**columns, name: Pictures.from_arrays(arrays)}
 
         try:
-            first = decoded(dict(next(iter(self.walks.held)).columns))[name]
-            batches = max(1, min(_TRIED, _MOST_BYTES // int(first.nbytes.sum())))
-            return self._stored(
+            batches = min(_TRIED, _MOST_BYTES // max(1, batch_bytes))
+            yield self._stored(
                 "packing as pixels", "dalipipe pack DATA OUT --format raw", decoded, batches, in_memory=True
             )
         finally:
@@ -209,7 +221,9 @@ class Changes:
     def _stored(
         self, name: str, how: str, change: Callable[[dict[str, Any]], dict[str, Any]], batches: int, *, in_memory: bool
     ) -> Change:
-        """The data set in another form: as much longer to read as it has more bytes."""
+        """The data set in another form: as much longer to read as it has more bytes, which leaves out that few large
+        files are sooner read than many small ones.
+        """
         held = self.walks.held.changed(change, batches, in_memory=in_memory)
         before, after = (
             sum(bytes_of(column) for records in list(source)[: len(list(held))] for column in records.columns.values())

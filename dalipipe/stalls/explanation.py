@@ -179,7 +179,7 @@ class Explanation:
                 f"nothing is predicted, as the model of the loader is {100 * self.model_off:.0f} % off: run it on a "
                 "machine that does nothing else"
             )
-        elif self.bottleneck == "step" and self.stall < LEAST_GAIN:
+        elif self.bottleneck == "step" and self.compute_ms.value > (1 - LEAST_GAIN) * self.step_ms.value:
             end = "the loader keeps up"
         elif remedy is not None:
             end = f"{remedy.name} is predicted to bring {remedy.step_ms.value:.{digits}f}"

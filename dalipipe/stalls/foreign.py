@@ -69,9 +69,10 @@ class Foreign:
                 batch = next(running, None)
                 if batch is None:
                     running = _begun(self.loader)
-            if number >= 0 and batch is not None:
+                    next(running)
+            if number >= 0:
                 seconds.append(clock.since(before)[name][0])
-        return {"prep": Measured.of(seconds or [0.0], clock.stages["prep"].cpu_s)}, {}
+        return {"prep": Measured.of(seconds, clock.stages["prep"].cpu_s)}, {}
 
     def pipeline(self, names: tuple[str, ...], times: Times) -> WorkerPipeline:
         """What its threads or processes do."""
@@ -129,6 +130,12 @@ class TorchLoader(Foreign):
             return self._one_by_one(batches) if self.batches else self._of_stream(batches)
         finally:
             torch.set_num_threads(threads)
+
+    def as_a_whole(self, batches: int) -> Stages:
+        """One stage, a worker process's work on a batch, as it is in one."""
+        given = _Given(itertools.cycle(self.batches))
+        changes: dict[str, Any] = {"batch_sampler": given} if self.in_lists else {"sampler": given, "batch_size": None}
+        return Foreign(self.again(num_workers=min(1, self.workers), **changes)).stages(batches)[0]
 
     def settings(self) -> dict[str, Any]:
         loader, files = self.loader, [path for batch in self.files for path in batch] if self.batches else []
@@ -264,8 +271,9 @@ def _with(thing: Any, **changes: Any) -> Any:
 
 def _timed(transform: Any, clock: StageClock) -> Any:
     """The same, on the clock: a ``Compose`` step by step, anything else as one."""
-    steps = getattr(transform, "transforms", None)
-    if type(transform).__name__ != "Compose" or not isinstance(steps, (list, tuple)):
+    steps, kind = getattr(transform, "transforms", None), type(transform)
+    is_open = kind.__name__ == "Compose" and kind.__module__.startswith("torchvision.")
+    if not is_open or not isinstance(steps, (list, tuple)):
         return _Timed(transform, _name(transform), clock)
     names = list[str]()
     for step in steps:
@@ -282,9 +290,14 @@ class _Timed:
     name: str
     clock: StageClock
 
-    def __call__(self, *values: Any) -> Any:
+    def __call__(self, *values: Any, **named: Any) -> Any:
         with self.clock.stage(self.name):
-            return self.step(*values)
+            return self.step(*values, **named)
+
+    def __getattr__(self, name: str) -> Any:  # what a data set asks of its transform
+        if name in ("step", "name", "clock"):  # it is being copied, and has none yet
+            raise AttributeError(name)
+        return getattr(self.step, name)
 
 
 def _measured(rows: Sequence[tuple[float, float]]) -> Measured:
@@ -357,8 +370,8 @@ def _path_in(entry: Any, root: Any) -> str | None:
 
 def foreign(loader: Any, steps: int, blocks: int) -> Foreign:
     """What is known of it. Raises ``TypeError`` for what can be iterated over once at most."""
-    if isinstance(loader, TorchDataLoader):
-        return TorchLoader(loader, steps, blocks)
+    if isinstance(loader, TorchDataLoader) and type(loader).__iter__ is TorchDataLoader.__iter__:
+        return TorchLoader(loader, steps, blocks)  # others do more than that, which would be lost
     if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
         raise TypeError(
             f"explain: loader must be a DataLoader, or give its batches anew with each iter(loader), and "

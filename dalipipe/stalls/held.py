@@ -23,6 +23,12 @@ _MOST_FILES = 4096  # of a source whose records do not say which of them they ar
 _SAME = ("schema", "classes", "labels", "transform", "front", "copies", "repeatable", "in_memory")
 
 
+def like(stand_in: Source, source: Source) -> None:
+    """Has a source that stands in for another look like it."""
+    for name in _SAME:
+        setattr(stand_in, name, getattr(source, name))
+
+
 class Held(Source):
     """Another source, of which some batches have been read before and are given from memory: as fast as reading can be.
 
@@ -33,8 +39,7 @@ class Held(Source):
         self._source = source
         self._kept: dict[bytes, Records] = {}
         self.nbytes = 0
-        for name in _SAME:
-            setattr(self, name, getattr(source, name))
+        like(self, source)
 
     def keep(self, indices: np.ndarray, records: Records) -> None:
         """Keeps a batch, copied where its memory may be used again."""
@@ -87,7 +92,7 @@ class Held(Source):
 def bytes_of(column: Any) -> int:
     """How much memory a batch's field takes, about."""
     if isinstance(column, Encoded):
-        return int(column.starts[-1])
+        return int(column.starts[-1] - column.starts[0])  # fields may share an arena
     if isinstance(column, Pictures):
         return int(column.nbytes.sum())
     if isinstance(column, Signals):
@@ -100,10 +105,11 @@ def files_of(source: Source, indices: np.ndarray) -> list[str]:
     if isinstance(source, Arrays):
         arrays = [array for array in (source.images, *source.columns.values()) if array is not None]
         return list(dict.fromkeys(mapped.path for array in arrays if (mapped := Mapped.of(array)) is not None))
-    named = list(dict.fromkeys(source.describe(int(index)) for index in indices))
-    named = [path for path in named if os.path.isfile(path)]
-    if named:
-        return named
+    if not source.schema.of_kind("mask"):  # which lie in files of their own that records do not name
+        named = list(dict.fromkeys(source.describe(int(index)) for index in indices))
+        named = [path for path in named if os.path.isfile(path)]
+        if named:
+            return named
     files = list(islice(source.files(), _MOST_FILES + 1))
     return files if len(files) <= _MOST_FILES else []
 

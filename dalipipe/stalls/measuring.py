@@ -28,7 +28,7 @@ SHORT_STEPS = 240  # at most, where they are short: what a moment's noise does t
 RESIDENT = 4  # batches that lie on the device: one alone would stay in the processor's caches
 
 _BUDGET_S = 60.0
-_ROUND = 4.4  # steps that are taken for each that is asked for: of all kinds, with those that warm up
+_BLOCKS, _KINDS = 6, 3
 _RESAMPLED = 1000
 # Student's 97.5 % quantile by degrees of freedom, over the normal one's: a bootstrap of few blocks is too sure.
 _STUDENT = (6.48, 2.20, 1.62, 1.42, 1.31, 1.25, 1.21, 1.18, 1.15, 1.14, 1.12)
@@ -58,24 +58,32 @@ def affordable(
     *,
     most: int = MOST_STEPS,
     loader_s: float = 0.0,
+    warm_up: int = 4,
 ) -> int:
     """Steps of each kind that, all together, take about a minute; at least 12. ``batches``: on the device;
-    ``loader_s``: what the loader takes for a batch, as far as that is known.
+    ``loader_s``: what the loader takes for a batch, as far as that is known; ``warm_up``: batches of it in each block
+    that do not count.
+
+    Raises ``ValueError`` where several processes train together: they have to take as many steps each.
     """
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise ValueError("explain: where several processes train together, say how many steps to take: steps=60")
     seconds = _block(Kind("first", partial(over, batches), 1), step, 0, 2, device).seconds
-    return int(np.clip(_BUDGET_S / (_ROUND * max(float(seconds.min()), loader_s, 1e-9)), LEAST_STEPS, most))
+    in_block = _BUDGET_S / (_BLOCKS * max(float(seconds.min()), loader_s, 1e-9)) - 2 * warm_up
+    return int(np.clip(_BLOCKS * in_block / _KINDS, LEAST_STEPS, most))
 
 
-def blocks_of(steps: int) -> tuple[int, int]:
+def blocks_of(steps: int, period: int = 1) -> tuple[int, int]:
     """In how many blocks so many steps are taken, and how many each has: each begins with some that do not count, so
-    few steps are taken in few.
+    few steps are taken in few. ``period``: a block has a multiple of it: worker processes that begin together give
+    their batches together, so that many come at once, after a long wait.
 
     Raises ``ValueError`` for fewer steps than say something.
     """
     if steps < LEAST_STEPS:
         raise ValueError(f"explain: steps must be at least {LEAST_STEPS}, got {steps}")
-    blocks = 6 if steps >= 2 * LEAST_STEPS else 3
-    return blocks, -(-steps // blocks)
+    blocks = _BLOCKS if steps >= 2 * LEAST_STEPS else 3
+    return blocks, period * -(-steps // (blocks * period))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from dalipipe.stalls.pipelines import Course, Times
 from dalipipe.stalls.simulation import Work
 from dalipipe.stalls.walking import Measured, Stages
 
-_STEPS = 160
-_WARM_UP = 16
+_STEPS, _WARM_UP = 160, 16  # at least
 _RESAMPLED = 16
 _BATCHES = 12  # so many of those measured are drawn again
 _ROUNDS = 3  # until what slows stages down is found: it changes what they share
@@ -29,7 +28,10 @@ _LESS = 0.1  # so much less of a stage tells whether the step is bound by it
 
 
 class Pipeline(Protocol):
-    """One of `pipelines`."""
+    """One of `pipelines`. ``period``: batches after which it is as it was."""
+
+    @property
+    def period(self) -> int: ...
 
     def run(self, steps: int, cores: float) -> Course: ...
 
@@ -65,7 +67,10 @@ class Setting:
             seconds = measured.seconds
             return Work(stage, float(seconds[int(draws[number % len(draws)] * len(seconds))]), measured.cores)
 
-        return self.pipeline(times).run(_WARM_UP + _STEPS, self.cores)
+        pipeline = self.pipeline(times)
+        warm_up, steps = (-(-least // pipeline.period) * pipeline.period for least in (_WARM_UP, _STEPS))
+        warm_up = max(warm_up, 2 * pipeline.period)
+        return replace(pipeline.run(warm_up + steps, self.cores), warm_up=warm_up)
 
 
 class Model:
@@ -91,8 +96,8 @@ class Model:
                     factor = self.slowed.get(name, 1.0) * seconds / simulated
                     self.slowed[name] = min(max(factor, 1.0), _MOST_SLOWED)
             self.course = self._course(now, self._draws)
-        self.predicted_s = step_s(self.course)
-        self._now_resampled = np.array([step_s(self._course(now, draws)) for draws in self._resampled])
+        self.predicted_s = self.course.step_s
+        self._now_resampled = np.array([self._course(now, draws).step_s for draws in self._resampled])
 
     @property
     def error(self) -> float:
@@ -104,8 +109,8 @@ class Model:
         batches, blocks and the model's own `error` let it be.
         """
         measured = float(self._measured_s.mean())
-        value = measured * step_s(self._course(setting, self._draws)) / self.predicted_s
-        ratios = np.array([step_s(self._course(setting, draws)) for draws in self._resampled]) / self._now_resampled
+        value = measured * self._course(setting, self._draws).step_s / self.predicted_s
+        ratios = np.array([self._course(setting, draws).step_s for draws in self._resampled]) / self._now_resampled
         spread = float(np.std(ratios)) / (value / measured) if value else 0.0
         blocks = float(np.std(self._measured_s, ddof=1)) / math.sqrt(len(self._measured_s)) / measured
         wide = math.hypot(2.0 * spread, 2.0 * blocks) + self.error
@@ -114,7 +119,7 @@ class Model:
     def bottleneck(self) -> str:
         """The stage of which a little less would bring the most; where none would, the busiest one."""
         gains = {
-            name: self.predicted_s - step_s(self._course(self.now.scaled({name: 1.0 - _LESS}), self._draws))
+            name: self.predicted_s - self._course(self.now.scaled({name: 1.0 - _LESS}), self._draws).step_s
             for name in self.now.stages
         }
         best = max(gains, key=lambda name: gains[name])
@@ -124,11 +129,6 @@ class Model:
 
     def _course(self, setting: Setting, draws: np.ndarray) -> Course:
         return setting.scaled(self.slowed).course(draws)
-
-
-def step_s(course: Course) -> float:
-    """The mean, once the pipeline is full."""
-    return float(course.steps_s[_WARM_UP:].mean())
 
 
 def machine() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import default_collate
 
 from dalipipe.cache.available import available_bytes
 from dalipipe.cores import usable_cores
@@ -19,7 +22,6 @@ from dalipipe.stalls.changes import TRAINING, Change, setting_of
 from dalipipe.stalls.explanation import LEAST_GAIN, Explanation, StageAlone, WhatIf
 from dalipipe.stalls.foreign import Foreign, TorchLoader, foreign, moved, tensors
 from dalipipe.stalls.measuring import (
-    LEAST_STEPS,
     RESIDENT,
     Kind,
     Parts,
@@ -41,10 +43,13 @@ def explain(
     loader: Any, step: Callable[[Any], Any], *, steps: int | None, device: str | torch.device, progress: Progress
 ) -> Explanation:
     """As `dalipipe.explain`."""
-    on, in_blocks = _device(device), blocks_of(LEAST_STEPS if steps is None else steps)
+    on = _device(device)
     if steps is None:
         with contextlib.closing(foreign(loader, 1, 0)) as of:
-            in_blocks = blocks_of(affordable(step, [moved(batch, on) for batch in _first(of.cold(0), 1)], on))
+            batch, loader_s = _looked_at(of)
+            steps = affordable(step, [moved(batch, on)], on, loader_s=loader_s, warm_up=of.warm_up)
+    workers = loader.num_workers if isinstance(loader, TorchDataLoader) else 1
+    in_blocks = blocks_of(steps, max(1, workers))
     with contextlib.closing(foreign(loader, in_blocks[1], in_blocks[0])) as of:
         return _Foreign(of, step, in_blocks, on, progress).explanation()
 
@@ -60,7 +65,7 @@ class _Foreign:
         device: torch.device,
         progress: Progress,
     ) -> None:
-        self.of, self.device, self.progress = of, device, progress
+        self.of, self.device, self.progress, self.remarks = of, device, progress, dict[str, str]()
         progress("first batches", 0.0)
         blocks, in_block = in_blocks
         host = list(_first(of.cold(blocks), RESIDENT))
@@ -79,7 +84,7 @@ class _Foreign:
     def explanation(self) -> Explanation:
         of, seconds = self.of, self.turns.seconds
         self.progress("stages", 0.0)
-        cold, cached = of.stages(_ALONE)
+        cold, cached = self._stages()
         train = {"step": Measured(seconds["compute"].ravel(), self.turns.cores("compute"))}
         if "host" in seconds:
             train["copy to device"] = self._more_than_compute("host")
@@ -88,11 +93,12 @@ class _Foreign:
         model = Model(now, seconds["cold"].mean(axis=1), beside)
         self.progress("changes", 0.5)
         found = list(self._changes(now, cached))
-        loader, ours = of.settings() | {"batch_size": self.batch_size, "device": str(self.device)}, self._ours(train)
+        ours = self._ours(train)
         if isinstance(ours, Change):
             found.append(ours)
         elif ours:
-            loader["as dalipipe.DataLoader"] = ours
+            self.remarks["as dalipipe.DataLoader"] = ours
+        loader = of.settings() | {"batch_size": self.batch_size, "device": str(self.device)} | self.remarks
         what_ifs = [WhatIf(one.name, one.how, model.predict(one.setting), one.basis) for one in found]
         parts = parts_of({kind: times for kind, times in seconds.items() if kind != "pinned"})
         self.progress("changes", 1.0)
@@ -111,6 +117,23 @@ class _Foreign:
             loader=loader,
             machine=machine(),
         )
+
+    def _stages(self) -> tuple[Stages, Stages]:
+        """Of the loader, one by one; where its data set does not bear that, as a whole."""
+        of = self.of
+        try:
+            cold, cached = of.stages(_ALONE)
+        except Exception as error:  # it is the user's code, and runs where it did not before
+            if not isinstance(of, TorchLoader):
+                raise
+            self.remarks["stages"] = f"not told apart: {_in_a_line(error)}"
+            cold, cached = of.as_a_whole(_ALONE), {}
+        if type(of) is Foreign:
+            # Whether it prepares batches in the background is not to be seen, but in the time that both take.
+            prep, step = float(cold["prep"].seconds.mean()), float(self.turns.seconds["compute"].mean())
+            together = float(self.turns.seconds["cold"].mean())
+            of.workers = 1 if together < (prep + step + max(prep, step)) / 2 else 0
+        return cold, cached
 
     def _bottleneck(self, model: Model, parts: Parts) -> str:
         """Where the step's own thread prepares batches nothing bounds but the sum: then it is the loader's longest
@@ -173,6 +196,8 @@ class _Foreign:
         of = self.of
         if not isinstance(of, TorchLoader) or not of.batches or not of.in_lists:
             return ""
+        if of.loader.collate_fn is not default_collate:
+            return "it cannot be: the loader has a collate_fn of its own, and dalipipe makes batches itself"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -181,7 +206,7 @@ class _Foreign:
                 nbytes = min(_MOST_HELD_BYTES, available_bytes() // 8)
                 walks = Walks(loader, 0, 2 * _ALONE, nbytes)
         except Exception as error:  # what a data set does when another loader reads it is anything
-            return f"it cannot be: {str(error).splitlines()[0].split('. ')[0] if str(error) else type(error).__name__}"
+            return f"it cannot be: {_in_a_line(error)}"
         setting = setting_of(walks, {**walks.alone, "step": train["step"]}, usable_cores())
         how = f"dalipipe.DataLoader(dataset, {of.loader.batch_size or round(self.batch_size)})"
         return Change("dalipipe.DataLoader", how, setting, "tried")
@@ -205,6 +230,20 @@ def _first(batches: Generator[Any, None, None], count: int) -> Iterator[Any]:
     with contextlib.closing(batches):
         for _ in range(count):
             yield next(batches)
+
+
+def _looked_at(of: Foreign) -> tuple[Any, float]:
+    """A batch, and what the loader takes for one, s, when nobody else works."""
+    count = max(2, of.workers)
+    with contextlib.closing(of.cold(0)) as batches:
+        batch, begin = next(batches), time.perf_counter()
+        for _ in range(count):
+            next(batches)
+        return batch, (time.perf_counter() - begin) / count
+
+
+def _in_a_line(error: Exception) -> str:
+    return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
 
 
 def _samples(batch: Any) -> int:

@@ -35,7 +35,7 @@ from dalipipe.stalls.measuring import (
     take_turns,
 )
 from dalipipe.stalls.model import Model, Setting, machine
-from dalipipe.stalls.walking import Measured, Walks
+from dalipipe.stalls.walking import WARM_UP, Measured, Walks
 
 _MOST_HELD_BYTES = 2 << 30
 _WALKED = 16  # batches, at least, of which each stage is timed alone
@@ -113,7 +113,7 @@ def investigate(
         if steps is None:
             progress("steps", 0.0)
             loader_s = sum(float(stage.seconds.mean()) for stage in walks.alone.values())
-            steps = affordable(step, resident, device, most=SHORT_STEPS, loader_s=loader_s)
+            steps = affordable(step, resident, device, most=SHORT_STEPS, loader_s=loader_s, warm_up=warm_up)
         blocks, in_block = blocks_of(steps)
 
         def read_anew(block: int) -> Generator[Any, None, None]:
@@ -124,22 +124,29 @@ def investigate(
             Kind("compute", partial(over, resident), 2),
             Kind("cold", read_anew, warm_up),
         ]
+        def from_memory(block: int) -> Generator[Any, None, None]:
+            if walks.in_maps:
+                _batches(cached(block * in_block), warm_up + in_block + warm_up)  # with those made ahead
+            return cached(block * in_block)
+
         if walks.fetches:
-            kinds.append(Kind("cached", lambda block: cached(block * in_block), warm_up))
+            kinds.append(Kind("cached", from_memory, warm_up))
         if any(value.device != device for batch in given for value in _tensors(batch)):
             kinds.insert(1, Kind("host", partial(over, given), 2))
         turns = take_turns(kinds, step, blocks=blocks, steps=in_block, device=device, progress=progress)
     progress("stages", 0.0)
     seconds = {"cached": turns.seconds["cold"], **turns.seconds}
     batches = min(max(_WALKED, steps // 2), len(walks.steps))
-    from_memory = walks.stages(walks.held, batches=batches, passes=-(-_WALKED // batches))
+    in_memory = walks.stages(
+        walks.held, batches=batches, passes=-(-_WALKED // batches), warm_up=batches if walks.in_maps else WARM_UP
+    )
     progress("stages", 0.5)
     train = {"step": Measured(seconds["compute"].ravel(), turns.cores("compute"))}
     if "host" in seconds:
         more = seconds["host"].mean() - seconds["compute"].mean()
         train["copy to device"] = Measured(np.array([max(0.0, float(more))]), 0.0)
     now = setting_of(walks, {**walks.alone, **train}, usable_cores())
-    cached_now = setting_of(walks, {**from_memory, **train}, usable_cores())
+    cached_now = setting_of(walks, {**in_memory, **train}, usable_cores())
     changes = Changes(walks, now, cached_now)
     found = [*changes.calculated(), *(changes.tried() if tries else ())]
     progress("stages", 1.0)
@@ -232,7 +239,7 @@ def _settings(loader: DataLoader, walks: Walks) -> dict[str, Any]:
     return {
         "kind": "dalipipe.DataLoader",
         "dataset": repr(loader.source)[:200],
-        "batch_size": max(len(step) for step in walks.steps),
+        "batch_size": round(float(np.mean([len(step) for step in walks.steps])), 1),
         "threads": config.threads,
         "prefetch": walks.ahead,
         "device": str(config.output.device),

@@ -20,12 +20,18 @@ would be another matter.
 class Course:
     """What a simulated run came to: ``steps_s`` float64 [steps], the time between one batch's step and the next's;
     ``busy``: the share of the time in which each stage was at work, [0, 1] for each thread that does it; ``queue``:
-    finished batches waiting on average.
+    finished batches waiting on average; ``warm_up``: so many of the steps pass until all are at work.
     """
 
     steps_s: np.ndarray
     busy: Mapping[str, float]
     queue: float
+    warm_up: int = 0
+
+    @property
+    def step_s(self) -> float:
+        """The mean, once all are at work."""
+        return float(self.steps_s[self.warm_up :].mean())
 
 
 @dataclass
@@ -46,6 +52,7 @@ class OwnPipeline:
     decoding: str | None = "decode"
     engine: str | None = None
     after: tuple[str, ...] = ("python", "augment", "assemble")
+    period = 1
 
     def run(self, steps: int, cores: float) -> Course:
         asked, read, encoded, decoded = Queue(), Queue(), Queue(), Queue()
@@ -119,6 +126,11 @@ class WorkerPipeline:
     prefetch: int = 2
     stages: tuple[str, ...] = ("prep",)
     queues: list[Queue] = field(default_factory=list, init=False)
+
+    @property
+    def period(self) -> int:
+        """Batches that workers which begin together give together."""
+        return max(1, self.workers)
 
     def run(self, steps: int, cores: float) -> Course:
         if self.workers == 0:

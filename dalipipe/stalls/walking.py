@@ -20,10 +20,10 @@ from dalipipe.clock import StageClock, Taken, minus
 from dalipipe.faults import Quarantine
 from dalipipe.loader import DataLoader
 from dalipipe.pipeline import Epoch, Lane, Prefetcher, delivery
-from dalipipe.records import Encoded, Records
+from dalipipe.records import Encoded, Pictures, Records
 from dalipipe.sampler import Sampler, Step
 from dalipipe.sources.base import Source
-from dalipipe.stalls.held import Held, files_of, forget
+from dalipipe.stalls.held import Held, files_of, forget, like
 from dalipipe.tracks.base import LaneConfig
 
 WARM_UP = 2  # batches in which decoders are made and buffers grow
@@ -52,14 +52,19 @@ Stages = Mapping[str, Measured]
 
 
 class Replay(Sampler):
-    """Steps that another sampler has dealt, over and over."""
+    """Steps that another sampler has dealt, over and over; ``again`` is called whenever all have been dealt."""
 
-    def __init__(self, steps: Sequence[Step], dealt_by: Sampler) -> None:  # it deals no order, so it has none
-        self._replayed, self._dealt_by = steps, dealt_by
+    def __init__(
+        self, steps: Sequence[Step], dealt_by: Sampler, again: Callable[[], None] = lambda: None
+    ) -> None:  # it deals no order, so it has none
+        self._replayed, self._dealt_by, self._again = steps, dealt_by, again
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
+        count = len(self._replayed)
         for number in itertools.count(first_step):
-            yield self._replayed[number % len(self._replayed)]
+            if number > first_step and (number - first_step) % count == 0:
+                self._again()
+            yield self._replayed[number % count]
 
     def without(self, epoch: int, step: Step, bad: set[int], *, refill: bool) -> Step:
         return self._dealt_by.without(epoch, step, bad, refill=refill)
@@ -119,8 +124,8 @@ class Walks:
                     break
         return _stages(rows)
 
-    def _epoch(self, steps: Sequence[Step]) -> Epoch:
-        return Epoch(self._number, self._key, Replay(steps, self._dealt_by), self._draws)
+    def _epoch(self, steps: Sequence[Step], again: Callable[[], None] = lambda: None) -> Epoch:
+        return Epoch(self._number, self._key, Replay(steps, self._dealt_by, again), self._draws)
 
     @property
     def fetches(self) -> bool:
@@ -137,6 +142,14 @@ class Walks:
             return None
         column = first.columns[field.name]
         return column if isinstance(column, Encoded) else None
+
+    @property
+    def in_maps(self) -> bool:
+        """Whether ``held`` is memory that the system may have to read again: files that are mapped; or is not held at
+        all, being the user's own code's.
+        """
+        mapped = any(isinstance(column, Pictures) for records in self.held for column in records.columns.values())
+        return bool(self.files) and (mapped or not self.config.source.repeatable)
 
     def forget(self) -> None:
         """Has the steps' files read anew, as far as they are known."""
@@ -155,7 +168,8 @@ class Walks:
         """
         config = replace(self.config, source=self.config.source if source is None else source, **changes)
         lanes: list[Lane] = []
-        epoch, cuda = self._epoch(self.steps), config.output.device.type == "cuda"
+        anew = self.forget if source is None else lambda: None  # steps that come again are read anew again
+        epoch, cuda = self._epoch(self.steps, anew), config.output.device.type == "cuda"
         cache = self._cache_before(config.source)
 
         def run(first: int, ready: list[int] | None = None) -> Generator[Any, None, None]:
@@ -270,7 +284,7 @@ class _Keeping(Source):
     def __init__(self, source: Source) -> None:
         self._source = source
         self.last: tuple[np.ndarray, Records] | None = None
-        self.schema, self.copies, self.in_memory = source.schema, source.copies, source.in_memory
+        like(self, source)
 
     def read(self, indices: np.ndarray, *, threads: int = 1, allocate: Any = None) -> Records:
         records = self._source.read(indices, threads=threads, allocate=allocate)
