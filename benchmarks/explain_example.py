@@ -1,6 +1,6 @@
 """`dalipipe explain` as a user runs it, on real photographs: what README and docs/explain.md show of it.
 
-    python benchmarks/explain_example.py --data DIR [--model small] [--results DIR]
+    python benchmarks/explain_example.py --data DIR [--model NAME] [--size PX] [--results DIR]
 
 Writes results/explain_example.json.
 """
@@ -21,10 +21,11 @@ from rounds import write
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with real photographs")
-    parser.add_argument("--model", default="small")
+    parser.add_argument("--model", default="shufflenet_v2_x0_5")
+    parser.add_argument("--size", default="64")
     parser.add_argument("--results", type=Path, default=None)
     given = parser.parse_args()
-    options = ["--model", given.model, "--policy", "imagenet_train"]
+    options = ["--model", given.model, "--policy", "imagenet_train", "--size", given.size]
     with tempfile.TemporaryDirectory() as folder:
         photographs = image_folder(given.data, Path(folder))
         command = [sys.executable, "-m", "dalipipe", "explain", str(photographs), *options, "--json"]

@@ -68,7 +68,7 @@ def of(all_cores: list[dict[str, Any]], one: list[dict[str, Any]]) -> dict[str, 
     cores over that on one.
     """
     batch_s = np.concatenate([turn["batch_s"] for turn in all_cores])
-    p50, p99 = np.quantile(batch_s, (0.5, 0.99))
+    p50, p99 = (float(each) for each in np.quantile(batch_s, (0.5, 0.99)))
     alone = np.concatenate([turn["batch_s"] for turn in one])
     pairs = list(zip(all_cores, one, strict=True))
     return {

@@ -59,7 +59,9 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"DataLoader: {name} must be at least {least}, got {value}")
 
 
-def order_of(shuffle: bool, sampler: Any, batch_sampler: Any, *, batch_size: int, drop_last: bool, shards: str) -> Order:
+def order_of(
+    shuffle: bool, sampler: Any, batch_sampler: Any, *, batch_size: int, drop_last: bool, shards: str
+) -> Order:
     """The order asked for, as torch's ``DataLoader`` reads its arguments."""
     if isinstance(batch_sampler, TokenBatches):
         if batch_size != 1 or shuffle or sampler is not None:

@@ -24,6 +24,7 @@ import dalipipe
 from dalipipe import recipes
 from dalipipe.ops import image as ops
 from dalipipe.ops import signal as signal_ops
+from dalipipe.ops.mix import MixUp
 from dalipipe.stalls.changes import Changes, setting_of
 from dalipipe.stalls.explanation import Explanation
 from dalipipe.stalls.held import files_of, forget
@@ -330,7 +331,9 @@ def loaders(folder: dalipipe.ImageFolder, root: Path) -> dict[str, dalipipe.Data
         "kept in part": pictures(folder, cache="ram", cache_bytes="64KiB"),
         "map": dalipipe.DataLoader(dalipipe.MapDataset(items), 5, policy=recipes.imagenet_train(16), **given),
         "staged": pictures(folder, policy=dalipipe.Policy([dalipipe.PythonStep(flipped), ops.RandomResizedCrop(16)])),
-        "mixed": pictures(folder, policy=dalipipe.Policy([ops.RandomResizedCrop(16), ops.MixUp(0.8, group=2)]), batch_size=4),
+        "mixed": pictures(
+            folder, policy=dalipipe.Policy([ops.RandomResizedCrop(16), MixUp(0.8, group=2)]), batch_size=4
+        ),
         "repeated": pictures(folder, shuffle=False, sampler=dalipipe.orders.Repeated(2, dalipipe.orders.Shuffled())),
     }
 

@@ -366,7 +366,7 @@ def test_who_prepares_in_the_background_and_who_does_not():
 def test_a_subclass_that_iterates_in_its_own_way_is_left_whole():
     class Shifted(DataLoader):
         def __iter__(self) -> Any:
-            return (batch + 1 for batch in super(Shifted, self).__iter__())
+            return (batch + 1 for batch in super().__iter__())
 
     assert type(foreign(Shifted(Items(8), 4), 1, 1)) is Foreign
 

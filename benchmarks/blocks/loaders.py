@@ -260,7 +260,7 @@ def steadiness_cpu(load: Load) -> str:
     if result is None:
         return "Not measured yet."
     lines = [
-        f"| | batch p99/p50 | on one core | {result['cores']} cores over one | cores busy | CPU of an image, over one's |",
+        f"| | batch p99/p50 | on one core | {result['cores']} cores over one | cores busy | CPU an image, over one's |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     lines += [

@@ -66,7 +66,11 @@ def affordable(
 
     Raises ``ValueError`` where several processes train together: they have to take as many steps each.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
         raise ValueError("explain: where several processes train together, say how many steps to take: steps=60")
     seconds = _block(Kind("first", partial(over, batches), 1), step, 0, 2, device).seconds
     in_block = _BUDGET_S / (_BLOCKS * max(float(seconds.min()), loader_s, 1e-9)) - 2 * warm_up

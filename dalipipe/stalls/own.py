@@ -124,6 +124,7 @@ def investigate(
             Kind("compute", partial(over, resident), 2),
             Kind("cold", read_anew, warm_up),
         ]
+
         def from_memory(block: int) -> Generator[Any, None, None]:
             if walks.in_maps:
                 _batches(cached(block * in_block), warm_up + in_block + warm_up)  # with those made ahead
