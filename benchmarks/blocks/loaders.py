@@ -64,6 +64,7 @@ def _cell(text: str) -> str:
 def goals_cpu(load: Load) -> str:
     """Each goal beside what was measured: met, or said plainly that it was not."""
     loaders, fused, memory = load("loaders_cpu"), load("fused_image_cpu"), load("memory_cpu")
+    steadiness = load("steadiness_cpu")
     goals: list[tuple[str, str, str, bool]] = []
     for goal in loaders["goals"] if loaders else ():
         measured = "not measured" if goal["measured"] is None else f"{goal['measured']:.2f}"
@@ -84,6 +85,15 @@ def goals_cpu(load: Load) -> str:
             "",
             "DALI's decoder keeps a buffer per place in the batch, as large as its largest crop so far: "
             f"by itself it goes from {alone[1]:.0f} MiB in epoch 2 to {alone[-1]:.0f} in epoch {len(alone)}.",
+        ]
+    if steadiness:
+        ours, fixed = (steadiness["contenders"][name] for name in ("dalipipe", "fixed work"))
+        lines += [
+            "",
+            "The tail and what a second core brings depend on the machine and its neighbours, so they were measured once "
+            f"more beside fixed work, of which no loader is part: p99/p50 {ours['p99_over_p50']:.2f} beside "
+            f"{fixed['p99_over_p50']:.2f}, the second core {ours['scaling']:.2f}× beside {fixed['scaling']:.2f}× "
+            f"({steadiness['machine']['cpu']}, docs/bench.md).",
         ]
     return "\n".join(lines)
 
