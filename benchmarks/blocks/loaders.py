@@ -90,8 +90,8 @@ def goals_cpu(load: Load) -> str:
         ours, fixed = (steadiness["contenders"][name] for name in ("dalipipe", "fixed work"))
         lines += [
             "",
-            "The tail and what a second core brings depend on the machine and its neighbours, so they were measured once "
-            f"more beside fixed work, of which no loader is part: p99/p50 {ours['p99_over_p50']:.2f} beside "
+            "The tail and what a second core brings depend on the machine and its neighbours, so they were measured "
+            f"once more beside fixed work, of which no loader is part: p99/p50 {ours['p99_over_p50']:.2f} beside "
             f"{fixed['p99_over_p50']:.2f}, the second core {ours['scaling']:.2f}× beside {fixed['scaling']:.2f}× "
             f"({steadiness['machine']['cpu']}, docs/bench.md).",
         ]
