@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from dalipipe.bench.comparison import Comparison, Outcome
 from dalipipe.bench.contenders import CONTENDERS, OURS
 from dalipipe.bench.contenders.base import drawn_box
 from dalipipe.bench.process import ContenderError, Process
+from dalipipe.bench.serving import Server
 from dalipipe.bench.verify import Difference, check_training, reference
 from dalipipe.bench.work import Work
 from dalipipe.cli import app
@@ -100,6 +101,15 @@ FAKES = """
     class Tuned(Fake):
         @classmethod
         def candidates(cls, work): return [{"delay_s": 0.03}, {"delay_s": "much"}, {"delay_s": 0.001}]
+
+    class Bursts(Fake):
+        cycle = 8
+        def batches(self):
+            images = Images(pixels(self.work.batch_size, self.work))
+            while True:
+                time.sleep(0.08)
+                for _ in range(self.cycle):
+                    yield images, list(range(self.work.batch_size))
 
     class Parent(Fake):
         def prepare(self):
@@ -221,6 +231,42 @@ def test_a_process_is_kept_to_its_cores(work: Work) -> None:
     with started(work, "Fake", cores=1) as process:
         process.ask("prepare")
         assert len(os.sched_getaffinity(process._process.pid)) == 1
+
+
+def test_whole_bursts_are_timed(work: Work) -> None:
+    """Else five batches, all of one burst, would seem to take no time."""
+    with started(work, "Bursts") as process:
+        process.start()
+        found = process.run(5)
+        assert found["items"] == 16 * 8 and found["seconds"] >= 2 * 0.08
+        assert process.run(17)["items"] == 24 * 8
+
+
+@pytest.mark.parametrize("name", [name for name, one in CONTENDERS.items() if "cpu" in one.on])
+def test_workers_that_make_whole_batches_make_bursts(name: str) -> None:
+    kind, work = CONTENDERS[name].contender(), Work(("a",), (0,), cores=16)
+    settings = kind.candidates(work)[0]
+    by_processes = name.startswith("torch ") or name in ("LitData", "WebDataset", "timm")
+    assert kind(work, settings).cycle == (settings["num_workers"] if by_processes else 1)
+
+
+def test_timing_begins_with_the_last_batch_that_is_skipped(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing slow lies between them, or batches pile up."""
+    seen: list[str] = []
+
+    def batches() -> Iterator[tuple[list[int], list[int]]]:
+        while True:
+            seen.append("batch")
+            yield [0], [0]
+
+    file = Path(work.folder) / "work.json"
+    work.write(file)
+    server = Server(str(file), "fakes:Fake", {})
+    server.batches = batches()
+    tree = usage.tree
+    monkeypatch.setattr(usage, "tree", lambda pid: seen.append("all processes") or tree(pid))
+    assert server.run(3, skipped=2)["items"] == 3
+    assert seen == ["all processes", *["batch"] * 5, "all processes"]
 
 
 def test_usage_is_of_the_whole_tree() -> None:

@@ -20,6 +20,8 @@ from dalipipe.bench.contenders import Entry
 _SAMPLED_EVERY_S = 0.05
 _EXTRA = 2
 """Batches that are taken before the timed ones, beside those that may lie ready."""
+_LEAST_CYCLES = 2
+"""That a turn has: see `Contender.cycle`."""
 _QUIET = 0.1
 """Of a core: a process that uses less has come to rest."""
 
@@ -85,15 +87,17 @@ class Process:
         found = self.ask("start")
         self.first_batch_s = found["there_at"] - self._begun_at
         self.imports_s = found["imported_at"] - self._begun_at
-        self._ahead = found["ahead"]
+        self._ahead, self._cycle = found["ahead"], found["cycle"]
         return found
 
     def run(self, batches: int, *, watched: bool = False) -> dict[str, Any]:
-        """A turn: so many batches of an endless stream, in the steady state. What was made ahead, in the turns of
-        others, does not count. ``watched``: memory is looked at meanwhile, which takes time.
+        """A turn: so many batches of an endless stream, in the steady state, and as many more as make whole bursts of
+        them (`Contender.cycle`). What was made ahead, in the turns of others, does not count. ``watched``: memory is
+        looked at meanwhile, which takes time.
         """
         ask = self._watched if watched else self.ask
-        found = ask("run", batches=batches, skipped=self._ahead + _EXTRA)
+        cycles = max(_LEAST_CYCLES, -(-batches // self._cycle))
+        found = ask("run", batches=cycles * self._cycle, skipped=self._ahead + _EXTRA)
         self.settle()
         self.look()
         return found
