@@ -9,7 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,28 @@ FAKES = """
         @classmethod
         def candidates(cls, work): return [{"delay_s": 0.03}, {"delay_s": "much"}, {"delay_s": 0.001}]
 
+    class Faltering(Fake):
+        @classmethod
+        def candidates(cls, work): return [{"delay_s": 0.001, "batches": 5}, {"delay_s": 0.01, "batches": 1000}]
+        def batches(self):
+            import fcntl
+            self.alone = open(os.path.join(self.work.folder, "alone"), "w")
+            fcntl.flock(self.alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(os.path.join(os.path.dirname(__file__), "pid"), "w") as file: file.write(str(os.getpid()))
+            for _, pair in zip(range(self.settings["batches"]), super().batches()): yield pair
+            raise RuntimeError("out of luck")
+
+    class Restless(Fake):
+        def batches(self):
+            import threading
+            def spin():
+                while True: pass
+            threading.Thread(target=spin, daemon=True).start()
+            yield from super().batches()
+
+    class Empty(Fake):
+        def batches(self): yield from ()
+
     class Bursts(Fake):
         cycle = 8
         def batches(self):
@@ -182,6 +206,41 @@ def test_the_best_settings_are_found(work: Work) -> None:
     assert outcome.settings == {"delay_s": 0.001}
     rates = [rate for _, rate in outcome.swept]
     assert rates[1] == 0 and 0 < rates[0] < rates[2]  # the second it refuses
+
+
+def test_settings_are_tried_one_at_a_time_and_one_may_fail(work: Work) -> None:
+    contenders = {OURS: entry("Fake"), "faltering": entry("Faltering")}
+    found = bench.compare(work, images=1, rounds=1, contenders=contenders)
+    outcome = found.outcomes["faltering"]
+    assert outcome.settings["batches"] == 1000
+    assert outcome.swept[0][1] == 0 < outcome.swept[1][1]
+
+
+def test_who_fails_in_a_turn_is_closed_at_once(work: Work) -> None:
+    pid, there = Path(work.folder) / "pid", []
+
+    def progress(words: str) -> None:
+        if words.startswith(f"{OURS}: round"):
+            there.append(Path("/proc", pid.read_text()).exists())
+
+    contenders = {OURS: entry("Fake"), "faltering": entry("Faltering")}
+    found = bench.compare(work, images=1, rounds=1, sweep=False, contenders=contenders, progress=progress)
+    assert there == [False] and list(found.outcomes) == [OURS]
+    assert found.failed == {"faltering": "RuntimeError: out of luck"}
+
+
+def test_nobody_is_left_to_time(work: Work) -> None:
+    found = bench.compare(work, images=1, rounds=1, sweep=False, contenders={OURS: entry("Empty")})
+    assert not found.outcomes and "StopIteration" in found.failed[OURS]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8])
+def test_each_comes_after_each_other_equally_often(count: int) -> None:
+    names = [f"loader {number}" for number in range(count)]
+    rounds = [comparing.turn_order(names, number) for number in range(2 * count)]
+    assert all(sorted(order) == names for order in rounds)
+    assert Counter(order[0] for order in rounds) == dict.fromkeys(names, 2)
+    assert Counter(pair for order in rounds for pair in pairwise(order)) == dict.fromkeys(permutations(names, 2), 2)
 
 
 def test_nothing_is_timed_where_our_own_pixels_differ(work: Work) -> None:
@@ -267,6 +326,14 @@ def test_timing_begins_with_the_last_batch_that_is_skipped(work: Work, monkeypat
     monkeypatch.setattr(usage, "tree", lambda pid: seen.append("all processes") or tree(pid))
     assert server.run(3, skipped=2)["items"] == 3
     assert seen == ["all processes", *["batch"] * 5, "all processes"]
+
+
+def test_a_process_that_does_not_come_to_rest(work: Work) -> None:
+    with started(work, "Restless") as process:
+        process.start()
+        process.timeout_s = 0.3
+        with pytest.raises(ContenderError, match=r"does not come to rest.* expected at most 0\.1"):
+            process.settle()
 
 
 def test_usage_is_of_the_whole_tree() -> None:

@@ -121,16 +121,25 @@ class Process:
         """At how much memory it has now."""
         self.peak_bytes = max(self.peak_bytes, usage.pss_bytes(self._process.pid))
 
-    def settle(self, at_most_s: float = 5.0) -> None:
-        """Waits until it has made what it makes ahead and is at rest, so that it does not disturb who is next."""
-        end_s, used = time.monotonic() + at_most_s, usage.cpu_s(self._process.pid)
+    def settle(self) -> None:
+        """Waits until it has made what it makes ahead and is at rest, so that it does not disturb who is next. Raises
+        `ContenderError` where that takes longer than ``timeout_s``.
+        """
+        end_s = time.monotonic() + self.timeout_s
+        before = used = usage.cpu_s(self._process.pid)
         while time.monotonic() < end_s:
             time.sleep(0.1)
             before, used = used, usage.cpu_s(self._process.pid)
             if used - before < 0.1 * _QUIET + 0.011:  # a tick may fall into any stretch
                 return
+        raise ContenderError(
+            f"it does not come to rest: nobody takes its batches, and after {self.timeout_s:.0f} s it still uses "
+            f"{(used - before) / 0.1:.1f} cores, expected at most {_QUIET}; give it fewer batches ahead, or more time"
+        )
 
     def close(self) -> None:
+        if self._words.closed:
+            return
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
