@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -125,6 +126,9 @@ FAKES = """
 
     class Empty(Fake):
         def batches(self): yield from ()
+
+    class Counting(Fake):
+        def load(self): return f"{len(os.sched_getaffinity(0))} cores, {os.environ.get('OMP_NUM_THREADS')}"
 
     class Bursts(Fake):
         cycle = 8
@@ -290,6 +294,16 @@ def test_a_process_is_kept_to_its_cores(work: Work) -> None:
     with started(work, "Fake", cores=1) as process:
         process.ask("prepare")
         assert len(os.sched_getaffinity(process._process.pid)) == 1
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is all there is")
+def test_contenders_are_kept_to_the_works_cores(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(comparing.processor, "threads", lambda: 2)
+    for cores, expected in ((1, "1 cores, 1"), (2, f"{len(os.sched_getaffinity(0))} cores, None")):
+        asked, contenders = dataclasses.replace(work, cores=cores), {OURS: entry("Counting")}
+        found = bench.compare(asked, images=1, rounds=1, sweep=False, contenders=contenders)
+        assert found.outcomes[OURS].version == expected
 
 
 def test_whole_bursts_are_timed(work: Work) -> None:
@@ -481,6 +495,9 @@ def test_the_command(jpeg_folder: Folder, found: Comparison, tmp_path: Path, mon
     work, names, options = asked[0]
     assert names == ["DALI", "torch DataLoader, Pillow"] and (work.size_px, work.cores, work.device) == (32, 3, "cpu")
     assert not options["sweep"] and len(work.paths) == 8
+    shown = call("bench", data, "--pictures", 4)
+    assert [Path(path).name for path in asked[1][0].paths] == ["0000.jpg", "0004.jpg", "0001.jpg", "0005.jpg"]
+    assert "1 picture: decode" in shown.output  # what the stand-in for a comparison had
     shown = call("bench", data, "--json", "--png", tmp_path / "b.png")
     assert json.loads(shown.stdout)["machine"]["cores"] and (tmp_path / "b.png").stat().st_size > 1000
 

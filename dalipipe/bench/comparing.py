@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dalipipe import cores as processor
 from dalipipe.bench.comparison import Comparison, Outcome
 from dalipipe.bench.contenders import CONTENDERS, OURS, Entry
 from dalipipe.bench.process import ContenderError, Process
@@ -45,9 +46,9 @@ def compare(
     another order each time; the first turn of each is not counted. A contender whose library is not there is listed as
     absent, one that does not do its work as failed, and the others go on.
 
-    ``progress`` is told what is being done. ``timeout_s``: seconds after which a contender that does not answer, or does
-    not come to rest after a turn, has failed. ``contenders``: those there are, dalipipe's among them; a loader of one's
-    own may be added.
+    ``progress`` is told what is being done. ``timeout_s``: seconds after which a contender that does not answer, or
+    does not come to rest after a turn, has failed. ``contenders``: those there are, dalipipe's among them; a loader of
+    one's own may be added. Where ``work.cores`` is fewer than there are, all are kept to so many.
 
     Raises:
         OutputsDifferError: dalipipe's own pictures are not torchvision's.
@@ -82,10 +83,11 @@ def first_batch_s(work: Work, name: str = OURS, *, times: int = 3) -> list[tuple
         work.write(Path(folder) / "work.json")
         entry = CONTENDERS[name]
         settings = entry.contender().candidates(work)[0]
-        with Process(Path(folder) / "work.json", entry, settings) as process:
+        limit = _limit(work)
+        with Process(Path(folder) / "work.json", entry, settings, cores=limit) as process:
             process.ask("prepare")
         for _ in range(times):
-            with Process(Path(folder) / "work.json", entry, settings) as process:
+            with Process(Path(folder) / "work.json", entry, settings, cores=limit) as process:
                 process.start()
                 found.append((process.first_batch_s, process.imports_s))
     return found
@@ -198,9 +200,8 @@ class _Comparing:
         return self.contenders[name].contender().candidates(self.work)
 
     def _process(self, name: str, settings: dict[str, Any], cores: int | None = None) -> Process:
-        return Process(
-            Path(self.work.folder) / "work.json", self.contenders[name], settings, cores=cores, timeout_s=self.timeout_s
-        )
+        file, limit = Path(self.work.folder) / "work.json", cores or _limit(self.work)
+        return Process(file, self.contenders[name], settings, cores=limit, timeout_s=self.timeout_s)
 
     def _started(self, name: str, settings: dict[str, Any], cores: int | None = None) -> Process:
         """A process at rest after its first batch, to be closed by who asks."""
@@ -241,6 +242,11 @@ def turn_order(names: Sequence[T], number: int) -> list[T]:
 def in_words(settings: dict[str, Any]) -> str:
     """For tables: ``num_workers 2, normalise sample``."""
     return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _limit(work: Work) -> int | None:
+    """Cores that its processes are kept to, where there are more of them."""
+    return work.cores if work.cores < processor.threads() else None
 
 
 def _starts(process: Process) -> tuple[float, float]:
