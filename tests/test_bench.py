@@ -130,6 +130,12 @@ FAKES = """
     class Counting(Fake):
         def load(self): return f"{len(os.sched_getaffinity(0))} cores, {os.environ.get('OMP_NUM_THREADS')}"
 
+    class Part(Fake):
+        def load(self): import a_namespace_that_is_not_there.library
+
+    class Own(Fake):
+        def load(self): raise ModuleNotFoundError("No module named 'fakes'", name="fakes")
+
     class Bursts(Fake):
         cycle = 8
         def batches(self):
@@ -348,6 +354,58 @@ def test_a_process_that_does_not_come_to_rest(work: Work) -> None:
         process.timeout_s = 0.3
         with pytest.raises(ContenderError, match=r"does not come to rest.* expected at most 0\.1"):
             process.settle()
+
+
+def test_a_loader_of_ones_own_is_found_where_this_python_finds_it(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.chdir(work.folder)
+    monkeypatch.setattr(sys, "path", ["", *(path for path in sys.path if path != work.folder)])
+    with started(work, "Fake") as process:
+        assert process.ask("prepare")["version"] == "1.2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "missing", "absent"),
+    [
+        ("bench:Dali", "nvidia.dali", "nvidia.dali", True),
+        ("bench:Dali", "nvidia.dali", "nvidia", True),
+        ("bench:Dali", "nvidia.dali", "nvidia.cuda", False),
+        ("bench:Spdl", "spdl", "spdl_io", False),
+        ("bench:Spdl", "spdl", None, False),
+        ("loaders.mine:Mine", "loaders", "loaders", False),  # its own module: it is not to be installed
+        ("loaders.mine:Mine", "loaders.mine", "loaders.mine", False),
+    ],
+)
+def test_which_missing_module_means_absent(kind: str, library: str, missing: str | None, absent: bool) -> None:
+    assert Entry(kind, library, "").is_absent(missing) is absent
+
+
+def test_a_part_of_a_library_is_absent_and_a_module_of_ones_own_has_failed(work: Work) -> None:
+    library = "a_namespace_that_is_not_there.library"
+    contenders = {OURS: entry("Fake"), "part": entry("Part", library), "own": entry("Own", "fakes")}
+    found = bench.compare(work, images=1, rounds=1, sweep=False, contenders=contenders)
+    assert found.absent == {"part": "pip install part"}
+    assert found.failed == {"own": "ModuleNotFoundError: No module named 'fakes'"}
+
+
+def test_which_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dali, torchs = CONTENDERS["DALI"], CONTENDERS["torch DataLoader, Pillow"]
+    monkeypatch.delenv("PEERS_PYTHON", raising=False)
+    assert dali.python == torchs.python == sys.executable
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PEERS_PYTHON", "peers/bin/python")
+    assert dali.python == str(tmp_path / "peers/bin/python") and torchs.python == sys.executable
+    monkeypatch.setenv("NVIDIA_DALI_PYTHON", "python3.11")
+    assert dali.python == "python3.11"
+
+
+def test_an_interpreter_that_is_not_there(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_LIBRARY_PYTHON", "nowhere/python")
+    contenders = {OURS: entry("Fake"), "elsewhere": entry("Fake", "a.library")}
+    found = bench.compare(work, images=1, rounds=1, sweep=False, contenders=contenders)
+    assert list(found.outcomes) == [OURS]
+    assert "nowhere/python cannot be run (No such file" in found.failed["elsewhere"]
+    assert "expected a Python that has a.library; set A_LIBRARY_PYTHON" in found.failed["elsewhere"]
 
 
 def test_usage_is_of_the_whole_tree() -> None:

@@ -222,7 +222,7 @@ class _Comparing:
 
     def _note(self, name: str, error: ContenderError) -> None:
         entry = self.contenders.get(name)
-        if entry is not None and error.missing == entry.library.split(".")[0]:
+        if entry is not None and entry.is_absent(error.missing):
             self.absent[name] = entry.remedy
         else:
             self.failed[name] = str(error)

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -53,16 +54,25 @@ class Process:
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         if cores is not None:
             environment["OMP_NUM_THREADS"] = str(cores)
+        if entry.python == sys.executable:  # what can be imported here can be there, a loader of one's own among it
+            environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
         script = str(Path(__file__).with_name("serving.py"))
-        self._process = subprocess.Popen(
-            [entry.python, script, str(work), entry.kind, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._words,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [entry.python, script, str(work), entry.kind, json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._words,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._words.close()
+            raise ContenderError(
+                f"{entry.python} cannot be run ({error.strerror}): expected a Python that has {entry.library}; "
+                f"set {entry.variable}, or PEERS_PYTHON, to the path of one"
+            ) from error
         if cores is not None:
             os.sched_setaffinity(self._process.pid, allowed)
 
