@@ -438,6 +438,13 @@ def test_work_is_spread_over_the_data(jpeg_folder: Folder, tmp_path: Path) -> No
         bench.work_of(absent)
 
 
+def test_a_picture_that_cannot_be_read_is_named(jpeg_folder: Folder) -> None:
+    source = dalipipe.ImageFolder(jpeg_folder(4))
+    Path(source.paths[2]).write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"cannot read \S*class_1\S*0001\.jpg: .*; leave it out"):
+        reference(bench.work_of(source))
+
+
 def test_boxes_lie_within_the_picture() -> None:
     random.seed(3)
     shares = []

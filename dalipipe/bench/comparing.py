@@ -52,7 +52,7 @@ def compare(
 
     Raises:
         OutputsDifferError: dalipipe's own pictures are not torchvision's.
-        ValueError: an argument is out of range, or there is no such contender.
+        ValueError: an argument is out of range, there is no such contender, or a picture cannot be read.
     """
     for name, value in (("rounds", rounds), ("images", images)):
         if value < 1:

@@ -24,7 +24,7 @@ def bench(
     pictures: Annotated[
         int, typer.Option(min=1, help="Files at most that are read, evenly spaced in DATA, again and again.")
     ] = 5000,
-    images: Annotated[int, typer.Option(min=1, help="Pictures a round.")] = 2000,
+    images: Annotated[int, typer.Option(min=1, help="Pictures a round, at least.")] = 2000,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each loader.")] = 5,
     sweep: Annotated[
         bool, typer.Option("--sweep/--no-sweep", help="Try each loader's settings first, and keep its best.")
