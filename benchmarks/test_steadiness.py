@@ -18,6 +18,7 @@ from rounds import write
 
 import dalipipe
 from dalipipe import bench
+from dalipipe.bench.comparing import turn_order
 from dalipipe.bench.contenders import CONTENDERS, OURS, Entry
 from dalipipe.bench.process import Process
 
@@ -47,8 +48,7 @@ def test_steadiness(
                 running[name, count], turns[name, count] = process, []
         order = list(running)
         for number in range(rounds + 1):
-            first = number % len(order)
-            for key in order[first:] + order[:first]:
+            for key in turn_order(order, number):
                 found = running[key].run(TURN)
                 if number:
                     turns[key].append(found)

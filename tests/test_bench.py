@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from dalipipe.bench.comparison import Comparison, Outcome
 from dalipipe.bench.contenders import CONTENDERS, OURS
 from dalipipe.bench.contenders.base import drawn_box
 from dalipipe.bench.process import ContenderError, Process
+from dalipipe.bench.serving import Server
 from dalipipe.bench.verify import Difference, check_training, reference
 from dalipipe.bench.work import Work
 from dalipipe.cli import app
@@ -101,6 +105,46 @@ FAKES = """
         @classmethod
         def candidates(cls, work): return [{"delay_s": 0.03}, {"delay_s": "much"}, {"delay_s": 0.001}]
 
+    class Faltering(Fake):
+        @classmethod
+        def candidates(cls, work): return [{"delay_s": 0.001, "batches": 5}, {"delay_s": 0.01, "batches": 1000}]
+        def batches(self):
+            import fcntl
+            self.alone = open(os.path.join(self.work.folder, "alone"), "w")
+            fcntl.flock(self.alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open(os.path.join(os.path.dirname(__file__), "pid"), "w") as file: file.write(str(os.getpid()))
+            for _, pair in zip(range(self.settings["batches"]), super().batches()): yield pair
+            raise RuntimeError("out of luck")
+
+    class Restless(Fake):
+        def batches(self):
+            import threading
+            def spin():
+                while True: pass
+            threading.Thread(target=spin, daemon=True).start()
+            yield from super().batches()
+
+    class Empty(Fake):
+        def batches(self): yield from ()
+
+    class Counting(Fake):
+        def load(self): return f"{len(os.sched_getaffinity(0))} cores, {os.environ.get('OMP_NUM_THREADS')}"
+
+    class Part(Fake):
+        def load(self): import a_namespace_that_is_not_there.library
+
+    class Own(Fake):
+        def load(self): raise ModuleNotFoundError("No module named 'fakes'", name="fakes")
+
+    class Bursts(Fake):
+        cycle = 8
+        def batches(self):
+            images = Images(pixels(self.work.batch_size, self.work))
+            while True:
+                time.sleep(0.08)
+                for _ in range(self.cycle):
+                    yield images, list(range(self.work.batch_size))
+
     class Parent(Fake):
         def prepare(self):
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -174,6 +218,41 @@ def test_the_best_settings_are_found(work: Work) -> None:
     assert rates[1] == 0 and 0 < rates[0] < rates[2]  # the second it refuses
 
 
+def test_settings_are_tried_one_at_a_time_and_one_may_fail(work: Work) -> None:
+    contenders = {OURS: entry("Fake"), "faltering": entry("Faltering")}
+    found = bench.compare(work, images=1, rounds=1, contenders=contenders)
+    outcome = found.outcomes["faltering"]
+    assert outcome.settings["batches"] == 1000
+    assert outcome.swept[0][1] == 0 < outcome.swept[1][1]
+
+
+def test_who_fails_in_a_turn_is_closed_at_once(work: Work) -> None:
+    pid, there = Path(work.folder) / "pid", []
+
+    def progress(words: str) -> None:
+        if words.startswith(f"{OURS}: round"):
+            there.append(Path("/proc", pid.read_text()).exists())
+
+    contenders = {OURS: entry("Fake"), "faltering": entry("Faltering")}
+    found = bench.compare(work, images=1, rounds=1, sweep=False, contenders=contenders, progress=progress)
+    assert there == [False] and list(found.outcomes) == [OURS]
+    assert found.failed == {"faltering": "RuntimeError: out of luck"}
+
+
+def test_nobody_is_left_to_time(work: Work) -> None:
+    found = bench.compare(work, images=1, rounds=1, sweep=False, contenders={OURS: entry("Empty")})
+    assert not found.outcomes and "StopIteration" in found.failed[OURS]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8])
+def test_each_comes_after_each_other_equally_often(count: int) -> None:
+    names = [f"loader {number}" for number in range(count)]
+    rounds = [comparing.turn_order(names, number) for number in range(2 * count)]
+    assert all(sorted(order) == names for order in rounds)
+    assert Counter(order[0] for order in rounds) == dict.fromkeys(names, 2)
+    assert Counter(pair for order in rounds for pair in pairwise(order)) == dict.fromkeys(permutations(names, 2), 2)
+
+
 def test_nothing_is_timed_where_our_own_pixels_differ(work: Work) -> None:
     with pytest.raises(bench.OutputsDifferError, match="nothing was timed"):
         bench.compare(work, contenders={OURS: entry("Wrong"), "slow": entry("Slow")})
@@ -223,6 +302,112 @@ def test_a_process_is_kept_to_its_cores(work: Work) -> None:
         assert len(os.sched_getaffinity(process._process.pid)) == 1
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is all there is")
+def test_contenders_are_kept_to_the_works_cores(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(comparing.processor, "threads", lambda: 2)
+    for cores, expected in ((1, "1 cores, 1"), (2, f"{len(os.sched_getaffinity(0))} cores, None")):
+        asked, contenders = dataclasses.replace(work, cores=cores), {OURS: entry("Counting")}
+        found = bench.compare(asked, images=1, rounds=1, sweep=False, contenders=contenders)
+        assert found.outcomes[OURS].version == expected
+
+
+def test_whole_bursts_are_timed(work: Work) -> None:
+    """Else five batches, all of one burst, would seem to take no time."""
+    with started(work, "Bursts") as process:
+        process.start()
+        found = process.run(5)
+        assert found["items"] == 16 * 8 and found["seconds"] >= 2 * 0.08
+        assert process.run(17)["items"] == 24 * 8
+
+
+@pytest.mark.parametrize("name", [name for name, one in CONTENDERS.items() if "cpu" in one.on])
+def test_workers_that_make_whole_batches_make_bursts(name: str) -> None:
+    kind, work = CONTENDERS[name].contender(), Work(("a",), (0,), cores=16)
+    settings = kind.candidates(work)[0]
+    by_processes = name.startswith("torch ") or name in ("LitData", "WebDataset", "timm")
+    assert kind(work, settings).cycle == (settings["num_workers"] if by_processes else 1)
+
+
+def test_timing_begins_with_the_last_batch_that_is_skipped(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing slow lies between them, or batches pile up."""
+    seen: list[str] = []
+
+    def batches() -> Iterator[tuple[list[int], list[int]]]:
+        while True:
+            seen.append("batch")
+            yield [0], [0]
+
+    file = Path(work.folder) / "work.json"
+    work.write(file)
+    server = Server(str(file), "fakes:Fake", {})
+    server.batches = batches()
+    tree = usage.tree
+    monkeypatch.setattr(usage, "tree", lambda pid: seen.append("all processes") or tree(pid))
+    assert server.run(3, skipped=2)["items"] == 3
+    assert seen == ["all processes", *["batch"] * 5, "all processes"]
+
+
+def test_a_process_that_does_not_come_to_rest(work: Work) -> None:
+    with started(work, "Restless") as process:
+        process.start()
+        process.timeout_s = 0.3
+        with pytest.raises(ContenderError, match=r"does not come to rest.* expected at most 0\.1"):
+            process.settle()
+
+
+def test_a_loader_of_ones_own_is_found_where_this_python_finds_it(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH")
+    monkeypatch.chdir(work.folder)
+    monkeypatch.setattr(sys, "path", ["", *(path for path in sys.path if path != work.folder)])
+    with started(work, "Fake") as process:
+        assert process.ask("prepare")["version"] == "1.2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "missing", "absent"),
+    [
+        ("bench:Dali", "nvidia.dali", "nvidia.dali", True),
+        ("bench:Dali", "nvidia.dali", "nvidia", True),
+        ("bench:Dali", "nvidia.dali", "nvidia.cuda", False),
+        ("bench:Spdl", "spdl", "spdl_io", False),
+        ("bench:Spdl", "spdl", None, False),
+        ("loaders.mine:Mine", "loaders", "loaders", False),  # its own module: it is not to be installed
+        ("loaders.mine:Mine", "loaders.mine", "loaders.mine", False),
+    ],
+)
+def test_which_missing_module_means_absent(kind: str, library: str, missing: str | None, absent: bool) -> None:
+    assert Entry(kind, library, "").is_absent(missing) is absent
+
+
+def test_a_part_of_a_library_is_absent_and_a_module_of_ones_own_has_failed(work: Work) -> None:
+    library = "a_namespace_that_is_not_there.library"
+    contenders = {OURS: entry("Fake"), "part": entry("Part", library), "own": entry("Own", "fakes")}
+    found = bench.compare(work, images=1, rounds=1, sweep=False, contenders=contenders)
+    assert found.absent == {"part": "pip install part"}
+    assert found.failed == {"own": "ModuleNotFoundError: No module named 'fakes'"}
+
+
+def test_which_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    dali, torchs = CONTENDERS["DALI"], CONTENDERS["torch DataLoader, Pillow"]
+    monkeypatch.delenv("PEERS_PYTHON", raising=False)
+    assert dali.python == torchs.python == sys.executable
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PEERS_PYTHON", "peers/bin/python")
+    assert dali.python == str(tmp_path / "peers/bin/python") and torchs.python == sys.executable
+    monkeypatch.setenv("NVIDIA_DALI_PYTHON", "python3.11")
+    assert dali.python == "python3.11"
+
+
+def test_an_interpreter_that_is_not_there(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_LIBRARY_PYTHON", "nowhere/python")
+    contenders = {OURS: entry("Fake"), "elsewhere": entry("Fake", "a.library")}
+    found = bench.compare(work, images=1, rounds=1, sweep=False, contenders=contenders)
+    assert list(found.outcomes) == [OURS]
+    assert "nowhere/python cannot be run (No such file" in found.failed["elsewhere"]
+    assert "expected a Python that has a.library; set A_LIBRARY_PYTHON" in found.failed["elsewhere"]
+
+
 def test_usage_is_of_the_whole_tree() -> None:
     burn = "import time\nt = time.process_time()\nwhile time.process_time() - t < 0.3: pass\n"
     held = "held = bytes(range(256)) * (1 << 17)\n"  # 32 MiB
@@ -251,6 +436,13 @@ def test_work_is_spread_over_the_data(jpeg_folder: Folder, tmp_path: Path) -> No
     absent = dalipipe.ImageFolder.from_samples([("/nowhere/a.jpg", 0)])
     with pytest.raises(ValueError, match=r"/nowhere/a\.jpg is none here"):
         bench.work_of(absent)
+
+
+def test_a_picture_that_cannot_be_read_is_named(jpeg_folder: Folder) -> None:
+    source = dalipipe.ImageFolder(jpeg_folder(4))
+    Path(source.paths[2]).write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"cannot read \S*class_1\S*0001\.jpg: .*; leave it out"):
+        reference(bench.work_of(source))
 
 
 def test_boxes_lie_within_the_picture() -> None:
@@ -368,6 +560,9 @@ def test_the_command(jpeg_folder: Folder, found: Comparison, tmp_path: Path, mon
     work, names, options = asked[0]
     assert names == ["DALI", "torch DataLoader, Pillow"] and (work.size_px, work.cores, work.device) == (32, 3, "cpu")
     assert not options["sweep"] and len(work.paths) == 8
+    shown = call("bench", data, "--pictures", 4)
+    assert [Path(path).name for path in asked[1][0].paths] == ["0000.jpg", "0004.jpg", "0001.jpg", "0005.jpg"]
+    assert "1 picture: decode" in shown.output  # what the stand-in for a comparison had
     shown = call("bench", data, "--json", "--png", tmp_path / "b.png")
     assert json.loads(shown.stdout)["machine"]["cores"] and (tmp_path / "b.png").stat().st_size > 1000
 
@@ -395,8 +590,10 @@ def test_contenders_do_the_same_work(name: str, jpeg_folder: Folder, tmp_path: P
     if "cpu" not in one.on:
         pytest.skip("needs a CUDA device")
     pytest.importorskip(one.library)
-    sizes = jpeg_folder(6, size=(60, 81))  # an odd number of pixels is left when the middle is cut out
-    work = bench.work_of(dalipipe.ImageFolder(sizes), size_px=32, batch_size=4, cores=1, folder=str(tmp_path))
+    root = jpeg_folder(6, size=(60, 81))  # an odd number of pixels is left when the middle is cut out
+    for path in root.glob("*/*.jpg"):
+        _turn(path)
+    work = bench.work_of(dalipipe.ImageFolder(root), size_px=32, batch_size=4, cores=1, folder=str(tmp_path))
     kind = one.contender()
     settings = kind.candidates(work)
     assert all(set(each) == set(settings[0]) for each in settings) and len(settings) >= 2
@@ -420,6 +617,16 @@ def test_contenders_do_the_same_work(name: str, jpeg_folder: Folder, tmp_path: P
         batches.close()
     finally:
         torch.set_num_threads(threads)
+
+
+def _turn(path: Path) -> None:
+    """Have its EXIF say that it lies on its side: torchvision's folders, and so the reference, do not turn it."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        exif = picture.getexif()
+        exif[0x0112] = 6
+        picture.save(path, exif=exif, quality="keep")
 
 
 @pytest.mark.slow

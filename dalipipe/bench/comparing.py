@@ -8,14 +8,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from dalipipe import cores as processor
 from dalipipe.bench.comparison import Comparison, Outcome
 from dalipipe.bench.contenders import CONTENDERS, OURS, Entry
 from dalipipe.bench.process import ContenderError, Process
 from dalipipe.bench.verify import Difference, check_training, compared, reference
 from dalipipe.bench.work import Work
 
+T = TypeVar("T")
 ONE_CORE = "dalipipe, one core"
 _LEAST = 4
 """Batches a turn."""
@@ -40,16 +42,17 @@ def compare(
 
     First each gives the same evaluation pictures, which are compared with torchvision's. Then (``sweep``) each
     library's settings are tried, in two short turns, and the best are kept. Then all take turns, ``rounds`` times
-    ``images`` pictures of an endless stream, another one first each time; the first turn of each is not counted. A
-    contender whose library is not there is listed as absent, one that does not do its work as failed, and the others
-    go on.
+    ``images`` pictures of an endless stream, or what makes whole bursts of batches of them (`Contender.cycle`), in
+    another order each time; the first turn of each is not counted. A contender whose library is not there is listed as
+    absent, one that does not do its work as failed, and the others go on.
 
-    ``progress`` is told what is being done. ``timeout_s``: seconds after which a contender that does not answer has
-    failed. ``contenders``: those there are, dalipipe's among them; a loader of one's own may be added.
+    ``progress`` is told what is being done. ``timeout_s``: seconds after which a contender that does not answer, or
+    does not come to rest after a turn, has failed. ``contenders``: those there are, dalipipe's among them; a loader of
+    one's own may be added. Where ``work.cores`` is fewer than there are, all are kept to so many.
 
     Raises:
         OutputsDifferError: dalipipe's own pictures are not torchvision's.
-        ValueError: an argument is out of range, or there is no such contender.
+        ValueError: an argument is out of range, there is no such contender, or a picture cannot be read.
     """
     for name, value in (("rounds", rounds), ("images", images)):
         if value < 1:
@@ -80,10 +83,11 @@ def first_batch_s(work: Work, name: str = OURS, *, times: int = 3) -> list[tuple
         work.write(Path(folder) / "work.json")
         entry = CONTENDERS[name]
         settings = entry.contender().candidates(work)[0]
-        with Process(Path(folder) / "work.json", entry, settings) as process:
+        limit = _limit(work)
+        with Process(Path(folder) / "work.json", entry, settings, cores=limit) as process:
             process.ask("prepare")
         for _ in range(times):
-            with Process(Path(folder) / "work.json", entry, settings) as process:
+            with Process(Path(folder) / "work.json", entry, settings, cores=limit) as process:
                 process.start()
                 found.append((process.first_batch_s, process.imports_s))
     return found
@@ -120,7 +124,7 @@ class _Comparing:
                 with self._noted(name):
                     settings, swept = self._best(name) if sweep else (self._candidates(name)[0], [])
                     self.progress(f"{name}: first batch")
-                    running[name] = process = self._started(stack, name, settings)
+                    running[name] = process = stack.enter_context(self._started(name, settings))
                     remark = self.contenders[name].contender().remark
                     outcomes[name] = Outcome(
                         settings, version, difference, prepared_s, *_starts(process), remark, swept
@@ -128,15 +132,15 @@ class _Comparing:
             if self.work.cores > 1 and OURS in outcomes:
                 one_thread = {**outcomes[OURS].settings, "num_workers": 1}
                 with self._noted(ONE_CORE):
-                    running[ONE_CORE] = process = self._started(stack, OURS, one_thread, cores=1)
+                    running[ONE_CORE] = process = stack.enter_context(self._started(OURS, one_thread, cores=1))
                     ours = outcomes[OURS]
                     outcomes[ONE_CORE] = Outcome(
                         process.settings, ours.version, ours.difference, ours.prepared_s, *_starts(process)
                     )
-            self._take_turns(running, outcomes, rounds)
-        timed = {name: outcome for name, outcome in outcomes.items() if name not in self.failed}
-        one_core = timed.pop(ONE_CORE, None)
-        return Comparison(self.work, timed, self.absent, self.failed, one_core)
+            if running:
+                self._take_turns(running, outcomes, rounds)
+        one_core = outcomes.pop(ONE_CORE, None)
+        return Comparison(self.work, outcomes, self.absent, self.failed, one_core)
 
     def _verified(self, name: str) -> tuple[str, float, Difference]:
         """Its version, the seconds that writing its own format took, and how its pictures differ."""
@@ -147,58 +151,65 @@ class _Comparing:
             return prepared["version"], prepared["seconds"], compared(process, self.work, self.expected)
 
     def _best(self, name: str) -> tuple[dict[str, Any], list[tuple[dict[str, Any], float]]]:
-        """The best of its settings; all of them, and their images a second. A setting that it refuses has 0."""
+        """The best of its settings; all of them, and their images a second. One that fails has 0."""
         candidates = self._candidates(name)
         if len(candidates) == 1:
             return candidates[0], []
-        rates, refused = [0.0] * len(candidates), []
-        with ExitStack() as stack:
-            started: dict[int, Process] = {}
+        rates = [0.0] * len(candidates)
+        failures: dict[int, ContenderError] = {}
+        for turn in (1, 2):
             for place, settings in enumerate(candidates):
-                self.progress(f"{name}: trying {in_words(settings)}")
+                if place in failures:
+                    continue
+                self.progress(f"{name}: turn {turn} of 2 with {in_words(settings)}")
                 try:
-                    started[place] = self._started(stack, name, settings)
+                    # One at a time: each has workers and queues, and all of them might not fit into memory.
+                    with self._started(name, settings) as process:
+                        found = process.run(max(_LEAST, self.batches // 2))
                 except ContenderError as error:
-                    refused.append(error)
-            if not started:
-                raise refused[0]
-            for turn in range(2):
-                for place, process in started.items():
-                    self.progress(f"{name}: turn {turn + 1} of 2 with {in_words(process.settings)}")
-                    found = process.run(max(_LEAST, self.batches // 2))
+                    rates[place], failures[place] = 0.0, error
+                else:
                     rates[place] = max(rates[place], found["items"] / found["seconds"])
+        if len(failures) == len(candidates):
+            raise failures[0]
         tried = list(zip(candidates, rates, strict=True))
         return max(tried, key=lambda one: one[1])[0], tried
 
     def _take_turns(self, running: dict[str, Process], outcomes: dict[str, Outcome], rounds: int) -> None:
         names = list(running)
         for number in range(rounds + 1):
-            first = number % len(names)
-            for name in names[first:] + names[:first]:
-                if name in self.failed:
+            for name in turn_order(names, number):
+                if name not in outcomes:
                     continue
                 self.progress(f"{name}: round {number} of {rounds}" if number else f"{name}: not counted")
-                with self._noted(name):
+                try:
                     found = running[name].run(self.batches, watched=number == 0)
-                    outcome = outcomes[name]
-                    outcome.peak_bytes = running[name].peak_bytes
-                    if number:
-                        outcome.rates.append(found["items"] / found["seconds"])
-                        outcome.cpu_s_per_1000.append(1e3 * found["cpu_s"] / found["items"])
-                        outcome.batch_s += found["batch_s"]
+                except ContenderError as error:
+                    self._note(name, error)
+                    running[name].close()  # it must not disturb the others
+                    del outcomes[name]
+                    continue
+                outcome = outcomes[name]
+                outcome.peak_bytes = running[name].peak_bytes
+                if number:
+                    outcome.rates.append(found["items"] / found["seconds"])
+                    outcome.cpu_s_per_1000.append(1e3 * found["cpu_s"] / found["items"])
+                    outcome.batch_s += found["batch_s"]
 
     def _candidates(self, name: str) -> list[dict[str, Any]]:
         return self.contenders[name].contender().candidates(self.work)
 
     def _process(self, name: str, settings: dict[str, Any], cores: int | None = None) -> Process:
-        return Process(
-            Path(self.work.folder) / "work.json", self.contenders[name], settings, cores=cores, timeout_s=self.timeout_s
-        )
+        file, limit = Path(self.work.folder) / "work.json", cores or _limit(self.work)
+        return Process(file, self.contenders[name], settings, cores=limit, timeout_s=self.timeout_s)
 
-    def _started(self, stack: ExitStack, name: str, settings: dict[str, Any], cores: int | None = None) -> Process:
-        process = stack.enter_context(self._process(name, settings, cores))
-        check_training(process.start(), self.work, self.expected)
-        process.settle()
+    def _started(self, name: str, settings: dict[str, Any], cores: int | None = None) -> Process:
+        """A process at rest after its first batch, to be closed by who asks."""
+        with ExitStack() as stack:
+            process = stack.enter_context(self._process(name, settings, cores))
+            check_training(process.start(), self.work, self.expected)
+            process.settle()
+            stack.pop_all()
         return process
 
     @contextlib.contextmanager
@@ -207,16 +218,35 @@ class _Comparing:
         try:
             yield
         except ContenderError as error:
-            entry = self.contenders.get(name)
-            if entry is not None and error.missing == entry.library.split(".")[0]:
-                self.absent[name] = entry.remedy
-            else:
-                self.failed[name] = str(error)
+            self._note(name, error)
+
+    def _note(self, name: str, error: ContenderError) -> None:
+        entry = self.contenders.get(name)
+        if entry is not None and entry.is_absent(error.missing):
+            self.absent[name] = entry.remedy
+        else:
+            self.failed[name] = str(error)
+
+
+def turn_order(names: Sequence[T], number: int) -> list[T]:
+    """Who comes after whom in round ``number``: a row of a Williams design, so that nobody always runs after the same
+    one and meets what that leaves behind. Each is first equally often, and in twice as many rounds as there are names
+    (in as many, where that is even) each comes after each other equally often.
+    """
+    count = len(names)
+    zigzag = [(place + 1) // 2 * (1 if place % 2 else -1) for place in range(count)]  # 0, 1, -1, 2, -2, ...
+    way = -1 if number // count % 2 else 1  # and then the mirror image, which an odd count needs
+    return [names[(number + way * step) % count] for step in zigzag]
 
 
 def in_words(settings: dict[str, Any]) -> str:
     """For tables: ``num_workers 2, normalise sample``."""
     return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _limit(work: Work) -> int | None:
+    """Cores that its processes are kept to, where there are more of them."""
+    return work.cores if work.cores < processor.threads() else None
 
 
 def _starts(process: Process) -> tuple[float, float]:

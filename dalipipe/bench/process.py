@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,6 +21,8 @@ from dalipipe.bench.contenders import Entry
 _SAMPLED_EVERY_S = 0.05
 _EXTRA = 2
 """Batches that are taken before the timed ones, beside those that may lie ready."""
+_LEAST_CYCLES = 2
+"""That a turn has: see `Contender.cycle`."""
 _QUIET = 0.1
 """Of a core: a process that uses less has come to rest."""
 
@@ -51,16 +54,25 @@ class Process:
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         if cores is not None:
             environment["OMP_NUM_THREADS"] = str(cores)
+        if entry.python == sys.executable:  # what can be imported here can be there, a loader of one's own among it
+            environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
         script = str(Path(__file__).with_name("serving.py"))
-        self._process = subprocess.Popen(
-            [entry.python, script, str(work), entry.kind, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._words,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [entry.python, script, str(work), entry.kind, json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._words,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._words.close()
+            raise ContenderError(
+                f"{entry.python} cannot be run ({error.strerror}): expected a Python that has {entry.library}; "
+                f"set {entry.variable}, or PEERS_PYTHON, to the path of one"
+            ) from error
         if cores is not None:
             os.sched_setaffinity(self._process.pid, allowed)
 
@@ -85,15 +97,17 @@ class Process:
         found = self.ask("start")
         self.first_batch_s = found["there_at"] - self._begun_at
         self.imports_s = found["imported_at"] - self._begun_at
-        self._ahead = found["ahead"]
+        self._ahead, self._cycle = found["ahead"], found["cycle"]
         return found
 
     def run(self, batches: int, *, watched: bool = False) -> dict[str, Any]:
-        """A turn: so many batches of an endless stream, in the steady state. What was made ahead, in the turns of
-        others, does not count. ``watched``: memory is looked at meanwhile, which takes time.
+        """A turn: so many batches of an endless stream, in the steady state, and as many more as make whole bursts of
+        them (`Contender.cycle`). What was made ahead, in the turns of others, does not count. ``watched``: memory is
+        looked at meanwhile, which takes time.
         """
         ask = self._watched if watched else self.ask
-        found = ask("run", batches=batches, skipped=self._ahead + _EXTRA)
+        cycles = max(_LEAST_CYCLES, -(-batches // self._cycle))
+        found = ask("run", batches=cycles * self._cycle, skipped=self._ahead + _EXTRA)
         self.settle()
         self.look()
         return found
@@ -117,16 +131,25 @@ class Process:
         """At how much memory it has now."""
         self.peak_bytes = max(self.peak_bytes, usage.pss_bytes(self._process.pid))
 
-    def settle(self, at_most_s: float = 5.0) -> None:
-        """Waits until it has made what it makes ahead and is at rest, so that it does not disturb who is next."""
-        end_s, used = time.monotonic() + at_most_s, usage.cpu_s(self._process.pid)
+    def settle(self) -> None:
+        """Waits until it has made what it makes ahead and is at rest, so that it does not disturb who is next. Raises
+        `ContenderError` where that takes longer than ``timeout_s``.
+        """
+        end_s = time.monotonic() + self.timeout_s
+        before = used = usage.cpu_s(self._process.pid)
         while time.monotonic() < end_s:
             time.sleep(0.1)
             before, used = used, usage.cpu_s(self._process.pid)
             if used - before < 0.1 * _QUIET + 0.011:  # a tick may fall into any stretch
                 return
+        raise ContenderError(
+            f"it does not come to rest: nobody takes its batches, and after {self.timeout_s:.0f} s it still uses "
+            f"{(used - before) / 0.1:.1f} cores, expected at most {_QUIET}; give it fewer batches ahead, or more time"
+        )
 
     def close(self) -> None:
+        if self._words.closed:
+            return
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

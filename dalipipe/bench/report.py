@@ -55,9 +55,10 @@ def _table(found: Comparison) -> Table:
     from rich.table import Table
 
     work = found.work
+    several = "picture" if len(work.paths) == 1 else "pictures"
     table = Table(
-        title=f"decode, crop to {work.size_px} px, flip, normalise; batches of {work.batch_size}; {work.device}, "
-        f"{work.cores} {'core' if work.cores == 1 else 'cores'}"
+        title=f"{len(work.paths):,} {several}: decode, crop to {work.size_px} px, flip, normalise; "
+        f"batches of {work.batch_size}; {work.device}, {work.cores} {'core' if work.cores == 1 else 'cores'}"
     )
     table.add_column("loader")
     for heading in _COLUMNS:

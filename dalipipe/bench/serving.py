@@ -69,6 +69,7 @@ class Server:
             "imported_at": imported,
             "there_at": there,
             "ahead": self.contender.ahead,
+            "cycle": self.contender.cycle,
             "shape": list(images.shape),
             "dtype": str(images.dtype),
             "device": str(images.device),
@@ -82,12 +83,13 @@ class Server:
         from dalipipe.bench import usage
 
         gc.collect()
+        known = usage.tree(os.getpid())  # before the batches are skipped: new ones would pile up meanwhile
         for _ in range(skipped):
             next(self.batches)
         self._finish()
         items, batch_s = 0, []
-        cpu, begin = usage.cpu_s(os.getpid()), time.perf_counter()
-        last = begin
+        begin = last = time.perf_counter()
+        cpu = usage.total_cpu_s(known)
         for _ in range(batches):
             images, _labels = next(self.batches)
             items += len(images)

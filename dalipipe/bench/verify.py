@@ -26,13 +26,20 @@ class Difference:
 
 
 def reference(work: Work) -> torch.Tensor:
-    """float32 [N, 3, size, size]: the first pictures by torchvision, shorter side resized, middle, normalised."""
+    """float32 [N, 3, size, size]: the first pictures by torchvision, shorter side resized, middle, normalised. Raises
+    ``ValueError`` where one of them cannot be read.
+    """
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms.v2 import functional as F
 
     rows = []
     for path in work.paths[: work.evaluated]:
-        picture = F.resize(decode_image(path, ImageReadMode.RGB), [work.shorter_px], antialias=True)
+        try:
+            picture = decode_image(path, ImageReadMode.RGB)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"compare: torchvision cannot read {path}: {reason}; leave it out") from error
+        picture = F.resize(picture, [work.shorter_px], antialias=True)
         picture = F.to_dtype(F.center_crop(picture, [work.size_px]), torch.float32, scale=True)
         rows.append(F.normalize(picture, list(MEAN), list(STD)))
     return torch.stack(rows)

@@ -18,7 +18,8 @@ EVALUATED = 64
 class Work:
     """Decode → RandomResizedCrop → flip → normalise → float32 [N, 3, size, size] on ``device``, again and again.
 
-    ``cores``: that loaders should keep busy. ``folder``: where those with a format of their own write the pictures.
+    ``cores``: that loaders may use, and should keep busy. ``folder``: where those with a format of their own write the
+    pictures.
     """
 
     paths: tuple[str, ...]

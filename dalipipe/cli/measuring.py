@@ -19,9 +19,12 @@ def bench(
     size: Size = 224,
     batch_size: BatchSize = 128,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Cores that loaders are to keep busy.", show_default="all")
+        int | None, typer.Option(min=1, help="Cores that loaders may use, and are to keep busy.", show_default="all")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Pictures a round.")] = 2000,
+    pictures: Annotated[
+        int, typer.Option(min=1, help="Files at most that are read, evenly spaced in DATA, again and again.")
+    ] = 5000,
+    images: Annotated[int, typer.Option(min=1, help="Pictures a round, at least.")] = 2000,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each loader.")] = 5,
     sweep: Annotated[
         bool, typer.Option("--sweep/--no-sweep", help="Try each loader's settings first, and keep its best.")
@@ -49,6 +52,7 @@ def bench(
             raise ValueError(f"the loaders to compare with read class folders, and {data} is none")
         work = work_of(
             source,
+            pictures,
             size_px=size,
             batch_size=batch_size,
             cores=workers or cores.threads(),

@@ -27,11 +27,30 @@ class Entry:
         return found
 
     @property
+    def variable(self) -> str:
+        """Of the environment, which names its interpreter."""
+        return f"{self.library.upper().replace('.', '_')}_PYTHON"
+
+    @property
     def python(self) -> str:
         """Its interpreter: $FFCV_PYTHON, say, where libraries want one of their own, else $PEERS_PYTHON, else ours."""
         if self.library in ("dalipipe", "torchvision"):
             return sys.executable
-        return os.environ.get(f"{self.library.upper()}_PYTHON") or os.environ.get("PEERS_PYTHON") or sys.executable
+        found = os.environ.get(self.variable) or os.environ.get("PEERS_PYTHON")
+        if not found:
+            return sys.executable
+        return os.path.abspath(found) if os.sep in found else found  # a bare name is looked for on PATH
+
+    def is_absent(self, missing: str | None) -> bool:
+        """Whether the library is not there when ``missing`` is the module that was not found: itself, or a package that
+        it is a part of, but not the contender's own module, which is its author's to put right.
+        """
+        own = self.kind.partition(":")[0]
+        return missing is not None and _is_within(self.library, missing) and not _is_within(own, missing)
+
+
+def _is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
 OURS = "dalipipe"

@@ -51,6 +51,13 @@ class Contender(ABC):
     def ahead(self) -> int:
         """Batches that may lie ready when nobody takes any."""
 
+    @property
+    def cycle(self) -> int:
+        """Batches that come in a burst: where each worker makes whole batches, as many as there are workers, since all
+        of them begin at once after a rest. A rate is one of whole bursts, with the waits between them.
+        """
+        return 1
+
 
 def drawn_box(height: int, width: int) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a RandomResizedCrop, as torchvision draws it, for who has none of its own."""

@@ -53,6 +53,7 @@ class Dali(Contender):
                 encoded,
                 device=self._decoder,
                 output_type=RGB,
+                adjust_orientation=False,  # as all others do, which leave EXIF alone
                 random_area=[0.08, 1.0],
                 random_aspect_ratio=[3 / 4, 4 / 3],
                 num_attempts=10,
@@ -71,7 +72,7 @@ class Dali(Contender):
         pipeline = self._pipeline(self.work.evaluated)
         with pipeline:
             encoded, labels = fn.readers.file(files=list(self.work.paths), labels=list(self.work.labels))
-            images = fn.decoders.image(encoded, device=self._decoder, output_type=RGB)
+            images = fn.decoders.image(encoded, device=self._decoder, output_type=RGB, adjust_orientation=False)
             resized: Any = fn.resize(images, resize_shorter=self.work.shorter_px)
             shape, size = resized.shape(), self.work.size_px
             corner = fn.cast(fn.stack(_middle(shape[0] - size), _middle(shape[1] - size)), dtype=INT32)

@@ -64,6 +64,10 @@ class Timm(Contender):
     def ahead(self) -> int:
         return 3 * int(self.settings["num_workers"])
 
+    @property
+    def cycle(self) -> int:
+        return int(self.settings["num_workers"])
+
 
 class _Reader:
     """What its data set asks for files."""

@@ -91,6 +91,10 @@ class _Torch(Contender):
     def ahead(self) -> int:
         return int(self.settings["num_workers"] * (self.settings["prefetch_factor"] + 1))
 
+    @property
+    def cycle(self) -> int:
+        return int(self.settings["num_workers"])
+
     def loader(self, dataset: Any, **more: Any) -> Any:
         import torch.utils.data
 
