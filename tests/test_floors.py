@@ -22,7 +22,7 @@ FLOORS = {
     5: ("plan",),
     6: ("decoders", "engines", "stages"),
     7: ("tracks",),
-    8: ("pipeline", "parts"),
+    8: ("pipeline", "parts", "arguments"),
     9: ("loader", "figures"),
     10: ("packing", "finetune", "interop", "stalls", "telemetry", "demo_data", "preview", "bench", "doctor"),
     11: ("cli",),
