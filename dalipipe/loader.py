@@ -123,10 +123,10 @@ class DataLoader(TorchDataLoader):
         count, and of what is as good the fewest threads. Trials are batches of the epoch, the same as with any
         settings: a quarter of them at most, and some 10 s of making them, or a number of seconds given; up to 512 MiB
         of batches wait meanwhile. Where the training is slower than the loader nothing can be told, so nothing is
-        changed. Trials go on in the next epoch, and begin in the second where a cache is filled by the first.
-        ``False``, or epochs of few batches: as many threads as there are cores, and 2 batches. ``stats()["tuned"]``
-        says what was chosen; states keep it for machines of as many cores. (The share of DALI's hardware decoder is
-        none of this: DALI decodes on the host here.)
+        changed, and after some epochs of that no more is tried. Trials go on in the next epoch, and begin in the
+        second where a cache is filled by the first. ``False``, or epochs of few batches: as many threads as there are
+        cores, and 2 batches. ``stats()["tuned"]`` says what was chosen; states keep it for machines of as many cores.
+        (The share of DALI's hardware decoder is none of this: DALI decodes on the host here.)
         pin_memory, persistent_workers, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken for
         compatibility; there are no worker processes for them to matter to.
 
@@ -510,11 +510,12 @@ class DataLoader(TorchDataLoader):
         given, most = self._given, cores.threads()
         threads, ahead, autotune = (given[name] for name in ("num_workers", "prefetch_factor", "autotune"))
         field = self._plans[0].field
+        tiles = field is not None and field.kind == "image" and self._source.may_have_tiles
         return Tuner(
             Settings(max(1, most if threads is None else threads), ahead or Settings.ahead),
             threads=ladder(most) if threads is None else None,
             ahead=ahead is None,
-            places=self._decoder_name == "auto" and field is not None and field.kind == "image",
+            places=tiles and self._decoder_name == "auto",
             budget_s=BUDGET_S if autotune is True else float(autotune),
         )
 
