@@ -677,16 +677,18 @@ class DataLoader(TorchDataLoader):
 
         ``wait``: the user's, in ``next``: the same figures, of the batches given. ``interval``: from one batch given to
         the next of its epoch, ``p50_ms`` and ``p99_ms``. ``samples_per_s``: given over the last 10 s. ``full_s``: how
-        long the loader has waited for room, since it was ahead. ``ready_batches``: finished ones that wait for the user
-        now; ``ready_batches_mean``: on average while epochs were under way. ``rank``: whose figures these are.
+        long the loader has waited for room, since it was ahead. Seconds grow while something is under way, so a stall
+        shows while it lasts; ``waiting_s``: how long the user has been waiting in ``next`` now, 0: not at all.
+        ``ready_batches``: finished ones that wait for the user now; ``ready_batches_mean``: on average, while epochs
+        were under way. ``rank``: whose figures these are.
 
         ``buffers_bytes``: host memory kept for idle lanes to use again; ``bad_samples``: how many are in quarantine;
         ``cached_samples``, ``cached_bytes``: what the cache holds, of all that share it.
 
         ``tuned``: ``num_workers``, ``prefetch_factor`` and, where there is a choice, ``tiles_on`` "device" or "host",
         as they are used; ``settled``: whether they stay; ``reason``: why they are these; ``seconds``: how long batches
-        of trials took to make; ``tried``: of each setting how many trials and batches, and a batch's time, mean_ms and
-        p95_ms.
+        of trials that told something took to make; ``tried``: of each setting how many trials and batches, and a
+        batch's time, mean_ms and p95_ms.
         """
         current = self._current()
         samples, nbytes = (0, 0) if self._cache is None else self._cache.kept
@@ -696,7 +698,8 @@ class DataLoader(TorchDataLoader):
             "wait": clock.wait.summary(),
             "interval": clock.interval.summary(),
             "samples_per_s": clock.samples_per_s(),
-            "full_s": clock.full.seconds,
+            "full_s": clock.full.so_far_s,
+            "waiting_s": clock.wait.longest_under_way_s,
             "ready_batches": current.ready if current is not None else 0,
             "ready_batches_mean": clock.ready_mean,
             "rank": self._steps.rank,
