@@ -19,7 +19,7 @@ import peers
 import torch
 from decode_peers import Batch
 from devices import Device
-from rounds import Turn, interleave, ratio, reason, write
+from rounds import Timing, Turn, interleave, ratio, reason, write
 
 import dalipipe
 from dalipipe import native, rng
@@ -43,7 +43,7 @@ GOALS = {
 @dataclass(frozen=True)
 class Scale:
     """How much is done. ``turn_s``: a contender's; ``batches``: ours, the first is the peers', too; ``threads``,
-    ``loads``: of the sweeps; ``steps``: of training, a round's.
+    ``loads``: of the sweeps; ``steps``: of training, a round's; ``worker_batches``: of each worker process, a turn's.
     """
 
     turn_s: float
@@ -51,12 +51,13 @@ class Scale:
     threads: tuple[int, ...]
     loads: tuple[float, ...]
     steps: int
+    worker_batches: int = 4
 
 
 @dataclass
 class Bench:
-    """What all parts use. ``result``: what is written. `order` int64 [N]: the records, shuffled, as `plain` and
-    `tiled` hold them in host memory.
+    """What all parts use. ``result``: what is written, as ``name``. `order` int64 [N]: the records, shuffled, as
+    `plain` and `tiled` hold them in host memory.
     """
 
     device: Device
@@ -69,6 +70,7 @@ class Bench:
     began: float = field(default_factory=time.perf_counter)
     where: str = ""
     """The part under way."""
+    name: str = "decode_gpu"
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[dict[str, Any]]:
@@ -86,7 +88,7 @@ class Bench:
         gc.collect()
 
     def save(self) -> Path:
-        return write("decode_gpu", self.result, self.folder)
+        return write(self.name, self.result, self.folder)
 
     def absent(self, name: str, why: str) -> None:
         """A peer that this part does without."""
@@ -274,17 +276,22 @@ class Bench:
             self.absent(name, reason(error))
 
     def compare(self, contenders: dict[str, Turn], found: dict[str, Any]) -> None:
-        """Rounds, and how many times the best peer's rate the best of ours is."""
+        """Rounds, and how many times the best peer's rate the best of ours is: saved after each round."""
         failed: dict[str, str] = {}
-        timings = interleave(contenders, self.device.rounds, failed=failed)
-        for name, why in failed.items():
-            self.absent(name, why)
-        found["contenders"] = {name: timing.summary() for name, timing in timings.items()}
-        by_rate = sorted(timings, key=lambda name: -statistics.median(timings[name].rates))
-        ours = [name for name in by_rate if name.startswith("dalipipe")]
-        theirs = [name for name in by_rate if not name.startswith("dalipipe")]
-        found["best"], found["best_peer"] = next(iter(ours), None), next(iter(theirs), None)
-        if ours and theirs:
-            found["ratios"] = {name: round(ratio(timings, name, theirs[0]), 2) for name in ours}
+
+        def note(timings: dict[str, Timing]) -> None:
+            for name, why in failed.items():
+                self.absent(name, why)
+            found["contenders"] = {name: timing.summary() for name, timing in timings.items()}
+            by_rate = sorted(timings, key=lambda name: -statistics.median(timings[name].rates))
+            ours = [name for name in by_rate if name.startswith("dalipipe")]
+            theirs = [name for name in by_rate if not name.startswith("dalipipe")]
+            found["best"], found["best_peer"] = next(iter(ours), None), next(iter(theirs), None)
+            found.pop("ratios", None)  # of a peer that has failed since
+            if ours and theirs:
+                found["ratios"] = {name: round(ratio(timings, name, theirs[0]), 2) for name in ours}
+            self.save()
+
+        interleave(contenders, self.device.rounds, failed=failed, after_round=note)
         lost = {name: why for name, why in failed.items() if name.startswith("dalipipe")}
         assert not lost, lost

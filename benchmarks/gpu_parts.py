@@ -37,6 +37,13 @@ from dalipipe.orders import Weighted
 
 BATCH, DRY_BATCH = 256, 4
 CIFAR_PICTURES, CIFAR_BATCH = 50_000, 1024
+MOST_PICTURES = 3000
+"""Of a folder that may have millions: as many as there are of copied photographs."""
+MOST_TEST_PROCESSES = 8
+"""Each has a CUDA context, of some hundred MB."""
+PEER_S = 25.0
+"""What one of `others` wants at least: each starts several processes that import torch."""
+PEER_IMAGES, PEER_ROUNDS = 4 * BATCH, 2
 _TEST = re.compile(r"(?:^|\s)(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 _NAME = re.compile(r"tests/\S+::.+?(?= (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b| - |\s*$)")
 
@@ -90,11 +97,11 @@ class Part:
         """For what is shared with test_decode.py; it has peers, and each of ours, so many seconds."""
         pack = self.packed
         batches = tuple(sorted({min(batch, len(pack)) for batch in (BATCH, 4 * BATCH)}))
-        scale = Scale(0.4, batches, (self.cores,), (0.75,), 20)
+        scale = Scale(0.4, batches, (self.cores,), (0.75,), 20, worker_batches=1)
         if self.device.dry_run:
             scale = Scale(0.0, (DRY_BATCH,), (1,), (0.0,), 1)
         self.found |= {"goals": {}, "absent": {}, "failed": {}, "seconds": {}}
-        return Bench(self.device, scale, self.photographs, pack, self.work / "bench", self.found, where=self.name)
+        return Bench(self.device, scale, self.photographs, pack, self.work, self.found, where=self.name, name=self.name)
 
 
 # --- before and beside what is timed ----------------------------------------------------------------------------------
@@ -112,11 +119,24 @@ def data(part: Part) -> None:
             elif number >= few:
                 path.unlink()
     else:
-        root = image_folder(part.data, part.work / "photographs", few)
+        root = evenly(image_folder(part.data, part.work / "photographs", few), part.work / "chosen", few)
     dalipipe.pack(dalipipe.ImageFolder(root), part.work / "tiled", format="tiled")
     (part.work / "photographs.txt").write_text(str(root))
     kind = "made pictures" if part.data is None else "photographs"
     part.found["images"] = f"{len(part.packed):,} {kind}, in the page cache"
+
+
+def evenly(root: Path, folder: Path, most: int | None = None) -> Path:
+    """An image folder, or links in ``folder`` to ``most`` of its files, evenly spaced, where it has more."""
+    paths, most = dalipipe.ImageFolder(root).paths, most or MOST_PICTURES
+    if len(paths) <= most:
+        return root
+    for number in range(most):
+        path = Path(paths[number * len(paths) // most])
+        link = folder / path.relative_to(root)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
+    return folder
 
 
 def build(part: Part) -> None:
@@ -132,12 +152,12 @@ def build(part: Part) -> None:
 
 
 def tests(part: Part) -> None:
-    """`pytest -m cuda`, in as many processes as there are cores, where pytest-xdist is."""
+    """`pytest -m cuda`, in several processes, where pytest-xdist is."""
     command = [sys.executable, "-m", "pytest", "-m", "cuda", "-v", "-p", "no:cacheprovider"]
     if part.device.dry_run:
         command += ["--collect-only", "-q", "tests/test_fused_image.py"]
     elif has("xdist"):
-        command += ["-n", str(max(1, part.cores - 1))]
+        command += ["-n", str(max(1, min(part.cores - 1, MOST_TEST_PROCESSES)))]
     if part.data is not None:
         command.append(f"--data={part.data}")
     status, lines = said_within(command, max(part.left_s - 5.0, 1.0))
@@ -214,20 +234,39 @@ def loaders(part: Part) -> None:
 
 
 def others(part: Part) -> None:
-    """Plain JPEGs, as `dalipipe bench` measures: beside those libraries that are installed and not among `loaders`."""
+    """Plain JPEGs, as `dalipipe bench` measures: beside those libraries that are installed and not among `loaders`.
+
+    Each is compared by itself, in the order in which `bench.CONTENDERS` has them, so that what there is time for stays.
+    """
     among_loaders = ("dalipipe", "torchvision", "nvidia.dali")
     entries = {name: entry for name, entry in bench.CONTENDERS.items() if entry.library not in among_loaders}
     here = [name for name, entry in entries.items() if entry.python != sys.executable or has(entry.library)]
-    part.found["absent"] = {name: entry.remedy for name, entry in entries.items() if name not in here}
+    found = part.found
+    found["absent"] = {name: entry.remedy for name, entry in entries.items() if name not in here}
     part.save()
-    here, images, rounds = (here[-1:], 8, 1) if part.device.dry_run else (here, 4096, 2)
+    here, images, rounds = (here[-1:], 8, 1) if part.device.dry_run else (here, PEER_IMAGES, PEER_ROUNDS)
     work = bench.work_of(
         dalipipe.ImageFolder(part.photographs), batch_size=part.batch, cores=part.cores, device=part.device.device.type
     )
-    found = bench.compare(work, here, images=images, rounds=rounds, sweep=False, progress=print).summary()
-    part.found |= {**found, "absent": {**part.found["absent"], **found["absent"]}}
-    # As the other tables have it: how many times the other's rate dalipipe's is, by its name.
-    part.found["ratios"] = {name.removeprefix("over "): factor for name, factor in found["ratios"].items()}
+    for name in here:
+        if part.has(PEER_S, name):
+            timeout_s = 600.0 if part.device.dry_run else part.left_s
+            compared = bench.compare(
+                work, [name], images=images, rounds=rounds, sweep=False, progress=print, timeout_s=timeout_s
+            )
+            note_other(found, compared.summary())
+            part.save()
+
+
+def note_other(found: dict[str, Any], compared: dict[str, Any]) -> None:
+    """Adds a comparison with one other library to those before. dalipipe's figures are the first comparison's; ratios,
+    how many times the other's rate dalipipe's is, are each of its own.
+    """
+    found["contenders"] = {**compared["contenders"], **found.get("contenders", {})}
+    ratios = {name.removeprefix("over "): factor for name, factor in compared["ratios"].items()}
+    for key, new in (("ratios", ratios), ("absent", compared["absent"]), ("failed", compared["failed"])):
+        found[key] = {**found.get(key, {}), **new}
+    found.update({key: value for key, value in compared.items() if key not in found})
 
 
 def has(library: str) -> bool:

@@ -14,6 +14,7 @@ without a GPU, on a few pictures, for a moment.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -23,12 +24,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))  # where dalipipe is, if it was built in place and not installed
 SECONDS = 440.0
 """For all parts; what is left until 8 minutes are over is for starting and writing."""
+CLOSING_S = 5.0
+"""What a part that is stopped has for ending what it started."""
 
 Start = Callable[[str, float], "int | None"]
 """Runs a part for so many seconds at most; gives its exit status, ``None``: it was stopped."""
@@ -62,22 +65,35 @@ def run_parts(
         save()
 
 
-def in_process(options: list[str]) -> Start:
-    """Each part in a Python of its own, which a crash of CUDA takes with it."""
+def in_process(options: list[str], work: Path) -> Start:
+    """Each part in a Python of its own, which a crash of CUDA takes with it; temporary files are in ``work``."""
 
     def start(name: str, limit_s: float) -> int | None:
         until = ["--until", str(time.time() + limit_s)]
         command = [sys.executable, str(HERE / "gpu_report.py"), "--part", name, *until, *options]
-        with subprocess.Popen(command, start_new_session=True) as process:
+        environment = {**os.environ, "TMPDIR": str(work)}
+        with subprocess.Popen(command, start_new_session=True, env=environment) as process:
             try:
                 return process.wait(limit_s + 2.0)
             except subprocess.TimeoutExpired:
                 return None
             finally:
                 if process.poll() is None:  # out of time, or Ctrl-C
-                    os.killpg(process.pid, signal.SIGKILL)
+                    stop(process)
 
     return start
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Asks a part to end, as only it knows what it has started in sessions of their own; then kills its group."""
+    process.terminate()
+    try:
+        process.wait(CLOSING_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # nobody is left
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_part(name: str, given: argparse.Namespace) -> int:
@@ -86,9 +102,15 @@ def run_part(name: str, given: argparse.Namespace) -> int:
     import gpu_parts
     import pytest
 
+    signal.signal(signal.SIGTERM, stopped)
     with pytest.MonkeyPatch.context() as patch:
         device = devices.host(given.work, patch) if given.dry_run else devices.Device(given.rounds)
         return gpu_parts.run(gpu_parts.Part(name, device, given.work, given.data, given.until))
+
+
+def stopped(number: int, frame: Any) -> NoReturn:
+    """Of a part that is out of time: what is open is closed on the way out, which no part catches."""
+    raise SystemExit(128 + number)
 
 
 def main(arguments: list[str]) -> int:
@@ -115,7 +137,7 @@ def main(arguments: list[str]) -> int:
     if unknown := [name for name in chosen if name not in PARTS]:
         parser.error(f"--parts: there is no {unknown[0]}; there are {', '.join(PARTS)}")
     shares = {name: share for name, (_, share) in PARTS.items() if name in ("data", *chosen)}
-    with tempfile.TemporaryDirectory(prefix="dalipipe-gpu-report-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dalipipe-gpu-report-", ignore_cleanup_errors=True) as folder:
         results = Path(folder) / "results" if given.dry_run and given.results == HERE / "results" else given.results
         return report(shares, given, Path(folder), results)
 
@@ -124,7 +146,7 @@ def report(shares: dict[str, float], given: argparse.Namespace, work: Path, resu
     """Runs the parts, writes what came of them, and gives the exit status."""
     import gpu_charts
     from blocks.gpu_report import page
-    from rounds import write
+    from rounds import reason, write
 
     result: dict[str, Any] = {"dry_run": given.dry_run, "parts": {}}
     began = time.perf_counter()
@@ -133,15 +155,18 @@ def report(shares: dict[str, float], given: argparse.Namespace, work: Path, resu
         result["took_s"] = round(time.perf_counter() - began, 1)
         path = write("gpu_report", result, results)
         written = json.loads(path.read_text())
-        charts = gpu_charts.draw(written, results)
+        try:
+            charts = gpu_charts.draw(written, results)
+        except Exception as error:  # matplotlib is missing, say
+            charts, written["no_charts"] = [], reason(error)
         path.with_suffix(".md").write_text(page(written, charts))
 
     options = ["--work", str(work), "--rounds", str(given.rounds)]
     options += ["--data", str(given.data.resolve())] if given.data else []
     options += ["--dry-run"] if given.dry_run else []
-    run_parts(shares, given.seconds, in_process(options), work, result, save)
+    run_parts(shares, given.seconds, in_process(options, work), work, result, save)
     print((results / "gpu_report.md").read_text())
-    print(f"→ {results / 'gpu_report'}.json, .md, .png; {result['took_s']:.0f} s")
+    print(f"→ {results / 'gpu_report'}.*; {result['took_s']:.0f} s")
     failed = {name: part["error"] for name, part in result["parts"].items() if "error" in part}
     for name, why in failed.items():
         print(f"failed: {name}: {why}")

@@ -41,11 +41,16 @@ Turn = Callable[[], "int | tuple[int, float]"]
 
 
 def interleave(
-    contenders: Mapping[str, Turn], rounds: int, warmups: int = 1, failed: dict[str, str] | None = None
+    contenders: Mapping[str, Turn],
+    rounds: int,
+    warmups: int = 1,
+    failed: dict[str, str] | None = None,
+    after_round: Callable[[dict[str, Timing]], None] = lambda timings: None,
 ) -> dict[str, Timing]:
     """Calls every contender once a round, each time another one first.
 
     ``failed``: who raises is left out from then on, and its `reason` kept there; ``None``: it ends the rounds.
+    ``after_round``: is given what is known so far, so that it can be kept should the rest never come.
     """
     timings = {name: Timing() for name in contenders}
     names = list(contenders)
@@ -73,6 +78,8 @@ def interleave(
                 f"  {'warm-up' if number < 0 else f'round {number + 1}'}  {name:42s} {items / elapsed:10.1f}/s",
                 flush=True,
             )
+        if number >= 0:
+            after_round(timings)
     return timings
 
 

@@ -252,7 +252,7 @@ def end_to_end(bench: Bench, found: dict[str, Any]) -> None:
             lambda: bench.endless(decode_peers.torchvision_end_to_end(batches, device), batch),
         )
         # Its workers make batches each by itself: this many keep them busy for most of an epoch.
-        samples = batch if bench.device.dry_run else 4 * bench.cores * batch
+        samples = batch if bench.device.dry_run else scale.worker_batches * bench.cores * batch
         options = {"batched_normalize": True, "device": str(device), "samples": samples}
         bench.enter(
             contenders,

@@ -25,6 +25,7 @@ _ROUNDS = 3  # trials of each of the best settings
 _FINALISTS = 3
 _WORTH_A_LOOK = 1.10  # a single trial errs: what comes this close to the best is tried again, and what lies behind it
 _TIE = 1.02
+_MOST_SILENT = 6  # trials one after the other that tell nothing: that the next one does is not to be expected
 _TAIL = 0.25
 _MOST_AHEAD, _LEAST_AHEAD = 8, 2
 _PAUSE = 5  # a step of so many medians is none: a compilation, a validation
@@ -146,7 +147,7 @@ class Tuner:
     Args:
         start: what is used until something better is known.
         threads: numbers to choose from; ``None``: it is given. ahead, places: whether these are open.
-        budget_s: seconds of trials; 0: nothing is tried.
+        budget_s: seconds of trials that tell something; 0: nothing is tried.
     """
 
     def __init__(
@@ -167,10 +168,12 @@ class Tuner:
         """As many as there is memory for."""
         self._start = start
         self._threads = sorted({start.threads, *(threads or ())})
-        self._places: tuple[TilesOn, ...] = ("host", "device") if places and budget_s else (start.tiles_on,)
+        # The start comes first: where trials end early, there is something to compare with.
+        self._places: tuple[TilesOn, ...] = ("device", "host") if places and budget_s else (start.tiles_on,)
         self._ahead_open = ahead
         self._tried: dict[Settings, list[list[float]]] = {}
         self._scores: dict[Settings, list[float]] = {}
+        self._silent = 0
         self._at_work = threading.Lock()
         self.settled = False
         self.found = False
@@ -223,14 +226,20 @@ class Tuner:
 
     def add(self, settings: Settings, section: Section, spent_s: float) -> bool:
         """What came of a trial, which took ``spent_s`` in all. Returns whether it says something: it does not where
-        the training is slower than the loader, which then has nothing to gain.
+        the training is slower than the loader, which then has nothing to gain. What says nothing costs none of the
+        budget, but after some of these, one behind the other, no more is tried.
         """
-        self.spent_s += spent_s
         if len(section.times_s) < _LEAST_TIMES:
-            self.reason = "the training is slower than the loader" if section.waited else self.reason
+            self._silent += 1
+            self.reason = "the training is slower than the loader" if section.waited else "batches were too few to tell"
+            if self._silent >= _MOST_SILENT:
+                self._end(self.reason)
             return False
-        self._tried.setdefault(settings, []).append(section.times_s)
-        self._scores.setdefault(settings, []).append(score(section.times_s))
+        self._silent = 0
+        self.spent_s += spent_s
+        # New lists: `summary` may be asked for by another thread at any time.
+        self._scores[settings] = [*self._scores.get(settings, ()), score(section.times_s)]
+        self._tried[settings] = [*self._tried.get(settings, ()), section.times_s]
         self.settings, self.reason = self._chosen(), "the best so far"
         return True
 
@@ -306,7 +315,7 @@ class Tuner:
         """All that is worth one trial, as far as those made say."""
         starts = [replace(self._start, tiles_on=place) for place in self._places]
         yield from starts
-        start = self._best(starts)
+        start = self._best(starts[::-1])  # of what is as good, the host: the device has other uses for its memory
         at, least = self._threads.index(start.threads), self._score(start)
         for numbers in (self._threads[:at][::-1], self._threads[at + 1 :]):
             for number in numbers:
@@ -326,9 +335,9 @@ class Tuner:
         return [start, *(one for one in others if one != start)][:_FINALISTS]
 
     def _chosen(self) -> Settings:
-        """The best of what was tried as often as any."""
-        if not self._tried:
-            return self.settings
+        """The best of what was tried as often as any; the start, as long as there is nothing to compare it with."""
+        if self._start not in self._tried:
+            return self._start
         most = max(len(sections) for sections in self._tried.values())
         often = [one for one in self._tried if len(self._tried[one]) == most]
         best = self._score(self._best(often))
@@ -337,7 +346,7 @@ class Tuner:
 
     def _ahead_for(self, settings: Settings) -> int:
         steps = list(self.steps_s)
-        if not self._ahead_open or len(steps) < _ENOUGH_STEPS:
+        if not self._ahead_open or settings not in self._tried or len(steps) < _ENOUGH_STEPS:
             return self._start.ahead
         work = [seconds for times in self._tried[settings] for seconds in times]
         return best_ahead(work, steps, min(self.most_ahead, _MOST_AHEAD))

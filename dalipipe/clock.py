@@ -68,11 +68,33 @@ class StageTimes:
     spread: Spread = field(default_factory=Spread)
     begun_s: float = 0.0
     """Spent on a batch that this stage will come back to."""
+    under_way: set[Timing] = field(default_factory=set)
+    """What has been entered and not left: a read that hangs, a user who waits for it."""
+    _told_s: float = 0.0
+
+    @property
+    def so_far_s(self) -> float:
+        """Seconds, with those of what is under way. It never goes down, as counters must not: what is just ending is
+        missing for a moment.
+        """
+        ended = self.seconds  # first: what ends meanwhile would count twice
+        self._told_s = max(self._told_s, ended + sum(self._under_way_s()))
+        return self._told_s
+
+    @property
+    def longest_under_way_s(self) -> float:
+        """Of what is under way, the longest so far; 0: nothing is."""
+        return max(self._under_way_s(), default=0.0)
+
+    def _under_way_s(self) -> list[float]:
+        begun_s = [one.begin_s for one in list(self.under_way)]
+        now = time.perf_counter()
+        return [now - begin_s for begin_s in begun_s]
 
     def summary(self) -> dict[str, Any]:
         """For people and machines: JSON-safe."""
         known = {"bytes": self.nbytes} if self.nbytes else {}
-        counts = {"batches": self.batches, "samples": self.samples, **known, "seconds": self.seconds}
+        counts = {"batches": self.batches, "samples": self.samples, **known, "seconds": self.so_far_s}
         return {**counts, **self.spread.summary()}
 
 
@@ -117,10 +139,12 @@ class Timing:
         if self._clock.takes_cpu:
             self._cpu_s = time.process_time()
         self.begin_s = time.perf_counter()
+        self._times.under_way.add(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         times, settle = self._times, self._clock.settle
+        times.under_way.discard(self)
         if settle is not None:
             settle()
         self.end_s = time.perf_counter()

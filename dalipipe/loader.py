@@ -123,10 +123,10 @@ class DataLoader(TorchDataLoader):
         count, and of what is as good the fewest threads. Trials are batches of the epoch, the same as with any
         settings: a quarter of them at most, and some 10 s of making them, or a number of seconds given; up to 512 MiB
         of batches wait meanwhile. Where the training is slower than the loader nothing can be told, so nothing is
-        changed. Trials go on in the next epoch, and begin in the second where a cache is filled by the first.
-        ``False``, or epochs of few batches: as many threads as there are cores, and 2 batches. ``stats()["tuned"]``
-        says what was chosen; states keep it for machines of as many cores. (The share of DALI's hardware decoder is
-        none of this: DALI decodes on the host here.)
+        changed, and after some epochs of that no more is tried. Trials go on in the next epoch, and begin in the
+        second where a cache is filled by the first. ``False``, or epochs of few batches: as many threads as there are
+        cores, and 2 batches. ``stats()["tuned"]`` says what was chosen; states keep it for machines of as many cores.
+        (The share of DALI's hardware decoder is none of this: DALI decodes on the host here.)
         pin_memory, persistent_workers, multiprocessing_context, worker_init_fn, in_order, pin_memory_device: taken for
         compatibility; there are no worker processes for them to matter to.
 
@@ -510,11 +510,12 @@ class DataLoader(TorchDataLoader):
         given, most = self._given, cores.threads()
         threads, ahead, autotune = (given[name] for name in ("num_workers", "prefetch_factor", "autotune"))
         field = self._plans[0].field
+        tiles = field is not None and field.kind == "image" and self._source.may_have_tiles
         return Tuner(
             Settings(max(1, most if threads is None else threads), ahead or Settings.ahead),
             threads=ladder(most) if threads is None else None,
             ahead=ahead is None,
-            places=self._decoder_name == "auto" and field is not None and field.kind == "image",
+            places=tiles and self._decoder_name == "auto",
             budget_s=BUDGET_S if autotune is True else float(autotune),
         )
 
@@ -676,16 +677,18 @@ class DataLoader(TorchDataLoader):
 
         ``wait``: the user's, in ``next``: the same figures, of the batches given. ``interval``: from one batch given to
         the next of its epoch, ``p50_ms`` and ``p99_ms``. ``samples_per_s``: given over the last 10 s. ``full_s``: how
-        long the loader has waited for room, since it was ahead. ``ready_batches``: finished ones that wait for the user
-        now; ``ready_batches_mean``: on average while epochs were under way. ``rank``: whose figures these are.
+        long the loader has waited for room, since it was ahead. Seconds grow while something is under way, so a stall
+        shows while it lasts; ``waiting_s``: how long the user has been waiting in ``next`` now, 0: not at all.
+        ``ready_batches``: finished ones that wait for the user now; ``ready_batches_mean``: on average, while epochs
+        were under way. ``rank``: whose figures these are.
 
         ``buffers_bytes``: host memory kept for idle lanes to use again; ``bad_samples``: how many are in quarantine;
         ``cached_samples``, ``cached_bytes``: what the cache holds, of all that share it.
 
         ``tuned``: ``num_workers``, ``prefetch_factor`` and, where there is a choice, ``tiles_on`` "device" or "host",
         as they are used; ``settled``: whether they stay; ``reason``: why they are these; ``seconds``: how long batches
-        of trials took to make; ``tried``: of each setting how many trials and batches, and a batch's time, mean_ms and
-        p95_ms.
+        of trials that told something took to make; ``tried``: of each setting how many trials and batches, and a
+        batch's time, mean_ms and p95_ms.
         """
         current = self._current()
         samples, nbytes = (0, 0) if self._cache is None else self._cache.kept
@@ -695,7 +698,8 @@ class DataLoader(TorchDataLoader):
             "wait": clock.wait.summary(),
             "interval": clock.interval.summary(),
             "samples_per_s": clock.samples_per_s(),
-            "full_s": clock.full.seconds,
+            "full_s": clock.full.so_far_s,
+            "waiting_s": clock.wait.longest_under_way_s,
             "ready_batches": current.ready if current is not None else 0,
             "ready_batches_mean": clock.ready_mean,
             "rank": self._steps.rank,

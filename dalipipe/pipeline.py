@@ -36,6 +36,7 @@ from dalipipe.schema import make_batch
 from dalipipe.storage import wait, wanted_while
 from dalipipe.tracks import make_track
 from dalipipe.tracks.base import LaneConfig, RowErrors
+from dalipipe.transfers import stream_for
 
 _READ_S = 0.3  # how long an epoch that is broken off waits for a read under way
 _DROP_S = 2.0  # and one that is dropped, for the batch under way
@@ -565,7 +566,7 @@ def _deliver_cuda(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:
     """
     device = config.output.device
     torch.cuda.set_device(device)
-    stream, queued = torch.cuda.Stream(device), torch.cuda.Event()
+    queued = torch.cuda.Event()
 
     def upload(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.is_cuda:
@@ -586,6 +587,7 @@ def _deliver_cuda(config: LaneConfig, draws: int) -> Callable[[Lane], Any]:
                 stream.synchronize()
             return make_batch(config.names, values, step.indices, _draws(draws, step))
 
+    stream = stream_for(deliver, device)
     return deliver
 
 

@@ -10,7 +10,7 @@ import torch
 
 from dalipipe import native
 from dalipipe.records import Pictures
-from dalipipe.transfers import on_cuda, upload
+from dalipipe.transfers import on_cuda, stream_for, upload
 
 
 class Queue(Protocol):
@@ -70,7 +70,7 @@ class CudaQueue:
     on_cuda = True
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._device, self._stream = device, stream_for(self, device)
 
     def empty(self, nbytes: int) -> torch.Tensor:
         with torch.cuda.stream(self._stream):

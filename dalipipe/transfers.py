@@ -1,7 +1,8 @@
-"""Pictures, signals and texts copied: within the host, to a CUDA device and back."""
+"""Pictures, signals and texts copied: within the host, to a CUDA device and back; streams for what is queued there."""
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,23 @@ import torch
 
 from dalipipe import native
 from dalipipe.records import Pictures, Signals, Tokens
+
+_left: dict[torch.device, list[torch.cuda.Stream]] = {}
+
+
+def stream_for(owner: Any, device: torch.device) -> torch.cuda.Stream:
+    """A CUDA stream that is ``owner``'s alone while that lives, and then another's.
+
+    What is freed on a stream torch keeps for that stream: if each lane and each epoch came with a new one, each would
+    hold memory of its own.
+    """
+    left = _left.setdefault(device, [])
+    try:
+        stream = left.pop()
+    except IndexError:
+        stream = torch.cuda.Stream(device)
+    weakref.finalize(owner, left.append, stream).atexit = False
+    return stream
 
 
 def copy_pictures(pictures: Pictures, address: np.ndarray, *, threads: int = 1) -> None:

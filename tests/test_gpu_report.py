@@ -4,13 +4,17 @@ a GPU only now and then still runs: all of it, on the host in a device's place.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -119,7 +123,7 @@ def test_a_part_is_stopped_with_what_it_started(tmp_path: Path, monkeypatch: pyt
     )
     (tmp_path / "gpu_report.py").write_text(script)
     monkeypatch.setattr(gpu_report, "HERE", tmp_path)
-    start = gpu_report.in_process([])
+    start = gpu_report.in_process([], tmp_path)
     began = time.monotonic()
     assert start("long", 0.5) is None and time.monotonic() - began < 30
     child = int((tmp_path / "child").read_text())
@@ -130,11 +134,147 @@ def test_a_part_is_stopped_with_what_it_started(tmp_path: Path, monkeypatch: pyt
     assert start("short", 30.0) == 0
 
 
+def test_a_part_that_is_stopped_closes_what_has_a_session_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu_report
+
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n"
+        "import contextlib, pathlib, signal, subprocess, tempfile, time\n"
+        "from gpu_report import stopped\n"
+        "signal.signal(signal.SIGTERM, stopped)\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "with contextlib.ExitStack() as stack:\n"
+        "    folder = stack.enter_context(tempfile.TemporaryDirectory())\n"
+        "    child = subprocess.Popen(sleep, start_new_session=True)\n"
+        "    stack.callback(child.kill)\n"
+        f"    pathlib.Path({str(tmp_path / 'child')!r}).write_text(f'{{child.pid}} {{folder}}')\n"
+        "    time.sleep(60)\n"
+    )
+    (tmp_path / "gpu_report.py").write_text(script)
+    monkeypatch.setattr(gpu_report, "HERE", tmp_path)
+    began = time.monotonic()
+    assert gpu_report.in_process([], tmp_path)("long", 1.0) is None and time.monotonic() - began < 30
+    child, folder = (tmp_path / "child").read_text().split()
+    assert not alive(int(child)) and not Path(folder).exists() and Path(folder).is_relative_to(tmp_path)
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_part_that_is_out_of_time_is_left_by_an_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import devices
+    import gpu_parts
+    import gpu_report
+
+    def run(part: Any) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        return 0
+
+    monkeypatch.setattr(devices, "Device", lambda rounds: None)
+    monkeypatch.setattr(gpu_parts, "run", run)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit):
+            gpu_report.run_part("x", argparse.Namespace(dry_run=False, rounds=1, work=tmp_path, data=None, until=0.0))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def part_of(tmp_path: Path, name: str, *, data: Path | None = None, cores: int = 2, left_s: float = 100.0) -> Any:
+    import gpu_parts
+
+    class Part(gpu_parts.Part):
+        cores = 0
+
+    Part.cores = cores
+    device = SimpleNamespace(dry_run=False, rounds=3, device=torch.device("cpu"))
+    return Part(name, device, tmp_path, data, time.time() + left_s)
+
+
+def test_other_loaders_are_kept_one_by_one(
+    tmp_path: Path, jpeg_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu_parts
+
+    for name in ("PEERS_PYTHON", "FFCV_PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+    asked: list[str] = []
+    part = part_of(tmp_path, "others")
+    (tmp_path / "photographs.txt").write_text(str(jpeg_folder(n=2)))
+
+    def compare(work: Any, names: list[str], **options: Any) -> Any:
+        asked.extend(names)
+        assert options["sweep"] is False and options["timeout_s"] <= 100.0
+        timing = {"per_s": 100.0 * len(asked), "cpu_ms": 0.1}
+        found = {"what": "work", "contenders": {"dalipipe": timing}, "ratios": {}, "absent": {}, "failed": {}}
+        if names == ["LitData"]:
+            found["failed"] = {"LitData": "it broke"}
+        else:
+            found["contenders"][names[0]] = timing
+            found["ratios"] = {f"over {names[0]}": 1.0 + len(asked)}
+        if names == ["WebDataset"]:
+            part.until = time.time() + 1.0
+        return SimpleNamespace(summary=lambda: found)
+
+    monkeypatch.setattr(gpu_parts.bench, "compare", compare)
+    monkeypatch.setattr(gpu_parts, "has", lambda library: library in ("spdl", "litdata", "webdataset", "timm"))
+    gpu_parts.others(part)
+    assert asked == ["SPDL, FFmpeg", "SPDL, torchvision", "LitData", "WebDataset"]
+    kept = json.loads((tmp_path / "others.json").read_text())
+    assert kept["ratios"] == {"SPDL, FFmpeg": 2.0, "SPDL, torchvision": 3.0, "WebDataset": 5.0}
+    assert kept["contenders"]["dalipipe"]["per_s"] == 100.0 and kept["failed"] == {"LitData": "it broke"}
+    assert kept["cut"] == ["timm left out"] and "FFCV" in kept["absent"]
+
+
+def test_loaders_are_kept_round_by_round(tmp_path: Path) -> None:
+    from decode_bench import Bench, Scale
+
+    device: Any = SimpleNamespace(rounds=3)
+    result: dict[str, Any] = {"absent": {}}
+    one: Any = None
+    bench = Bench(device, Scale(0.0, (4,), (1,), (0.0,), 1), tmp_path, one, tmp_path, result, name="loaders")
+    kept: list[dict[str, Any]] = []
+
+    def ours() -> tuple[int, float]:
+        path = tmp_path / "loaders.json"
+        kept.append(json.loads(path.read_text()) if path.is_file() else {})
+        return 20, 1.0
+
+    bench.compare({"dalipipe": ours, "DALI": lambda: (10, 1.0)}, result)
+    assert [len(each.get("contenders", {}).get("DALI", {}).get("rounds", ())) for each in kept] == [0, 0, 1, 2]
+    assert kept[2]["ratios"] == {"dalipipe": 2.0} and result["best_peer"] == "DALI"
+
+
+def test_of_a_large_folder_some_are_taken_evenly(tmp_path: Path, jpeg_folder: Callable[..., Path]) -> None:
+    import gpu_parts
+
+    root = jpeg_folder(n=12)
+    assert gpu_parts.evenly(root, tmp_path / "few", 12) == root
+    chosen = gpu_parts.evenly(root, tmp_path / "few", 4)
+    found = sorted(path.relative_to(chosen).as_posix() for path in chosen.rglob("*.jpg"))
+    assert found == ["class_0/0000.jpg", "class_0/0006.jpg", "class_1/0001.jpg", "class_1/0007.jpg"]
+    assert (chosen / found[1]).read_bytes() == (root / found[1]).read_bytes()
+
+
+def test_no_more_processes_test_than_the_device_has_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_parts
+
+    def said_within(command: list[str], limit_s: float) -> tuple[int, list[str]]:
+        return 0, ["tests/test_a.py::test_one PASSED"]
+
+    monkeypatch.setattr(gpu_parts, "said_within", said_within)
+    monkeypatch.setattr(gpu_parts, "has", lambda library: True)
+    for cores, processes in ((1, 1), (4, 3), (64, 8)):
+        part = part_of(tmp_path, "tests", cores=cores)
+        gpu_parts.tests(part)
+        assert part.found["command"].endswith(f"-n {processes}")
 
 
 def test_outcomes_of_tests_are_counted_with_and_without_xdist() -> None:
@@ -184,6 +324,22 @@ def test_the_page_has_what_there_is() -> None:
     assert "FFCV (ImportError: no ffcv)" in text and "Failed" not in text and "dry run" not in text
     bare = page({"dry_run": True, "took_s": 1.0, "parts": {"build": {}}, "machine": MACHINE}, [])
     assert "A dry run" in bare and "##" not in bare.replace("# GPU report", "", 1)
+
+
+def test_a_report_without_charts_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_charts
+    import gpu_report
+
+    def draw(result: Any, folder: Path) -> list[str]:
+        raise ModuleNotFoundError("No module named 'matplotlib'")
+
+    monkeypatch.setattr(gpu_charts, "draw", draw)
+    monkeypatch.setattr(gpu_report, "in_process", lambda options, work: lambda name, limit_s: 0)
+    given = argparse.Namespace(dry_run=True, rounds=1, data=None, seconds=1.0)
+    assert gpu_report.report({"build": 1.0, "tests": 1.0}, given, tmp_path, tmp_path / "results") == 0
+    said = (tmp_path / "results" / "gpu_report.md").read_text()
+    assert "No charts: ModuleNotFoundError: No module named 'matplotlib'." in said
+    assert list(json.loads((tmp_path / "results" / "gpu_report.json").read_text())["parts"]) == ["build", "tests"]
 
 
 def test_charts_show_what_there_is(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,16 @@ def test_every_python_and_extra_is_declared():
     assert project["requires-python"] == ">=3.10,<3.14"
     assert set(project["optional-dependencies"]) >= {"cuda12", "cuda13", "test", "bench", "demo"}
     assert project["scripts"] == {"dalipipe": "dalipipe.cli:app"}
+
+
+def test_building_asks_only_for_what_builds():
+    if sys.version_info < (3, 11):
+        pytest.skip("needs tomllib")
+    import tomllib
+
+    requires = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    names = {re.match(r"[\w-]+", each)[0] for each in requires}
+    assert {name for name in names if not name.startswith("nvidia-")} == {"setuptools", "pybind11"}
 
 
 # --- the build -----------------------------------------------------------------------------------------------------

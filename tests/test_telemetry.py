@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import gzip
 import io
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,10 +28,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dalipipe
-from dalipipe import pipeline
+from dalipipe import pipeline, transfers
 from dalipipe.clock import Spread, StageClock, _Recent
 from dalipipe.loader import DataLoader
 from dalipipe.ops import image as ops
+from dalipipe.queues import CudaQueue
 from dalipipe.sampler import Step
 from dalipipe.telemetry import Live, annotate, serve_metrics, trace
 from dalipipe.telemetry.live import draw
@@ -219,6 +221,91 @@ def test_a_loader_that_waits() -> None:
     assert stats["interval"]["p50_ms"] >= 0.9e3 * NAP_S
 
 
+class HangingArrays(SlowArrays):
+    """The third read, which the loader does before it gives the second batch, comes back only when it may."""
+
+    nap_s = 0.0
+
+    def hang(self) -> None:
+        self.reads, self.go = 0, threading.Event()
+
+    def read(self, *args: Any, **kw: Any) -> Any:
+        self.reads += 1
+        if self.reads == 3:
+            assert self.go.wait(60)
+        return super().read(*args, **kw)
+
+
+@contextlib.contextmanager
+def stalled() -> Iterator[DataLoader]:
+    """A loader whose user has been waiting for its second batch for some time, and is until the end."""
+    quick = arrays()
+    source = HangingArrays(np.stack([quick.read(np.array([i])).columns["image"][0] for i in range(24)]), quick.labels)
+    source.hang()
+    loader = make(source, autotune=False)
+    user = threading.Thread(target=lambda: list(loader))
+    user.start()
+    try:
+        give_up = time.monotonic() + 30
+        while loader.stats()["wait"]["batches"] != 1 and time.monotonic() < give_up:
+            time.sleep(0.005)
+        time.sleep(4 * NAP_S)
+        yield loader
+    finally:
+        source.go.set()
+        user.join()
+        loader.close()
+
+
+def test_a_stall_shows_while_it_lasts() -> None:
+    with stalled() as loader:
+        before = loader.stats()
+        begin = time.monotonic()
+        time.sleep(4 * NAP_S)
+        now, seconds = loader.stats(), time.monotonic() - begin
+        assert now["wait"]["batches"] == before["wait"]["batches"] == 1
+        for new, old in ((now["wait"], before["wait"]), (now["stages"]["read"], before["stages"]["read"])):
+            assert new["seconds"] - old["seconds"] == pytest.approx(seconds, abs=NAP_S)
+        assert before["waiting_s"] >= 3 * NAP_S
+        assert now["waiting_s"] - before["waiting_s"] == pytest.approx(seconds, abs=NAP_S)
+        screen = console(False)
+        screen.print(draw("a", now, before, seconds))
+        assert re.search(r"training waits for data (9\d|100)% of the time; read is at work most", shown(screen))
+    stats = loader.stats()
+    assert stats["waiting_s"] == 0.0 and stats["wait"]["batches"] == 6
+    assert stats["wait"]["seconds"] == pytest.approx(loader.clock.wait.seconds, abs=NAP_S)
+
+
+def test_a_loader_that_waits_for_room_shows_while_it_does() -> None:
+    loader = make(autotune=False)
+    batches = iter(loader)
+    next(batches)
+    give_up = time.monotonic() + 30
+    while not (before := loader.stats()["full_s"]) and time.monotonic() < give_up:
+        time.sleep(0.005)
+    time.sleep(2 * NAP_S)
+    assert loader.stats()["full_s"] - before >= 1.9 * NAP_S
+    del batches
+
+
+def test_seconds_of_a_clock_never_go_down() -> None:
+    clock, over, told = StageClock(), threading.Event(), list[float]()
+
+    def ask() -> None:
+        while not over.is_set():
+            told.append(clock.wait.so_far_s)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    for _ in range(2000):
+        with clock.waiting():
+            pass
+    over.set()
+    asker.join()
+    assert told == sorted(told) and not clock.wait.under_way
+    assert clock.wait.so_far_s == pytest.approx(clock.wait.seconds, abs=1e-3)
+
+
 def test_pauses_between_epochs_are_nobodys_interval() -> None:
     loader = make()
     for _ in range(2):
@@ -307,6 +394,7 @@ def test_waiting_for_a_device_is_augmenting_and_then_copying(monkeypatch: pytest
 
     cuda = SimpleNamespace(set_device=lambda device: None, Stream=lambda device: Stream(), Event=Event, stream=Within)
     monkeypatch.setattr(pipeline.torch, "cuda", cuda)
+    monkeypatch.setattr(transfers, "_left", {})
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     config = SimpleNamespace(
         output=SimpleNamespace(device=torch.device("cpu")),
@@ -331,6 +419,30 @@ def test_waiting_for_a_device_is_augmenting_and_then_copying(monkeypatch: pytest
     assert (copied.batches, copied.samples) == (augmented.batches, augmented.samples) == (2, 6)
     assert augmented.seconds >= 2 * NAP_S > 2 * copied.seconds
     assert augmented.spread.quantile(1) >= 0.9 * NAP_S  # the second batch's has the first one's wait in it
+
+
+def test_streams_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps what was freed on a stream for that stream: each trial's and each epoch's would hold memory."""
+    made: list[object] = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            made.append(self)
+
+    cuda = SimpleNamespace(set_device=lambda device: None, Stream=Stream, Event=object)
+    monkeypatch.setattr(torch, "cuda", cuda)
+    monkeypatch.setattr(transfers, "_left", {})
+    config: Any = SimpleNamespace(output=SimpleNamespace(device=torch.device("cuda", 0)))
+    for _ in range(5):  # one epoch or trial after the other
+        deliver = pipeline.delivery(config, 0)
+        del deliver
+    assert len(made) == 1
+    at_once = [pipeline.delivery(config, 0) for _ in range(3)]
+    assert len(made) == 3
+    del at_once
+    queues_of_lanes = [CudaQueue(torch.device("cuda", 0)) for _ in range(3)]
+    assert len(made) == 3
+    del queues_of_lanes
 
 
 @pytest.mark.cuda
@@ -464,6 +576,18 @@ def test_metrics_are_served_and_say_what_stats_says(jpeg_folder: Callable[..., P
         del val
         gc.collect()
         assert not any("'val'" in name for name in asked(server.port))
+
+
+def test_an_alarm_on_waits_sees_a_stall_while_it_lasts() -> None:
+    pytest.importorskip("prometheus_client")
+    of = "('loader', 'train'), ('rank', '0')"
+    with stalled() as loader, serve_metrics(loader, 0) as server:
+        before = asked(server.port)
+        time.sleep(2 * NAP_S)
+        now = asked(server.port)
+        for name in ("wait_seconds_sum", "waiting_seconds"):
+            assert now[f"dalipipe_{name}[{of}]"] - before[f"dalipipe_{name}[{of}]"] >= 1.9 * NAP_S
+        assert now[f"dalipipe_wait_seconds_count[{of}]"] == 1
 
 
 def test_metrics_end_with_their_server() -> None:

@@ -63,6 +63,7 @@ def page(result: dict[str, Any], charts: list[str]) -> str:
         f"{measured_on(result)}. {result['took_s']:.0f} s.",
         *short(result),
         *(f"![Charts]({chart})" for chart in charts),
+        *([f"No charts: {result['no_charts']}."] if "no_charts" in result else []),
         *(f"## {title}\n\n{text}" for title, text in sections(parts) if text),
     ]
     return "\n\n".join(blocks) + "\n"

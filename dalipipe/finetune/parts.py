@@ -23,7 +23,7 @@ class Part(Source):
         self.whole, self.rows = whole, np.asarray(rows, np.int64)
         self.schema, self.classes, self.transform = whole.schema, whole.classes, whole.transform
         self.front, self.copies, self.in_memory = whole.front, whole.copies, whole.in_memory
-        self.repeatable = whole.repeatable
+        self.repeatable, self.may_have_tiles = whole.repeatable, whole.may_have_tiles
         self.labels = None if whole.labels is None else whole.labels[self.rows]
 
     def __len__(self) -> int:

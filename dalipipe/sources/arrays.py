@@ -32,6 +32,7 @@ class Arrays(Source):
     """
 
     in_memory = True
+    may_have_tiles = False
 
     def __init__(
         self, images: Any = None, labels: Any = None, *, classes: Sequence[str] | None = None, **columns: Any

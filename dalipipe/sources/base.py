@@ -38,6 +38,8 @@ class Source(ABC):
     """Whether reading gives pictures by address, of memory or memory maps that the source keeps: nothing is gained by
     keeping them once more.
     """
+    may_have_tiles: bool = True
+    """Whether its pictures may be JPEGs in tiles, as `dalipipe.pack` writes them, which a CUDA device can decode."""
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -137,6 +137,7 @@ class ImageFolder(LabelledFiles):
 
     schema = Schema((Field("image", "image", channels=3), Field("label", "column")))
     labels: np.ndarray
+    may_have_tiles = False
     _what = "pictures"
     _endings = PICTURES
 

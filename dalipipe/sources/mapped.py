@@ -55,6 +55,7 @@ class MapDataset(Source):
     """
 
     repeatable = False
+    may_have_tiles = False
 
     def __init__(self, dataset: Any, *, workers: Workers = "threads", columns: Columns = None) -> None:
         _check(dataset)

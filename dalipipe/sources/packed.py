@@ -72,6 +72,7 @@ class Packed(Source):
         self.schema = Schema(tuple(field for field, _ in self._fields))
         pictures = [store for field, store in self._fields if field.kind == "image"]
         self.in_memory = self._local and not verify and set(pictures) == {"raw"}
+        self.may_have_tiles = "encoded" in pictures
         self._index = {name: self._open(name) for name in names}
         rows = self._length * self.copies
         for name, column in self._index.items():

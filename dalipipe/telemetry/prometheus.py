@@ -112,14 +112,18 @@ class _Collector:
             family(CounterMetricFamily, "full_seconds", "Waited by the loader for room.").add_metric(
                 of, stats["full_s"]
             )
+            waiting = family(GaugeMetricFamily, "waiting_seconds", "Waited so far by a user who waits now; else 0.")
+            waiting.add_metric(of, stats["waiting_s"])
             for key, words in _GAUGES.items():
                 family(GaugeMetricFamily, key, words).add_metric(of, stats[key])
-            for key, words, spread in (
-                ("wait_seconds", "Waited by the user for a batch.", clock.wait.spread),
-                ("interval_seconds", "From one batch to the next of its epoch.", clock.interval),
+            # The sum of waits has the one under way in it, so that an alarm sees a stall while it lasts.
+            waits, intervals = clock.wait.spread, clock.interval
+            for key, words, spread, seconds in (
+                ("wait_seconds", "Waited by the user for a batch.", waits, stats["wait"]["seconds"]),
+                ("interval_seconds", "From one batch to the next of its epoch.", intervals, intervals.seconds),
             ):
                 buckets = _buckets(spread)
-                family(HistogramMetricFamily, key, words).add_metric(of, buckets=buckets, sum_value=spread.seconds)
+                family(HistogramMetricFamily, key, words).add_metric(of, buckets=buckets, sum_value=seconds)
         yield from families.values()
 
 
