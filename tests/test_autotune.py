@@ -76,6 +76,7 @@ machines = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(machines)
 def test_finds_what_is_nearly_best(machine: Machine) -> None:
     tuner = Tuner(Settings(machine.cores), threads=ladder(machine.cores), budget_s=1e9)

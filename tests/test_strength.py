@@ -13,7 +13,7 @@ import pytest
 import signal_cases
 import text_cases
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import dalipipe
@@ -250,6 +250,7 @@ def test_what_knows_no_less_is_applied_less_often() -> None:
 
 
 @given(strength=st.floats(0.01, 5.0), mean=st.floats(-3, 3), plus=st.floats(-3, 3), times=st.floats(0.1, 3))
+@example(strength=1.25, mean=0.0, plus=1.1, times=0.1)  # an end that is the neutral value but for rounding
 def test_ranges_scale_about_what_does_nothing(strength: float, mean: float, plus: float, times: float) -> None:
     u = np.linspace(0, 0.999, 50)
     normal = Normal(mean, 1.0, (-4.0, 4.0), signed=True, times=times, plus=plus)

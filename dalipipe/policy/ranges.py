@@ -206,8 +206,9 @@ class Measure:
             return replace(value, plus=value.plus + self._one(value.high, strength) - value.high)
         shares = [strength]
         for end, away in ((end, end - self.neutral) for end in (value.low, value.high)):
-            if strength > 1.0 and away != 0.0:
-                reached = min(max(self.neutral + strength * away, min(self.low, end)), max(self.high, end))
+            wanted = self.neutral + strength * away
+            reached = min(max(wanted, min(self.low, end)), max(self.high, end))
+            if strength > 1.0 and reached != wanted:
                 shares.append((reached - self.neutral) / away)
         share = min(shares)
         if share < strength:
