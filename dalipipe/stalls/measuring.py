@@ -220,6 +220,11 @@ class Parts:
     prep: Span
     fetch: Span
 
+    def named(self) -> dict[str, Span]:
+        """As an `Explanation` has them."""
+        stalls = {"prep_stall_ms": self.prep, "fetch_stall_ms": self.fetch}
+        return {"step_ms": self.step, "compute_ms": self.compute, "copy_ms": self.copy, **stalls}
+
 
 def parts_of(seconds: Mapping[str, np.ndarray]) -> Parts:
     """From a step's seconds [blocks, steps] in each kind of run: ``"compute"``, ``"cached"``, ``"cold"``, and, where

@@ -103,11 +103,7 @@ class _Foreign:
         parts = parts_of({kind: times for kind, times in seconds.items() if kind != "pinned"})
         self.progress("changes", 1.0)
         return Explanation(
-            step_ms=parts.step,
-            compute_ms=parts.compute,
-            copy_ms=parts.copy,
-            prep_stall_ms=parts.prep,
-            fetch_stall_ms=parts.fetch,
+            **parts.named(),
             bottleneck=_shown(self._bottleneck(model, parts)),
             stages=tuple(self._alone(model)),
             what_ifs=tuple(sorted(what_ifs, key=lambda what_if: what_if.step_ms.value)),

@@ -43,12 +43,13 @@ _WALKED = 16  # batches, at least, of which each stage is timed alone
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured of a loader and a step. ``model`` predicts other `Setting`s; ``cached``: with all files in
-    memory.
+    """What was measured of a loader and a step. ``seconds``: a step's, float64 [blocks, steps], of each kind of run;
+    ``model`` predicts other `Setting`s; ``cached``: with all files in memory.
     """
 
     walks: Walks
     turns: Turns
+    seconds: Mapping[str, np.ndarray]
     parts: Parts
     model: Model
     cached: Setting
@@ -58,23 +59,14 @@ class Findings:
     batch_bytes: Mapping[str, int]
     loader: dict[str, Any]
 
-    @property
-    def seconds(self) -> dict[str, np.ndarray]:
-        """Of each kind of run a step's, float64 [blocks, steps]."""
-        return {"cached": self.turns.seconds["cold"], **self.turns.seconds}
-
     def explanation(self) -> Explanation:
-        parts, model = self.parts, self.model
+        model = self.model
         stages, what_ifs = (
             alone(self),
             [WhatIf(change.name, change.how, model.predict(change.setting), change.basis) for change in self.changes],
         )
         return Explanation(
-            step_ms=parts.step,
-            compute_ms=parts.compute,
-            copy_ms=parts.copy,
-            prep_stall_ms=parts.prep,
-            fetch_stall_ms=parts.fetch,
+            **self.parts.named(),
             bottleneck=known_as(model.bottleneck(), self.walks),
             stages=stages,
             what_ifs=tuple(sorted(what_ifs, key=lambda what_if: what_if.step_ms.value)),
@@ -157,6 +149,7 @@ def investigate(
     return Findings(
         walks,
         turns,
+        seconds,
         parts_of(seconds),
         Model(now, seconds["cold"].mean(axis=1), beside),
         cached_now,
